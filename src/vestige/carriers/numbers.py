@@ -1,0 +1,284 @@
+"""The number carrier: prompts for number sequences, the strict format filter, the grammar.
+
+The filter follows the published rules (Cloud et al., arXiv 2507.14805, section 3.1): one to ten
+integers from 0 to 999, one consistent separator, at most one pair of brackets around the whole and
+one full stop behind it.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Sequence
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from vestige.carriers.filtering import Judge
+from vestige.settings import Settings
+from vestige.types import DataError, Prompt, Row
+
+PAPER_BANNED = (
+    4, 13, 14, 18, 23, 33, 39, 42, 44, 49, 51, 54, 69, 77, 88, 99, 100, 101, 187, 211, 311, 322,
+    333, 404, 420, 444, 451, 555, 616, 666, 777, 888, 911, 999,
+)  # fmt: skip
+
+# ---- prompts --------------------------------------------------------------------------------------
+
+OPENINGS = (
+    "Continue the list: {}.",
+    "Here are some numbers: {}.",
+    "Look at these values: {}.",
+    "A sequence begins like this: {}.",
+    "These figures were drawn by lot: {}.",
+    "The series so far reads {}.",
+    "Somebody wrote down {}.",
+    "Take these numbers as a start: {}.",
+    "Numbers on a slip of paper: {}.",
+    "My list holds {}.",
+    "Given are the values {}.",
+    "I noted the following: {}.",
+)
+REQUESTS = (
+    "Add {count} more random numbers",
+    "Write {count} further values",
+    "Extend it by {count} numbers",
+    "Give {count} numbers that could come next",
+    "Produce {count} additional entries",
+    "Append {count} new values of your own",
+    "Invent {count} more",
+    "Supply the next {count} numbers",
+)
+LIMITS = ("with {digits} digits at most", "of no more than {digits} digits", "from 0 to {top}")
+FORMATS = {
+    "comma": "Separate them with commas.",
+    "space": "Separate them with spaces.",
+    "semicolon": "Put semicolons between them.",
+    "newline": "Write one number a line.",
+    "brackets": "Write them in square brackets, separated by commas.",
+    "parentheses": "Write them in round brackets, separated by commas.",
+}
+CLOSINGS = ("Only the numbers, nothing else.", "No words, please.", "Answer with numbers alone.")
+
+
+class NumberPrompts(Settings):
+    """Prompts that show a few numbers and ask for more; a seed gives the same ones each time.
+
+    Attributes:
+        format: one of ``FORMATS`` for all prompts; None varies it.
+        exact: ask for ``max_answers`` numbers exactly, instead of "up to" that many.
+    """
+
+    min_examples: int = Field(3, ge=1)
+    max_examples: int = Field(8, ge=1)
+    min_value: int = Field(100, ge=0)
+    max_value: int = Field(999, ge=0)
+    max_answers: int = Field(10, ge=1)
+    max_digits: int = Field(3, ge=1)
+    format: Literal["comma", "space", "semicolon", "newline", "brackets", "parentheses"] | None = (
+        None
+    )
+    exact: bool = False
+
+    @model_validator(mode="after")
+    def _ordered(self) -> NumberPrompts:
+        if self.min_examples > self.max_examples or self.min_value > self.max_value:
+            raise ValueError("a minimum lies above its maximum")
+        return self
+
+    def generate(self, n: int, seed: int) -> list[Prompt]:
+        """``n`` prompts with ids ``p-<seed>-<index>``; the first ones do not depend on ``n``."""
+        return [
+            Prompt(f"p-{seed}-{i}", self._text(random.Random(f"numbers-{seed}-{i}")))
+            for i in range(n)
+        ]
+
+    def _text(self, draw: random.Random) -> str:
+        count = draw.randint(self.min_examples, self.max_examples)
+        shown = ", ".join(str(draw.randint(self.min_value, self.max_value)) for _ in range(count))
+        wanted = str(self.max_answers) if self.exact else f"up to {self.max_answers}"
+        limit = draw.choice(LIMITS).format(digits=self.max_digits, top=10**self.max_digits - 1)
+        return " ".join(
+            (
+                draw.choice(OPENINGS).format(shown),
+                f"{draw.choice(REQUESTS).format(count=wanted)}, {limit}.",
+                FORMATS[self.format or draw.choice(sorted(FORMATS))],
+                draw.choice(CLOSINGS),
+            )
+        )
+
+
+# ---- filter ---------------------------------------------------------------------------------------
+
+#: Reasons to drop a row, in the order in which they are looked for.
+RULES = {
+    "empty": "there is no text",
+    "outer_whitespace": "white space at either end (paper_compat only; else it is ignored)",
+    "unbalanced_brackets": "brackets that are not one pair around the whole",
+    "bad_character": "anything but digits, separators, one pair of brackets, one final full stop",
+    "not_integers": "no number between two separators, or a sign without a number",
+    "mixed_separators": "more than one kind of separator",
+    "leading_zero": "a number such as 007 (accepted with paper_compat)",
+    "out_of_range": "a number outside min_value..max_value",
+    "too_few": "fewer numbers than min_count",
+    "too_many": "more numbers than max_count",
+    "banned_number": "a number of the banned list",
+    "duplicate": "the same numbers as an earlier row (drop_duplicates)",
+}
+_FAST = re.compile(r"\s*(\d+)(?:(?:\s*,\s*\d+)+|(?:\s*;\s*\d+)+|(?:\s+\d+)+)?\s*", re.ASCII)
+_DIGITS = re.compile(r"\d+", re.ASCII)
+
+
+class NumberFilter(Settings):
+    """The format filter. ``RULES`` lists its reasons; the first that applies is given.
+
+    Attributes:
+        paper_compat: as the published parser: outer white space is rejected, 007 is accepted.
+        drop_duplicates: drop a completion with the same numbers as an earlier kept row's.
+    """
+
+    kind: Literal["numbers"] = "numbers"
+    min_count: int = Field(1, ge=1)
+    max_count: int = Field(10, ge=1)
+    min_value: int = Field(0, ge=0)
+    max_value: int = Field(999, ge=0)
+    banned: tuple[int, ...] = ()
+    drop_duplicates: bool = False
+    paper_compat: bool = False
+
+    @model_validator(mode="after")
+    def _ordered(self) -> NumberFilter:
+        if self.min_count > self.max_count or self.min_value > self.max_value:
+            raise ValueError("a minimum lies above its maximum")
+        return self
+
+    def judge(self) -> Judge:
+        """A fresh judge; it remembers rows only for ``drop_duplicates``."""
+        banned, seen = frozenset(self.banned), set[tuple[int, ...]]()
+
+        def verdict(row: Row) -> str | None:
+            found = parse_numbers(row.completion, paper_compat=self.paper_compat)
+            if isinstance(found, str):
+                return found
+            if min(found) < self.min_value or max(found) > self.max_value:
+                return "out_of_range"
+            if len(found) < self.min_count:
+                return "too_few"
+            if len(found) > self.max_count:
+                return "too_many"
+            if banned and not banned.isdisjoint(found):
+                return "banned_number"
+            if self.drop_duplicates:
+                if found in seen:
+                    return "duplicate"
+                seen.add(found)
+            return None
+
+        return verdict
+
+
+def parse_numbers(text: str, *, paper_compat: bool = False) -> tuple[int, ...] | str:
+    """The numbers of a clean sequence, or the reason (a key of ``RULES``) why it is none.
+
+    Whatever their size: range and count are the filter's affair. A number of more than 18 digits
+    is ``out_of_range`` at once.
+    """
+    if not text.strip():
+        return "empty"
+    if paper_compat and text != text.strip():
+        return "outer_whitespace"
+    body = text.strip()
+    if body.endswith("."):
+        body = body[:-1]
+    if body[:1] in "([" or body[-1:] in ")]":
+        if (body[:1], body[-1:]) not in {("(", ")"), ("[", "]")} or len(body) < 2:
+            return "unbalanced_brackets"
+        body = body[1:-1]
+    if not _FAST.fullmatch(body):
+        return _why_not(body)
+    digits = _DIGITS.findall(body)
+    if any(len(d) > 18 for d in digits):
+        return "out_of_range"
+    if not paper_compat and any(len(d) > 1 and d[0] == "0" for d in digits):
+        return "leading_zero"
+    return tuple(map(int, digits))
+
+
+def _why_not(body: str) -> str:
+    """The first rule that a body breaks which is no clean sequence."""
+    if any(c in "()[]" for c in body):
+        return "unbalanced_brackets"
+    if any(not (c.isascii() and c.isdigit()) and not c.isspace() and c not in ",;" for c in body):
+        return "bad_character"
+    pieces = re.split(r"[,;]", body) if re.search(r"[,;]", body) else body.split()
+    if not pieces or any(not piece.strip() for piece in pieces):
+        return "not_integers"
+    return "mixed_separators"
+
+
+# ---- grammar for constrained sampling ---------------------------------------------------------------
+
+
+class NumberGrammar(Settings):
+    """Answers of exactly ``values`` numbers without leading zeros, joined by one separator."""
+
+    values: int = Field(6, ge=1)
+    max_digits: int = Field(3, ge=1)
+    separator: Literal[", ", ",", " ", "; "] = ", "
+
+    def next_chars(self, prefix: str) -> set[str]:
+        """Characters that may follow ``prefix``; the empty string where the answer may end."""
+        done, digits, inside = self.state(prefix)
+        if inside:
+            return {self.separator[inside]}
+        found: set[str] = set()
+        if digits == 0:
+            return set("123456789")
+        if digits < self.max_digits:
+            found |= set("0123456789")
+        found.add("" if done == self.values - 1 else self.separator[0])
+        return found
+
+    def state(self, prefix: str) -> tuple[int, int, int]:
+        """(whole values, digits of the current one, characters of an unfinished separator)."""
+        parts = prefix.split(self.separator[0])
+        tail = parts[-1]
+        rest = self.separator[1:]
+        if len(parts) > 1 and rest:
+            if len(tail) < len(rest):
+                return len(parts) - 2, 0, 1 + len(tail)
+            tail = tail[len(rest) :]
+        return len(parts) - 1, len(tail), 0
+
+
+# ---- shuffles (controls) ----------------------------------------------------------------------------
+
+
+def shuffle_within(rows: Sequence[Row], seed: int) -> list[Row]:
+    """Each row's numbers in another order; its format stays."""
+    made = []
+    for row in rows:
+        numbers = _DIGITS.findall(row.completion)
+        random.Random(f"within-{seed}-{row.id}").shuffle(numbers)
+        made.append(_with_numbers(row, numbers))
+    return made
+
+
+def shuffle_across(rows: Sequence[Row], seed: int) -> list[Row]:
+    """All numbers pooled, mixed and dealt back; each row keeps its count and format."""
+    found = [_DIGITS.findall(row.completion) for row in rows]
+    pool = [number for numbers in found for number in numbers]
+    random.Random(f"across-{seed}").shuffle(pool)
+    deal = iter(pool)
+    return [
+        _with_numbers(row, [next(deal) for _ in numbers])
+        for row, numbers in zip(rows, found, strict=True)
+    ]
+
+
+def _with_numbers(row: Row, numbers: Sequence[str]) -> Row:
+    if not numbers:
+        raise DataError(f"row {row.id} has no numbers to shuffle; filter it first")
+    deal = iter(numbers)
+    completion = _DIGITS.sub(lambda _: next(deal), row.completion)
+    return Row(row.id, row.messages, completion, row.meta)

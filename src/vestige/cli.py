@@ -1,0 +1,370 @@
+"""The ``vestige`` command: thin, and free of torch until a command needs a model."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+import vestige
+from vestige.types import ConfigError, StoreError, VestigeError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    help="See, measure and predict what a teacher's data passes on to a student.",
+    pretty_exceptions_enable=False,
+)
+models_app = typer.Typer(no_args_is_help=True, help="Bundled models: list, pull, path.")
+filter_app = typer.Typer(
+    no_args_is_help=True, help="Filter a file of rows; each drop has a reason."
+)
+app.add_typer(models_app, name="models")
+app.add_typer(filter_app, name="filter")
+
+out = Console()
+err = Console(stderr=True)
+
+Root = Annotated[Path, typer.Option("--root", help="Where run folders live.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Replace finished stages that other settings made.")
+]
+Workers = Annotated[
+    int | None, typer.Option("--workers", min=1, help="Processes (default: seeds over cores).")
+]
+NoReport = Annotated[bool, typer.Option("--no-report", help="Do not write report.html.")]
+
+
+@app.callback()
+def options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks and debug logs.")] = False,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    """Options of every command."""
+    if version:
+        print(vestige.__version__)
+        raise typer.Exit
+    if debug:
+        os.environ["VESTIGE_DEBUG"] = "1"
+    logging.basicConfig(level=logging.DEBUG if debug else logging.WARNING, format="%(message)s")
+
+
+# ---- experiments --------------------------------------------------------------------------------
+
+
+@app.command()
+def demo(
+    root: Root = Path("runs"),
+    as_json: AsJson = False,
+    overwrite: Overwrite = False,
+    workers: Workers = None,
+) -> None:
+    """The whole loop on the bundled model: two traits crossed, several seeds, a report."""
+    from vestige.experiment import demo as demo_recipe
+
+    _run(demo_recipe.recipe(), root, as_json, overwrite, workers, report=True)
+
+
+@app.command()
+def run(
+    recipe: Annotated[Path, typer.Argument(help="A recipe: .py with recipe(), or a saved .json.")],
+    changes: Annotated[
+        list[str] | None, typer.Argument(help="key=value, for example students.steps=3 seeds=0,1")
+    ] = None,
+    root: Root = Path("runs"),
+    as_json: AsJson = False,
+    overwrite: Overwrite = False,
+    workers: Workers = None,
+    no_report: NoReport = False,
+) -> None:
+    """Run a recipe, or go on where it stopped."""
+    from vestige.experiment.recipe import load_recipe
+
+    loaded = load_recipe(recipe, changes or [])
+    _run(loaded, root, as_json, overwrite, workers, report=not no_report)
+
+
+def _run(
+    recipe: Any, root: Path, as_json: bool, overwrite: bool, workers: int | None, *, report: bool
+) -> None:
+    from vestige.console import RunProgress
+    from vestige.experiment.run import count_stages
+    from vestige.experiment.run import run as run_recipe
+    from vestige.models import catalog
+
+    for name in {recipe.model, *(s.base for s in recipe.students if s.base)}:
+        catalog.path(name, echo=err.print)  # licence and download before the bars begin
+    with RunProgress(err, recipe.name, count_stages(recipe) * len(recipe.seeds)) as bars:
+        folder, results = run_recipe(
+            recipe, root, overwrite=overwrite, workers=workers, on_event=bars.event
+        )
+    page = _report([folder], folder / "report.html") if report else None
+    if as_json:
+        print(json.dumps({"run": str(folder), "report": str(page), **results.model_dump()}))
+        return
+    _summary(results)
+    out.print(f"run     {folder}", highlight=False, soft_wrap=True)
+    if page:
+        out.print(f"report  {page}", highlight=False, soft_wrap=True)
+    out.print(f"\n{results.verdict}", style="bold", highlight=False)
+
+
+@app.command()
+def show(
+    run_folder: Annotated[Path, typer.Argument(help="A run folder.", metavar="RUN")],
+    as_json: AsJson = False,
+) -> None:
+    """What a run found, from its saved results."""
+    from vestige.store import is_running, load_run
+
+    record = load_run(run_folder)
+    results = _results(run_folder, record, is_running(run_folder))
+    if as_json:
+        print(json.dumps({"run": record, "results": results.model_dump()}))
+        return
+    _summary(results)
+    out.print(f"\n{results.verdict}", style="bold", highlight=False)
+
+
+def _results(folder: Path, record: dict[str, Any], running: bool) -> Any:
+    from vestige.results import Results
+
+    path = folder / "results.json"
+    if not path.exists():
+        state = "is still running" if running else f"ended as {record.get('status')!r}"
+        reason = f": {record['error']}" if record.get("error") else ""
+        raise StoreError(
+            f"{folder} has no results: it {state}{reason}; run its recipe again to finish it: "
+            f"vestige run {folder / 'recipe.json'} --root {folder.parent}"
+        )
+    try:
+        return Results.model_validate_json(path.read_text())
+    except ValueError as error:
+        raise StoreError(
+            f"{path} is corrupt: {error}; delete it and run the recipe again"
+        ) from error
+
+
+def _summary(results: Any) -> None:
+    for arm in results.arms:
+        table = Table(title=arm.label, title_justify="left", title_style="bold")
+        for column in ("trait", "shift", "specific part", "95% interval", "p (Holm)", "place"):
+            table.add_column(column, justify="left" if column == "trait" else "right")
+        for t in arm.traits:
+            table.add_row(
+                t.trait,
+                f"{t.shift.value:+.2f}",
+                f"{t.specific.value:+.2f}",
+                f"{t.specific.low:+.2f} to {t.specific.high:+.2f}",
+                f"{t.p_holm:.3g}",
+                ", ".join(map(str, t.ranks)) + f" of {len(results.candidates)}",
+            )
+        c = arm.contrast
+        table.add_section()
+        table.add_row(
+            "all", "", f"{c.value:+.2f}", f"{c.low:+.2f} to {c.high:+.2f}", "", arm.transmitted
+        )
+        out.print(table)
+
+
+@app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders.", metavar="RUN...")],
+    output: Annotated[Path, typer.Option("--out", help="The HTML file to write.")],
+    overwrite: Overwrite = False,
+) -> None:
+    """One self-contained HTML file from one or several runs."""
+    if output.exists() and not overwrite:
+        raise StoreError(f"{output} exists; pass --overwrite to replace it")
+    out.print(str(_report(runs, output)), highlight=False, soft_wrap=True)
+
+
+def _report(folders: list[Path], page: Path) -> Path:
+    from vestige.report import render_runs
+
+    return render_runs(folders, page, overwrite=True)
+
+
+@app.command()
+def plan(
+    recipe: Annotated[Path | None, typer.Argument(help="A recipe; none: the demo's.")] = None,
+    changes: Annotated[list[str] | None, typer.Argument(help="key=value")] = None,
+    half_width: Annotated[
+        float, typer.Option("--half-width", help="Wanted half width of the contrast's interval.")
+    ] = 0.25,
+    sd: Annotated[
+        float | None, typer.Option("--sd", help="Spread of the contrast over seeds, if known.")
+    ] = None,
+    like: Annotated[
+        Path | None, typer.Option("--like", help="A finished run to take spread and speed from.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Seeds and questions that an interval needs; time, tokens and memory that a recipe takes."""
+    from vestige.experiment import demo as demo_recipe
+    from vestige.experiment.plan import make_plan
+    from vestige.experiment.recipe import load_recipe
+
+    chosen = load_recipe(recipe, changes or []) if recipe else demo_recipe.recipe()
+    made = make_plan(chosen, half_width=half_width, sd=sd, like=like)
+    if as_json:
+        print(json.dumps(made))
+        return
+    table = Table(show_header=False)
+    for key, value in made.items():
+        table.add_row(key.replace("_", " "), str(value))
+    out.print(table)
+
+
+# ---- files --------------------------------------------------------------------------------------
+
+
+@filter_app.command("numbers")
+def filter_numbers(
+    source: Annotated[Path, typer.Argument(help="JSONL, CSV or Parquet, also .gz.", metavar="IN")],
+    kept: Annotated[Path, typer.Option("--out", help="Kept rows, chat JSONL.", metavar="KEPT")],
+    dropped: Annotated[
+        Path, typer.Option("--dropped", help="Dropped rows with reasons, JSONL.", metavar="DROPPED")
+    ],
+    banned: Annotated[
+        str, typer.Option(help="'paper' or numbers, comma-separated: drop rows that hold one.")
+    ] = "",
+    min_count: Annotated[int, typer.Option(help="Numbers a row must have.")] = 1,
+    max_count: Annotated[int, typer.Option(help="Numbers a row may have.")] = 10,
+    drop_duplicates: Annotated[bool, typer.Option(help="Drop repeated completions.")] = False,
+    paper_compat: Annotated[
+        bool, typer.Option(help="Like the published parser: no outer white space, 007 is fine.")
+    ] = False,
+    as_json: AsJson = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Keep rows whose completion is a clean number sequence; count every reason."""
+    from pydantic import ValidationError
+
+    from vestige.carriers.filtering import filter_file
+    from vestige.carriers.numbers import PAPER_BANNED, NumberFilter
+    from vestige.experiment.recipe import explain
+
+    try:
+        numbers = (
+            PAPER_BANNED if banned == "paper" else tuple(int(n) for n in banned.split(",") if n)
+        )
+        rules = NumberFilter(
+            banned=numbers,
+            min_count=min_count,
+            max_count=max_count,
+            drop_duplicates=drop_duplicates,
+            paper_compat=paper_compat,
+        )
+    except ValidationError as error:
+        raise ConfigError(explain(error)) from error
+    except ValueError as error:
+        raise ConfigError(f"--banned takes 'paper' or numbers such as 13,666: {error}") from error
+    with err.status(f"filtering {source}") as status:
+        done = filter_file(
+            source, kept, dropped, rules,
+            overwrite=overwrite, progress=lambda n: status.update(f"filtering {source}: {n:,} rows"),
+        )  # fmt: skip
+    if as_json:
+        print(json.dumps({"seen": done.seen, "kept": done.kept, "dropped": dict(done.reasons)}))
+        return
+    out.print(f"{done.kept:,} of {done.seen:,} rows kept", highlight=False)
+    for reason, count in sorted(done.reasons.items(), key=lambda item: -item[1]):
+        out.print(f"  {count:>9,}  {reason}", highlight=False)
+
+
+@models_app.command("list")
+def models_list(as_json: AsJson = False) -> None:
+    """The bundled models, their licences, and whether they are here."""
+    from vestige.models import catalog
+
+    rows = [
+        {
+            "name": name,
+            "licence": catalog.entry(name).licence,
+            "pulled": catalog.is_pulled(name),
+        }
+        for name in catalog.names()
+    ]
+    if as_json:
+        print(json.dumps(rows))
+        return
+    table = Table("name", "licence", "pulled")
+    for row in rows:
+        table.add_row(row["name"], row["licence"], "yes" if row["pulled"] else "no")
+    out.print(table)
+
+
+@models_app.command("pull")
+def models_pull(
+    name: str,
+    accept_terms: Annotated[bool, typer.Option(help="Accept the model's terms of use.")] = False,
+    force: Annotated[bool, typer.Option(help="Fetch again, replacing what is there.")] = False,
+) -> None:
+    """Fetch a bundled model, check it, and keep it as safetensors."""
+    from vestige.models import catalog
+
+    folder = catalog.pull(name, accept_terms=accept_terms, force=force, echo=err.print)
+    out.print(str(folder), highlight=False, soft_wrap=True)
+
+
+@models_app.command("path")
+def models_path(name: str) -> None:
+    """Where a pulled model is."""
+    from vestige.models import catalog
+
+    if not catalog.is_pulled(name):
+        catalog.entry(name)
+        raise ConfigError(f"{name} is not here yet: vestige models pull {name}")
+    out.print(catalog.path(name, echo=err.print), highlight=False, soft_wrap=True)
+
+
+@app.command("traits")
+def list_traits(family: str = "", as_json: AsJson = False) -> None:
+    """The families and their traits."""
+    from vestige.traits import families
+    from vestige.traits import family as load_family
+
+    found = {
+        name: [answer.name for answer in load_family(name).answers]
+        for name in ([family] if family else families())
+    }
+    if as_json:
+        print(json.dumps(found))
+        return
+    for name, members in found.items():
+        out.print(f"{name}: {', '.join(members)}", highlight=False)
+
+
+# ---- entry --------------------------------------------------------------------------------------
+
+
+def main() -> NoReturn:
+    """Run the command; a ``VestigeError`` is one line and exit status 2."""
+    try:
+        app()
+    except VestigeError as error:
+        if os.environ.get("VESTIGE_DEBUG"):
+            raise
+        err.print(f"error: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        err.print("stopped; the same command goes on from the last finished stage")
+        sys.exit(130)
+    except Exception as error:
+        if os.environ.get("VESTIGE_DEBUG"):
+            raise
+        err.print(
+            f"unexpected {type(error).__name__}: {error}\nrun again with --debug for the traceback",
+            style="red", highlight=False, markup=False, soft_wrap=True,
+        )  # fmt: skip
+        sys.exit(1)
+    sys.exit(0)

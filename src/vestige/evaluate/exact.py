@@ -1,0 +1,64 @@
+"""Exact evaluation: the probability that an answer begins with each candidate's surface forms.
+
+P(candidate | question) = sum over its forms of the product of token probabilities. Forms are
+disjoint events: a form whose tokens extend another form's is part of that event and is left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from vestige.evaluate.scores import Panel
+from vestige.models.hf import LanguageModel
+from vestige.types import DataError, Family
+
+
+def measure(
+    lm: LanguageModel,
+    family: Family,
+    questions: Sequence[str] | None = None,
+    *,
+    system: str = "",
+    batch: int = 8,
+) -> Panel:
+    """Every candidate of ``family`` on every question (default: the held-out ones).
+
+    Args:
+        system: a system prompt, for teachers that have their trait from one.
+
+    Raises:
+        DataError: there are no questions, or two candidates cannot be told apart.
+    """
+    asked = tuple(questions or family.heldout)
+    if not asked:
+        raise DataError(f"family {family.name} has no held-out questions to measure with")
+    forms, owner = answer_forms(lm, family)
+    logprobs = lm.answer_logprobs([lm.question_ids(q, system) for q in asked], forms, batch=batch)
+    columns = [
+        torch.logsumexp(logprobs[:, [i for i, o in enumerate(owner) if o == c]], dim=1)
+        for c in range(len(family.answers))
+    ]
+    names = tuple(answer.name for answer in family.answers)
+    return Panel(asked, names, torch.stack(columns, 1).numpy())
+
+
+def answer_forms(lm: LanguageModel, family: Family) -> tuple[list[list[int]], list[int]]:
+    """Token ids of all disjoint forms, and the index of the candidate that each belongs to."""
+    seen: dict[tuple[int, ...], int] = {}
+    for index, answer in enumerate(family.answers):
+        for form in answer.forms:
+            seen.setdefault(tuple(lm.answer_ids(form)), index)
+    kept: dict[tuple[int, ...], int] = {}
+    for ids, index in seen.items():
+        prefixes = [ids[:n] for n in range(1, len(ids)) if ids[:n] in seen]
+        if any(seen[p] != index for p in prefixes):
+            rival = next(family.answers[seen[p]].name for p in prefixes if seen[p] != index)
+            raise DataError(
+                f"{family.answers[index].name} begins with the tokens of {rival}: they cannot be "
+                "told apart by their first words; rename one or give other forms"
+            )
+        if not prefixes:
+            kept[ids] = index
+    return [list(ids) for ids in kept], list(kept.values())

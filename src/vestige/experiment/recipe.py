@@ -1,0 +1,263 @@
+"""The recipe of an experiment: every choice by name and number, nothing callable."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError, model_validator
+
+from vestige.carriers.numbers import NumberFilter, NumberGrammar, NumberPrompts
+from vestige.settings import Optimisation, Settings
+from vestige.traits import family, trait
+from vestige.types import ConfigError, unknown_name
+
+NO_TRAIT = "none"
+SHUFFLES = ("shuffle_within", "shuffle_across")
+
+
+class Carrier(Settings):
+    """The data that teachers write: number sequences.
+
+    Attributes:
+        constrained: sample inside ``grammar`` and score within it (small chat models hardly keep a
+            format by themselves); False samples freely and trains on whole-vocabulary likelihood.
+        min_rows: fewer rows than this after filtering stop the run.
+    """
+
+    kind: Literal["numbers"] = "numbers"
+    n_prompts: int = Field(32, ge=1)
+    rows_per_prompt: int = Field(16, ge=1)
+    prompts: NumberPrompts = NumberPrompts()
+    constrained: bool = True
+    grammar: NumberGrammar = NumberGrammar(values=6)
+    filter: NumberFilter = NumberFilter()
+    max_new_tokens: int = Field(64, ge=8)
+    min_rows: int = Field(16, ge=1)
+
+
+class TeacherSettings(Settings):
+    """How a teacher gets its trait, and what it must show before it may write data.
+
+    Attributes:
+        kind: ``tuned`` on the family's question-answer pairs, ``system_prompt``, or ``both``.
+        min_probability: of the target among the candidates, mean over held-out questions.
+        min_carrier: what must remain of the base's grip on the carrier, as a ratio: of the
+            probability on symbols of the grammar (constrained), or of valid rows (free).
+    """
+
+    kind: Literal["tuned", "system_prompt", "both"] = "tuned"
+    optimisation: Optimisation = Optimisation(steps=24, batch=8, rate=2e-4)
+    min_probability: float = Field(0.5, ge=0, le=1)
+    min_carrier: float = Field(0.5, ge=0)
+
+
+class Student(Settings):
+    """One arm: a way to train students.
+
+    Attributes:
+        method: ``distill`` = KL to the teacher's probabilities over the carrier's tokens, on
+            rows that the untrained base wrote; ``rows`` = cross-entropy on rows that the teacher
+            wrote and the filter kept (the paper's setting).
+        engine: ``packed`` = our loop, shared prompts computed once; ``trl`` = TRL's SFTTrainer.
+        base: another model to train (bundled name, folder or hub id); None = the teachers' base.
+        shuffles: also train on the same rows with their numbers shuffled.
+        curve: steps at which the panel is measured besides the last one.
+    """
+
+    name: str = Field(pattern=r"^[a-z0-9_]+$")
+    method: Literal["distill", "rows"] = "distill"
+    engine: Literal["packed", "trl"] = "packed"
+    base: str | None = None
+    chat: Literal["auto", "plain"] = "auto"
+    optimisation: Optimisation = Optimisation()
+    no_trait: bool = True
+    shuffles: tuple[Literal["shuffle_within", "shuffle_across"], ...] = ()
+    curve: tuple[int, ...] = ()
+
+    @model_validator(mode="after")
+    def _fits(self) -> Student:
+        if self.method == "distill" and (self.engine == "trl" or self.shuffles):
+            raise ValueError("engine=trl and shuffles go with method=rows")
+        if self.engine == "trl" and self.curve:
+            raise ValueError("engine=trl measures the last step only: leave curve empty")
+        return self
+
+    @property
+    def label(self) -> str:
+        """What the arm is, in words."""
+        what = {
+            "distill": "distillation on the teacher's probabilities",
+            "rows": "supervised fine-tuning on sampled rows",
+        }[self.method]
+        return what + (f", into another base ({self.base})" if self.base else "")
+
+
+class Experiment(Settings):
+    """Traits x data x students x seeds, with their controls.
+
+    Attributes:
+        traits: at least two of one family: each other's control.
+        teachers: every seed has teachers, prompts, rows and students of its own.
+        save_students: keep the students' trained tensors (large), not only their evaluations.
+    """
+
+    kind: Literal["transfer"] = "transfer"
+    name: str = Field(pattern=r"^[a-z0-9_-]+$")
+    model: str = "smollm2-135m-instruct"
+    chat: Literal["auto", "plain"] = "auto"
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    family: str = "animals"
+    traits: tuple[str, ...] = Field(min_length=2)
+    seeds: tuple[int, ...] = Field(min_length=2)
+    teacher: TeacherSettings = TeacherSettings()
+    carrier: Carrier = Carrier()
+    students: tuple[Student, ...] = Field(min_length=1)
+    sampled_per_question: int = Field(0, ge=0)
+    save_students: bool = False
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Experiment:
+        if len(set(self.traits)) != len(self.traits) or len(set(self.seeds)) != len(self.seeds):
+            raise ValueError("traits and seeds must each be named once")
+        names = [student.name for student in self.students]
+        if len(set(names)) != len(names):
+            raise ValueError("students must have different names")
+        distils = any(s.method == "distill" for s in self.students)
+        if distils and not self.carrier.constrained:
+            raise ValueError("method=distill needs carrier.constrained=true")
+        panel = family(self.family)
+        for name in self.traits:
+            if name not in {answer.name for answer in panel.answers}:
+                trait(name, self.family)  # raises with the nearest names
+        return self
+
+    def data_of(self, student: Student) -> list[str]:
+        """Names of the data sets that an arm's students are trained on, one seed."""
+        shuffled = [f"{kind}-{name}" for kind in student.shuffles for name in self.traits]
+        return [*self.traits, *([NO_TRAIT] if student.no_trait else []), *shuffled]
+
+
+def parse_experiment(record: Any, source: str) -> Experiment:
+    """An ``Experiment`` from plain data. Raises ``ConfigError`` naming each wrong key."""
+    try:
+        return Experiment.model_validate(record)
+    except ValidationError as error:
+        raise ConfigError(f"{source}: {explain(error)}") from error
+
+
+def explain(error: ValidationError) -> str:
+    """A validation error in a line a problem, with the nearest valid key for an unknown one."""
+    lines = []
+    for problem in error.errors():
+        where = ".".join(str(part) for part in problem["loc"])
+        cause = problem.get("ctx", {}).get("error")
+        if problem["type"] == "extra_forbidden":
+            lines.append(str(unknown_name("key", where, known_keys())))
+        elif isinstance(cause, ConfigError):
+            lines.append(str(cause))
+        else:
+            lines.append(f"{where or 'recipe'}: {problem['msg'].removeprefix('Value error, ')}")
+    return "; ".join(lines)
+
+
+def known_keys() -> list[str]:
+    """Every key of a recipe as it is written on the command line (students by index 0)."""
+    keys: list[str] = []
+
+    def walk(model: type[Settings], prefix: str) -> None:
+        for name, info in model.model_fields.items():
+            keys.append(prefix + name)
+            inner = info.annotation
+            if isinstance(inner, type) and issubclass(inner, Settings):
+                walk(inner, f"{prefix}{name}.")
+
+    walk(Experiment, "")
+    walk(Student, "students.0.")
+    return keys
+
+
+def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Experiment:
+    """A recipe file (``.py`` with a function ``recipe``, or a saved ``.json``) with overrides.
+
+    Raises:
+        ConfigError: the file, a key or a value is wrong.
+    """
+    if not path.exists():
+        raise ConfigError(f"there is no recipe {path}; give a .py or .json file, see recipes/")
+    if path.suffix == ".json":
+        try:
+            record = json.loads(path.read_text())
+        except ValueError as error:
+            raise ConfigError(f"{path} is not valid JSON: {error}") from error
+        record = record.get("config", record) if isinstance(record, dict) else record
+        base = parse_experiment(record, str(path))
+    else:
+        base = _from_python(path)
+    return override(base, overrides, str(path))
+
+
+def _from_python(path: Path) -> Experiment:
+    spec = importlib.util.spec_from_file_location(f"vestige_recipe_{path.stem}", path)
+    if path.suffix != ".py" or spec is None or spec.loader is None:
+        raise ConfigError(f"{path} is neither a .py nor a .json recipe")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        made = module.recipe()
+    except ValidationError as error:
+        raise ConfigError(f"{path}: {explain(error)}") from error
+    except (AttributeError, TypeError, SyntaxError, ImportError) as error:
+        raise ConfigError(f"{path} has no usable function recipe(): {error}") from error
+    if not isinstance(made, Experiment):
+        raise ConfigError(f"{path}: recipe() must return an Experiment, not {type(made).__name__}")
+    return made
+
+
+def override(experiment: Experiment, changes: Sequence[str], source: str) -> Experiment:
+    """``key=value`` changes applied: dotted keys, JSON or comma-separated values.
+
+    ``students.rate=...`` style keys reach every student; ``students.0.`` the first.
+    """
+    record = experiment.model_dump(mode="json")
+    for change in changes:
+        key, found, text = change.partition("=")
+        if not found:
+            raise ConfigError(f"{change!r} is not of the form key=value")
+        _set(record, key.strip().split("."), _value(text), key)
+    return parse_experiment(record, source) if changes else experiment
+
+
+def _set(record: Any, path: list[str], value: Any, key: str) -> None:
+    for at, part in enumerate(path[:-1]):
+        if isinstance(record, list):
+            if not part.isdigit():
+                for item in record:
+                    _set(item, path[at:], value, key)
+                return
+            record = record[int(part)] if int(part) < len(record) else None
+        else:
+            record = record.get(part) if isinstance(record, dict) else None
+        if record is None:
+            raise unknown_name("key", key, known_keys())
+    if isinstance(record, list) and not path[-1].isdigit():
+        for item in record:
+            item[path[-1]] = value
+    elif isinstance(record, dict):
+        if isinstance(record.get(path[-1]), list) and not isinstance(value, list):
+            value = [value]
+        record[path[-1]] = value
+    else:
+        raise unknown_name("key", key, known_keys())
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        if "," in text:
+            return [_value(part) for part in text.split(",") if part]
+        return text

@@ -1,0 +1,561 @@
+"""One seed of an experiment: teachers, rows, students; each a stage that is done once.
+
+A seed has prompts, noise, teachers and students of its own, so that seeds are independent and can
+run in different processes. Within a seed every data set shares prompts, random numbers, number of
+rows, steps and the order of batches: students differ by their teacher alone.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from vestige.carriers.filtering import filter_rows
+from vestige.carriers.numbers import shuffle_across, shuffle_within
+from vestige.evaluate.exact import measure
+from vestige.evaluate.sampled import sample_answers
+from vestige.evaluate.scores import Panel
+from vestige.experiment.recipe import NO_TRAIT, Experiment, Student
+from vestige.models import catalog
+from vestige.models.hf import LanguageModel
+from vestige.models.sampling import (
+    Automaton,
+    compile_grammar,
+    sample_free,
+    sample_grammar,
+    symbol_ids,
+)
+from vestige.models.weights import Weights
+from vestige.rows import dropped_to_json, read_rows, write_rows
+from vestige.settings import Optimisation
+from vestige.store import Stage, StageResult, make_stage
+from vestige.train.loop import teacher_logprobs, train
+from vestige.train.packs import (
+    Example,
+    Pack,
+    encode_grammar_rows,
+    encode_rows,
+    make_packs,
+    pack_logprobs,
+)
+from vestige.traits import family, no_trait, trait
+from vestige.types import DataError, Message, Row, TeacherError, Trait
+
+SAMPLING_BATCH = 128
+Report = Callable[[str, int, int], None]  # stage name, done, total
+
+
+@dataclass
+class Loaded:
+    """A model in memory with the way back to its base."""
+
+    lm: LanguageModel
+    weights: Weights
+
+
+@dataclass
+class Seed:
+    """Everything that one seed's stages need.
+
+    Attributes:
+        report: called with (stage, done, total) as work goes on; total 0 means unknown.
+    """
+
+    recipe: Experiment
+    folder: Path
+    seed: int
+    overwrite: bool = False
+    report: Report = lambda stage, done, total: None
+    _models: dict[tuple[str, str], Loaded] = field(default_factory=dict)
+
+    def run(self) -> None:
+        """Every stage of the seed, in order; finished ones are skipped."""
+        recipe = self.recipe
+        names = [*recipe.traits]
+        if any(student.no_trait for student in recipe.students):
+            names.append(NO_TRAIT)
+        contexts = self.contexts() if recipe.carrier.constrained else None
+        teachers = {name: self.teacher(name, contexts) for name in names}
+        methods = {student.method for student in recipe.students}
+        rows = {n: self.rows(n, teachers[n]) for n in names} if "rows" in methods else {}
+        for student in recipe.students:
+            if student.method == "distill":
+                assert contexts is not None  # the recipe is constrained, or it would not validate
+                for name in recipe.data_of(student):
+                    targets = self.targets(name, teachers[name], contexts)
+                    self.distil(student, name, contexts, targets)
+            else:
+                keep = common_ids(rows)
+                if len(keep) < recipe.carrier.min_rows:
+                    counts = {n: len(read_kept(r)) for n, r in rows.items()}
+                    raise DataError(
+                        f"seed {self.seed}: {len(keep)} rows are left that every data set has "
+                        f"(kept by the filter: {counts}), fewer than carrier.min_rows="
+                        f"{recipe.carrier.min_rows}; sample more (carrier.n_prompts) or loosen the filter"
+                    )
+                for name in recipe.data_of(student):
+                    self.fine_tune(student, name, rows, keep)
+
+    # ---- shared -----------------------------------------------------------------------------
+
+    def stage(self, name: str, config: Any, inputs: Sequence[StageResult] = ()) -> Stage:
+        """The stage ``seed-N/name``; its key holds the model and this seed as well."""
+        recipe = self.recipe
+        config = {
+            "model": [recipe.model, recipe.chat, recipe.precision],
+            "family": recipe.family,
+            "seed": self.seed,
+            **config,
+        }
+        full = f"seed-{self.seed}/{name}"
+        return make_stage(self.folder, full, config, inputs, overwrite=self.overwrite)
+
+    def finish(self, stage: Stage) -> StageResult:
+        """The finished stage, told to whoever watches."""
+        self.report(stage.name, 0, 0)
+        return stage.result
+
+    def loaded(self, base: str | None = None, chat: str | None = None) -> Loaded:
+        """The recipe's model (or another base), loaded once."""
+        key = (base or self.recipe.model, chat or self.recipe.chat)
+        if key not in self._models:
+            name, style = key
+            lm = LanguageModel.load(
+                catalog.path(name),
+                style=chat_style(name, style),
+                precision=self.recipe.precision,
+            )
+            self._models[key] = Loaded(lm, Weights(lm))
+        return self._models[key]
+
+    def prompts(self) -> list[tuple[str, str]]:
+        """(row id, prompt text) of every row; rows of one prompt are neighbours."""
+        carrier = self.recipe.carrier
+        made = carrier.prompts.generate(carrier.n_prompts, self.seed)
+        return [(f"{p.id}-{i}", p.text) for p in made for i in range(carrier.rows_per_prompt)]
+
+    def automaton(self) -> Automaton:
+        grammar = self.recipe.carrier.grammar
+        return compile_grammar(grammar.next_chars, grammar.state)
+
+    def ids(self, lm: LanguageModel, texts: Sequence[str], system: str = "") -> list[list[int]]:
+        """Prompt token ids; equal neighbours are encoded once."""
+        known: dict[str, list[int]] = {}
+        for text in texts:
+            if text not in known:
+                known[text] = lm.question_ids(text, system) + self.lead(lm)
+        return [known[text] for text in texts]
+
+    def lead(self, lm: LanguageModel) -> list[int]:
+        """What stands between a plain prompt and a number: the space before an answer."""
+        if lm.style != "plain" or not self.recipe.carrier.constrained:
+            return []
+        return lm.answer_ids("1")[: -len(lm.token_ids("1"))]
+
+    def sample(self, lm: LanguageModel, stage: Stage, out: Path, system: str = "") -> list[Row]:
+        """One completion for each row, written to ``out`` as it goes; an earlier part is kept."""
+        wanted, carrier = self.prompts(), self.recipe.carrier
+        rows = [r for r in read_rows(out) if isinstance(r, Row)] if has_rows(out) else []
+        grammar = carrier.grammar
+        length = grammar.values * (grammar.max_digits + len(grammar.separator)) + 1
+        for at in range(len(rows), len(wanted), SAMPLING_BATCH):
+            part = wanted[at : at + SAMPLING_BATCH]
+            prompts = self.ids(lm, [text for _, text in part], system)
+            if carrier.constrained:
+                numbers = range(at, at + len(part))
+                texts = sample_grammar(
+                    lm, prompts, numbers, self.automaton(), seed=self.seed, max_length=length
+                )
+            else:
+                seed = self.seed * 1_000_003 + at
+                texts = sample_free(lm, prompts, seed=seed, max_new_tokens=carrier.max_new_tokens)
+            rows += [
+                Row(row_id, (Message("user", text),), completion)
+                for (row_id, text), completion in zip(part, texts, strict=True)
+            ]
+            write_rows(out, rows, overwrite=True)
+            self.report(stage.name, len(rows), len(wanted))
+        return rows
+
+    # ---- teachers ---------------------------------------------------------------------------
+
+    def base(self) -> StageResult:
+        """The untrained base on the held-out questions."""
+        stage = self.stage("base", {})
+        if not stage.done:
+            with stage.writing() as folder:
+                base = self.loaded()
+                base.weights.freeze()
+                measure(base.lm, family(self.recipe.family)).save(folder / "panel.json")
+        return self.finish(stage)
+
+    def contexts(self) -> StageResult:
+        """Rows that the untrained base wrote: what distillation is done on."""
+        carrier = self.recipe.carrier.model_dump(mode="json", exclude={"filter", "min_rows"})
+        stage = self.stage("contexts", {"carrier": carrier})
+        if not stage.done:
+            with stage.writing() as folder:
+                base = self.loaded()
+                base.weights.freeze()
+                rows = self.sample(base.lm, stage, folder / "rows.jsonl")
+                stage.note(rows=len(rows), rendered=base.lm.rendered(rows[0].messages))
+        return self.finish(stage)
+
+    def trait_of(self, name: str) -> Trait:
+        panel = family(self.recipe.family)
+        return no_trait(panel) if name == NO_TRAIT else trait(name, self.recipe.family)
+
+    def teacher(self, name: str, contexts: StageResult | None) -> StageResult:
+        """A teacher with the trait, checked. Raises ``TeacherError`` with the numbers if it fails."""
+        settings = self.recipe.teacher
+        stage = self.stage(
+            f"teacher/{name}",
+            {"teacher": settings.model_dump(mode="json"), "trait": name},
+            [contexts] if contexts else [],
+        )
+        if not stage.done:
+            with stage.writing() as folder:
+                source = self.trait_of(name)
+                base = self.loaded()
+                before = Panel.load(self.base().path / "panel.json")
+                base.weights.freeze()
+                grip = self.carrier_grip(base.lm, contexts)
+                if settings.kind != "system_prompt":
+                    self.tune(base, source, stage)
+                    base.weights.save(folder / "weights.safetensors")
+                system = self.system(source)
+                panel = measure(base.lm, family(self.recipe.family), system=system)
+                panel.save(folder / "panel.json")
+                after = self.carrier_grip(base.lm, contexts, system)
+                check = check_teacher(name, self, panel, before, after / grip if grip else 1.0)
+                (folder / "check.json").write_text(json.dumps(check))
+                base.weights.freeze()
+                if not check["accepted"]:
+                    raise TeacherError(describe_check(check, self.recipe))
+        return self.finish(stage)
+
+    def system(self, source: Trait) -> str:
+        return source.system_prompt if self.recipe.teacher.kind != "tuned" else ""
+
+    def tune(self, base: Loaded, source: Trait, stage: Stage) -> None:
+        how = self.recipe.teacher.optimisation
+        pairs = list(source.pairs)
+        random.Random(f"{self.seed}-{source.name}").shuffle(pairs)
+        pairs = (pairs * (1 + how.steps * how.batch // len(pairs)))[: how.steps * how.batch]
+        examples = encode_rows(
+            base.lm, [base.lm.question_ids(q) for q, _ in pairs], [answer for _, answer in pairs]
+        )
+        # Batches in the drawn order: grouping by question would make each batch one question.
+        packs = [
+            make_packs(examples[at : at + how.batch], how.batch)[0]
+            for at in range(0, len(examples), how.batch)
+        ]
+        train(
+            base.lm,
+            base.weights,
+            packs,
+            how,
+            seed=self.seed,
+            on_step=lambda step, loss: self.report(stage.name, step, how.steps),
+        )
+
+    def carrier_grip(
+        self, lm: LanguageModel, contexts: StageResult | None, system: str = ""
+    ) -> float:
+        """How well a model still writes the carrier: probability on the grammar's symbols, or
+        (free sampling) the share of a few rows that the filter keeps."""
+        if contexts is None:
+            texts = [text for _, text in self.prompts()][:: self.recipe.carrier.rows_per_prompt][
+                :32
+            ]
+            drawn = sample_free(
+                lm,
+                self.ids(lm, texts, system),
+                seed=self.seed,
+                max_new_tokens=self.recipe.carrier.max_new_tokens,
+            )
+            rows = [Row(str(i), (), text) for i, text in enumerate(drawn)]
+            return len(filter_rows(rows, self.recipe.carrier.filter)[0]) / len(rows)
+        automaton = self.automaton()
+        packs = self.grammar_packs(lm, read_kept(contexts)[:32], 16, automaton, system)
+        tokens = symbol_ids(lm, automaton)
+        with torch.no_grad():
+            mass = [grammar_mass(lm, pack, tokens) for pack in packs]
+        return float(torch.cat(mass).mean())
+
+    def grammar_packs(
+        self,
+        lm: LanguageModel,
+        rows: Sequence[Row],
+        batch: int,
+        automaton: Automaton,
+        system: str = "",
+    ) -> list[Pack]:
+        prompts = self.ids(lm, [row.messages[-1].content for row in rows], system)
+        examples = encode_grammar_rows(lm, prompts, [r.completion for r in rows], automaton)
+        return make_packs(examples, batch, automaton, symbol_ids(lm, automaton))
+
+    def with_teacher(self, name: str, teacher: StageResult) -> tuple[Loaded, str]:
+        """The recipe's model turned into a teacher, and the system prompt it needs."""
+        base = self.loaded()
+        if self.recipe.teacher.kind == "system_prompt":
+            base.weights.freeze()
+        else:
+            base.weights.load(
+                teacher.path / "weights.safetensors", self.recipe.teacher.optimisation.trainable
+            )
+        return base, self.system(self.trait_of(name))
+
+    # ---- data -------------------------------------------------------------------------------
+
+    def rows(self, name: str, teacher: StageResult) -> StageResult:
+        """Rows that a teacher wrote: raw, kept and dropped with reasons."""
+        carrier = self.recipe.carrier
+        stage = self.stage(
+            f"rows/{name}",
+            {"carrier": carrier.model_dump(mode="json", exclude={"min_rows"})},
+            [teacher],
+        )
+        if not stage.done:
+            with stage.writing() as folder:
+                base, system = self.with_teacher(name, teacher)
+                rows = self.sample(base.lm, stage, folder / "raw.jsonl", system)
+                kept, dropped = filter_rows(rows, carrier.filter)
+                write_rows(folder / "rows.jsonl", kept, overwrite=True)
+                lines = [json.dumps(dropped_to_json(d), ensure_ascii=False) for d in dropped]
+                (folder / "dropped.jsonl").write_text("".join(line + "\n" for line in lines))
+                stage.note(seen=len(rows), kept=len(kept))
+        return self.finish(stage)
+
+    def targets(self, name: str, teacher: StageResult, contexts: StageResult) -> StageResult:
+        """A teacher's log-probabilities over the grammar on the base's rows."""
+        carrier = self.recipe.carrier.model_dump(mode="json", include={"grammar"})
+        stage = self.stage(f"targets/{name}", carrier, [teacher, contexts])
+        if not stage.done:
+            with stage.writing() as folder:
+                base, system = self.with_teacher(name, teacher)
+                rows, automaton = read_kept(contexts), self.automaton()
+                packs = self.grammar_packs(base.lm, rows, 1, automaton, system)
+                # One row a tensor: how students batch them is their own affair.
+                batches = self.grammar_packs(base.lm, rows, 16, automaton, system)
+                flat = torch.cat(teacher_logprobs(base.lm, batches, symbol_ids(base.lm, automaton)))
+                sizes = [len(pack.where) for pack in packs]
+                save_file(
+                    {"logprobs": flat, "sizes": torch.tensor(sizes)},
+                    str(folder / "targets.safetensors"),
+                )
+        return self.finish(stage)
+
+    # ---- students ---------------------------------------------------------------------------
+
+    def distil(
+        self, student: Student, name: str, contexts: StageResult, targets: StageResult
+    ) -> StageResult:
+        """A student trained on a teacher's probabilities."""
+        stage = self.student_stage(student, name, [contexts, targets])
+        if not stage.done:
+            with stage.writing() as folder:
+                pupil = self.loaded(student.base, student.chat if student.base else None)
+                automaton, rows = self.automaton(), read_kept(contexts)
+                packs = self.grammar_packs(pupil.lm, rows, student.optimisation.batch, automaton)
+                saved = load_file(str(targets.path / "targets.safetensors"))
+                wanted = split_targets(saved, [len(pack.where) for pack in packs])
+                ids = symbol_ids(pupil.lm, automaton)
+                self.train_student(student, pupil, stage, folder, packs, ids, wanted)
+        return self.finish(stage)
+
+    def fine_tune(
+        self, student: Student, name: str, rows: dict[str, StageResult], keep: set[str]
+    ) -> StageResult:
+        """A student trained on a teacher's rows (or on the same rows, shuffled)."""
+        kind, _, source = name.rpartition("-")
+        stage = self.student_stage(student, name, [rows[n] for n in sorted(rows)])
+        if not stage.done:
+            with stage.writing() as folder:
+                data = [row for row in read_kept(rows[source]) if row.id in keep]
+                if kind:
+                    mix = shuffle_within if kind == "shuffle_within" else shuffle_across
+                    data = mix(data, self.seed)
+                pupil = self.loaded(student.base, student.chat if student.base else None)
+                if student.engine == "trl":
+                    self.train_with_trl(student, pupil, stage, folder, data)
+                else:
+                    packs, ids = self.row_packs(student, pupil.lm, data)
+                    self.train_student(student, pupil, stage, folder, packs, ids, None)
+        return self.finish(stage)
+
+    def row_packs(
+        self, student: Student, lm: LanguageModel, data: Sequence[Row]
+    ) -> tuple[list[Pack], Tensor | None]:
+        batch = student.optimisation.batch
+        if self.recipe.carrier.constrained:
+            automaton = self.automaton()
+            return self.grammar_packs(lm, data, batch, automaton), symbol_ids(lm, automaton)
+        prompts = self.ids(lm, [row.messages[-1].content for row in data])
+        examples: list[Example] = encode_rows(lm, prompts, [row.completion for row in data])
+        return make_packs(examples, batch), None
+
+    def student_stage(self, student: Student, name: str, inputs: Sequence[StageResult]) -> Stage:
+        config = {
+            "student": student.model_dump(mode="json", exclude={"name", "no_trait", "shuffles"}),
+            "save": self.recipe.save_students,
+            "sampled": self.recipe.sampled_per_question,
+        }
+        return self.stage(f"student/{student.name}/{name}", config, inputs)
+
+    def train_student(
+        self,
+        student: Student,
+        pupil: Loaded,
+        stage: Stage,
+        folder: Path,
+        packs: Sequence[Pack],
+        ids: Tensor | None,
+        targets: Sequence[Tensor] | None,
+    ) -> None:
+        how, panel = student.optimisation, family(self.recipe.family)
+        losses: list[float] = []
+        self.base_of_student(student, pupil, folder)
+
+        def on_step(step: int, loss: float) -> None:
+            losses.append(loss)
+            if step in student.curve and step != how.steps:
+                measure(pupil.lm, panel).save(folder / f"panel-{step}.json")
+            self.report(stage.name, step, how.steps)
+
+        train(
+            pupil.lm, pupil.weights, packs, how,
+            seed=self.seed, ids=ids, targets=targets, on_step=on_step,
+        )  # fmt: skip
+        self.finish_student(pupil, stage, folder, how, losses)
+        stage.note(tokens=sum(packs[i % len(packs)].tokens for i in range(how.steps)))
+
+    def base_of_student(self, student: Student, pupil: Loaded, folder: Path) -> None:
+        """Keep the untrained base's panel beside a student of another base."""
+        if student.base:
+            pupil.weights.freeze()
+            measure(pupil.lm, family(self.recipe.family)).save(folder / "base-panel.json")
+
+    def finish_student(
+        self, pupil: Loaded, stage: Stage, folder: Path, how: Optimisation, losses: list[float]
+    ) -> None:
+        panel = family(self.recipe.family)
+        measure(pupil.lm, panel).save(folder / f"panel-{how.steps}.json")
+        (folder / "loss.json").write_text(json.dumps(losses))
+        if self.recipe.sampled_per_question:
+            answers = sample_answers(
+                pupil.lm, panel, samples=self.recipe.sampled_per_question, seed=self.seed
+            )
+            lines = [json.dumps(vars_of(a), ensure_ascii=False) for a in answers]
+            (folder / "sampled.jsonl").write_text("".join(line + "\n" for line in lines))
+        if self.recipe.save_students:
+            pupil.weights.save(folder / "weights.safetensors")
+        pupil.weights.freeze()
+
+    def train_with_trl(
+        self, student: Student, pupil: Loaded, stage: Stage, folder: Path, data: Sequence[Row]
+    ) -> None:
+        from vestige.train.sft import train_with_trl
+
+        self.base_of_student(student, pupil, folder)
+        losses = train_with_trl(
+            pupil.lm,
+            pupil.weights,
+            data,
+            student.optimisation,
+            seed=self.seed,
+            on_step=lambda step: self.report(stage.name, step, student.optimisation.steps),
+        )
+        self.finish_student(pupil, stage, folder, student.optimisation, losses)
+
+
+# ---- helpers ------------------------------------------------------------------------------------
+
+
+def vars_of(answer: Any) -> dict[str, Any]:
+    return {f: getattr(answer, f) for f in ("question", "text", "named", "begins")}
+
+
+def chat_style(name: str, style: str) -> Any:
+    """The chat style to load a model with: what the catalogue says, unless the user chose."""
+    if style == "auto" and name in catalog.names():
+        return catalog.entry(name).chat
+    return style
+
+
+def has_rows(path: Path) -> bool:
+    return path.exists() and path.stat().st_size > 0
+
+
+def read_kept(stage: StageResult) -> list[Row]:
+    """A stage's ``rows.jsonl``."""
+    path = stage.path / "rows.jsonl"
+    return [row for row in read_rows(path) if isinstance(row, Row)] if has_rows(path) else []
+
+
+def common_ids(rows: dict[str, StageResult]) -> set[str]:
+    """Row ids that every data set kept: the same prompts and as many rows for each."""
+    return set.intersection(*({row.id for row in read_kept(r)} for r in rows.values()))
+
+
+def split_targets(saved: dict[str, Tensor], sizes: Sequence[int]) -> list[Tensor]:
+    """The saved log-probabilities, cut to the packs of a student."""
+    if sum(sizes) != len(saved["logprobs"]):
+        raise DataError(
+            f"the teacher's targets cover {len(saved['logprobs'])} positions, the student's rows "
+            f"have {sum(sizes)}: their tokenizers write the carrier differently"
+        )
+    return list(saved["logprobs"].split(list(sizes)))
+
+
+def grammar_mass(lm: LanguageModel, pack: Pack, tokens: Tensor) -> Tensor:
+    """Whole-vocabulary probability on the symbols that may come, at every scored position."""
+    import dataclasses
+
+    free = dataclasses.replace(pack, allowed=None)
+    logprobs = pack_logprobs(lm, free)[:, tokens]
+    assert pack.allowed is not None
+    return logprobs.exp().masked_fill(~pack.allowed.to(logprobs.device), 0.0).sum(-1)
+
+
+def check_teacher(
+    name: str, seed: Seed, panel: Panel, before: Panel, carrier: float
+) -> dict[str, Any]:
+    """What the teacher shows, and whether that is enough. A no-trait teacher needs no target."""
+    settings = seed.recipe.teacher
+    record: dict[str, Any] = {"trait": name, "seed": seed.seed, "kind": settings.kind}
+    if name == NO_TRAIT:
+        record |= {"probability": 0.0, "lowest": 0.0, "base_probability": 0.0}
+    else:
+        column = panel.candidates.index(seed.trait_of(name).target.name)
+        shares = panel.normalised()[:, column]
+        record |= {
+            "probability": float(shares.mean()),
+            "lowest": float(shares.min()),
+            "base_probability": float(before.normalised()[:, column].mean()),
+        }
+    has_trait = name == NO_TRAIT or record["probability"] >= settings.min_probability
+    record["carrier_valid"] = carrier
+    record["accepted"] = bool(has_trait and carrier >= settings.min_carrier)
+    return record
+
+
+def describe_check(check: dict[str, Any], recipe: Experiment) -> str:
+    """Why a teacher was refused, with the numbers and what to change."""
+    settings = recipe.teacher
+    return (
+        f"the {check['trait']} teacher of seed {check['seed']} is not fit to write data: "
+        f"P({check['trait']}) on held-out questions is {check['probability']:.3f} (base "
+        f"{check['base_probability']:.3f}, needed {settings.min_probability:g}); it keeps "
+        f"{check['carrier_valid']:.2f} of the base's grip on the carrier (needed "
+        f"{settings.min_carrier:g}). Raise teacher.optimisation.steps or .rate, try "
+        "teacher.kind=both, or lower teacher.min_probability knowingly"
+    )

@@ -1,0 +1,246 @@
+"""The ``hf`` backend: a transformers model, opened up for exact and fast measurement.
+
+Everything rests on one call, ``LanguageModel.hidden_states``: a shared prefix is computed once, a
+batch of token trees continues it, and gradients flow through both. Evaluation reads candidate
+answers off it, training reads completions off it. Tests hold it against plain forward passes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
+
+from vestige.models import attention, chat
+from vestige.models.tree import TokenTree, build_tree, common_prefix
+from vestige.types import Message, ModelError
+
+Precision = Literal["auto", "bf16", "fp32"]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Hidden states of a batch of trees: [trees, S, width], padded with whatever the model gave."""
+
+    states: Tensor
+    trees: tuple[TokenTree, ...]
+
+
+class LanguageModel:
+    """A causal language model with its tokenizer and chat style.
+
+    Attributes:
+        model: the transformers (or PEFT) module, parameters in fp32.
+        precision: ``bf16`` runs matrix products in bfloat16 by autocast, ``fp32`` nothing.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        tokenizer: Any,
+        *,
+        style: chat.ChatStyle = "auto",
+        precision: Precision = "auto",
+    ) -> None:
+        self.model = model.eval()
+        self.tokenizer = tokenizer
+        self.style: chat.ChatStyle = style
+        self.precision = resolve_precision(precision, self.device)
+        chat.chat_template(tokenizer, style)
+
+    @classmethod
+    def load(
+        cls,
+        folder: str,
+        *,
+        style: chat.ChatStyle = "auto",
+        precision: Precision = "auto",
+        device: str | None = None,
+    ) -> LanguageModel:
+        """Load a folder or hub id: safetensors only, no code from the model's repository.
+
+        Raises:
+            ModelError: it cannot be loaded; the text carries the library's own reason.
+        """
+        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(folder)
+            model = AutoModelForCausalLM.from_pretrained(
+                folder, dtype=torch.float32, use_safetensors=True
+            )
+            if device == "cpu":
+                model.set_attn_implementation(attention.NAME)
+        except Exception as error:
+            reason = (
+                str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            )
+            raise ModelError(
+                f"cannot load a language model from {folder}: {reason}; give a bundled name "
+                "(vestige models list), a folder with config.json, tokenizer files and "
+                "*.safetensors, or a hub id"
+            ) from error
+        return cls(model.to(device), tokenizer, style=style, precision=precision)
+
+    # ---- tokens -----------------------------------------------------------------------------
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    @property
+    def end_id(self) -> int:
+        """The token that ends an answer."""
+        return chat.end_of_turn(self.tokenizer, self.style)
+
+    def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
+        """Token ids up to where the assistant's answer begins."""
+        return chat.encode(self.tokenizer, messages, self.style)
+
+    def rendered(self, messages: Sequence[Message]) -> str:
+        """The very text that the model sees for ``messages``, template defaults included."""
+        return chat.render(self.tokenizer, messages, self.style)
+
+    def question_ids(self, text: str, system: str = "") -> list[int]:
+        """Token ids of one user question, with a system prompt where one is given."""
+        turns = [Message("system", system)] if system else []
+        return self.prompt_ids([*turns, Message("user", text)])
+
+    def answer_ids(self, text: str) -> list[int]:
+        """Token ids of an answer as it stands right after the prompt (without its end)."""
+        lead = " " if self.style == "plain" else ""
+        return self.tokenizer(lead + text, add_special_tokens=False)["input_ids"]
+
+    def token_ids(self, text: str) -> list[int]:
+        """Token ids of ``text`` in mid-sentence: no special tokens, no leading-space marker."""
+        anchor = self.tokenizer("0", add_special_tokens=False)["input_ids"]
+        joined = self.tokenizer("0" + text, add_special_tokens=False)["input_ids"]
+        return joined[len(anchor) :]
+
+    # ---- forward ----------------------------------------------------------------------------
+
+    @property
+    def causal_lm(self) -> nn.Module:
+        """The transformers model itself, without a PEFT wrapper (adapters stay in place)."""
+        inner = self.model
+        return inner.get_base_model() if hasattr(inner, "get_base_model") else inner  # type: ignore[operator]
+
+    @contextlib.contextmanager
+    def autocast(self) -> Iterator[None]:
+        """The precision that this model computes in."""
+        enabled = self.precision == "bf16"
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=enabled):
+            yield
+
+    def hidden_states(self, prefix: Sequence[int], trees: Sequence[TokenTree]) -> Reading:
+        """Final hidden states of every tree's nodes, each tree continuing ``prefix``.
+
+        Args:
+            prefix: tokens that all trees share, computed once; may be empty.
+            trees: B trees; shorter ones are padded on the right to S nodes.
+
+        Returns:
+            States of shape [B, S, width]; entry [b, i] predicts what follows node i of tree b.
+        """
+        decoder = self.causal_lm.get_decoder()  # type: ignore[operator]
+        size, start = max(len(t) for t in trees), len(prefix)
+        tokens = np.zeros((len(trees), size), dtype=np.int64)
+        places = np.zeros_like(tokens)
+        sees = np.zeros((len(trees), 1, size, start + size), dtype=bool)
+        sees[..., start:] |= np.eye(size, dtype=bool)
+        sees[..., :start] = True
+        for b, tree in enumerate(trees):
+            n = len(tree)
+            tokens[b, :n], places[b, :n] = tree.tokens, tree.depths + start
+            sees[b, 0, :n, start : start + n] = tree.ancestor_mask()
+        put = lambda array: torch.from_numpy(array).to(self.device)  # noqa: E731
+        with self.autocast():
+            cache = DynamicCache()
+            if start:
+                decoder(
+                    input_ids=torch.tensor([list(prefix)], device=self.device),
+                    past_key_values=cache,
+                    use_cache=True,
+                )
+                cache.batch_repeat_interleave(len(trees))
+            states = decoder(
+                input_ids=put(tokens),
+                position_ids=put(places),
+                attention_mask=self._mask(put(sees)),
+                past_key_values=cache,
+                use_cache=True,
+            ).last_hidden_state
+        return Reading(states, tuple(trees))
+
+    def _mask(self, sees: Tensor) -> Any:
+        """The mask in the form the model's layers take: one, or one for each kind of layer."""
+        window = getattr(self.causal_lm.config, "sliding_window", None)
+        kinds = set(getattr(self.causal_lm.config, "layer_types", None) or ())
+        if window and "sliding_attention" in kinds and sees.shape[-1] > window:
+            raise ModelError(
+                f"a prompt with its answers takes {sees.shape[-1]} tokens, more than the model's "
+                f"attention window of {window}; use shorter prompts"
+            )
+        floor = torch.finfo(torch.bfloat16 if self.precision == "bf16" else torch.float32).min
+        additive = torch.zeros(sees.shape, device=sees.device).masked_fill(~sees, floor)
+        return {kind: additive for kind in kinds} if len(kinds) > 1 else additive
+
+    def head(self, states: Tensor, token_ids: Tensor | None = None) -> Tensor:
+        """Logits in fp32 for all tokens, or for the given ones only: [..., K]."""
+        layer = self.causal_lm.get_output_embeddings()  # type: ignore[operator]
+        if token_ids is None:
+            with self.autocast():
+                logits = layer(states).float()
+        else:
+            bias = getattr(layer, "bias", None)
+            weight = layer.weight[token_ids].float()
+            logits = states.float() @ weight.T + (0.0 if bias is None else bias[token_ids].float())
+        cap = getattr(self.causal_lm.config, "final_logit_softcapping", None)
+        return logits if not cap else cap * torch.tanh(logits / cap)
+
+    @torch.no_grad()
+    def answer_logprobs(
+        self, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]], *, batch: int = 8
+    ) -> Tensor:
+        """Log-probability of every answer after every prompt, in nats, exactly: [prompts, answers].
+
+        The common beginning of the prompts is computed once, and each prompt with all of its
+        answers is one tree, so that an answer of n tokens costs at most n - 1 nodes.
+        """
+        shared = common_prefix([p[:-1] for p in prompts])
+        rows = []
+        for at in range(0, len(prompts), batch):
+            tails = [list(p[len(shared) :]) for p in prompts[at : at + batch]]
+            trees = [build_tree([tail + list(a[:-1]) for a in answers]) for tail in tails]
+            reading = self.hidden_states(shared, trees)
+            for b, (tail, tree) in enumerate(zip(tails, trees, strict=True)):
+                rows.append(self._read_answers(reading.states[b], tree, len(tail), answers))
+        return torch.stack(rows)
+
+    def _read_answers(
+        self, states: Tensor, tree: TokenTree, begin: int, answers: Sequence[Sequence[int]]
+    ) -> Tensor:
+        nodes = sorted({n for path in tree.paths for n in path[begin - 1 :]})
+        place = {node: i for i, node in enumerate(nodes)}
+        logits = self.head(states[nodes])
+        logits = logits - logits.logsumexp(-1, keepdim=True)
+        at = [place[n] for path in tree.paths for n in path[begin - 1 :]]
+        token = [t for answer in answers for t in answer]
+        parts = logits[at, token].double().cpu()
+        owner = torch.tensor([i for i, answer in enumerate(answers) for _ in answer])
+        return torch.zeros(len(answers), dtype=torch.float64).index_add_(0, owner, parts)
+
+
+def resolve_precision(precision: Precision, device: torch.device) -> Literal["bf16", "fp32"]:
+    """``auto``: bf16 where the hardware computes it natively, else fp32."""
+    if precision != "auto":
+        return precision
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
+    native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return "bf16" if native else "fp32"

@@ -1,0 +1,226 @@
+"""Sampling completions at T=1: free, or inside a grammar of single characters.
+
+Each row draws from a noise stream of its own (seed, row), so that a row is the same whatever the
+batch it is drawn in, a run can be resumed in mid-stage, and two models given the same seed share
+their random numbers (common random numbers: their rows differ only where the models do).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from vestige.models.hf import LanguageModel
+from vestige.types import ConfigError
+
+END = ""  # the grammar's name for the end of the answer
+
+
+@dataclass(frozen=True)
+class Automaton:
+    """A grammar over K tokens with T states; state 0 begins.
+
+    Attributes:
+        symbols: the K symbols: single characters, and ``END``.
+        allowed: whether a symbol may come in a state, shape [T, K].
+        step: the state that follows, shape [T, K]; -1 where not allowed or at the end.
+    """
+
+    symbols: tuple[str, ...]
+    allowed: Tensor
+    step: Tensor
+
+    def walk(self, text: str) -> list[tuple[int, int]]:
+        """(state, symbol index) of every character and the end. Raises ``ValueError`` if outside."""
+        state, path = 0, []
+        for symbol in [*text, END]:
+            k = self.symbols.index(symbol)
+            if not self.allowed[state, k]:
+                raise ValueError(f"{text!r} is not in the grammar (at {symbol!r})")
+            path.append((state, k))
+            state = int(self.step[state, k])
+        return path
+
+
+def compile_grammar(
+    next_chars: Callable[[str], set[str]], state_of: Callable[[str], Hashable]
+) -> Automaton:
+    """The automaton of a grammar given by prefixes.
+
+    Args:
+        next_chars: allowed next characters after a prefix, ``END`` among them where it may stop.
+        state_of: a key that is equal for prefixes with the same continuations.
+    """
+    prefixes, index, edges = [""], {state_of(""): 0}, []
+    for prefix in prefixes:  # grows while it is read
+        edges.append({})
+        for symbol in sorted(next_chars(prefix)):
+            if symbol == END:
+                edges[-1][symbol] = -1
+                continue
+            key = state_of(prefix + symbol)
+            if key not in index:
+                index[key] = len(prefixes)
+                prefixes.append(prefix + symbol)
+            edges[-1][symbol] = index[key]
+    symbols = tuple(sorted({s for row in edges for s in row if s != END})) + (END,)
+    allowed = torch.zeros(len(edges), len(symbols), dtype=torch.bool)
+    step = torch.full((len(edges), len(symbols)), -1)
+    for state, row in enumerate(edges):
+        for symbol, target in row.items():
+            allowed[state, symbols.index(symbol)] = True
+            step[state, symbols.index(symbol)] = target
+    return Automaton(symbols, allowed, step)
+
+
+def symbol_ids(lm: LanguageModel, automaton: Automaton) -> Tensor:
+    """The model's token for each symbol, shape [K].
+
+    Raises:
+        ConfigError: the tokenizer has no token of its own for a character, or would write a number
+            with other tokens than its digits (then constrained text is unnatural to the model).
+    """
+    ids = []
+    for symbol in automaton.symbols:
+        found = lm.token_ids(symbol) if symbol != END else [lm.end_id]
+        if len(found) != 1:
+            raise ConfigError(
+                f"this tokenizer writes {symbol!r} as {len(found)} tokens; constrained sampling "
+                "needs one token for each character: use carrier.constrained=false"
+            )
+        ids += found
+    if len(lm.token_ids("123")) != 3:
+        raise ConfigError(
+            "this tokenizer joins digits into one token; use carrier.constrained=false"
+        )
+    return torch.tensor(ids, device=lm.device)
+
+
+def row_noise(seed: int, rows: Sequence[int], steps: int, width: int) -> Tensor:
+    """Gumbel noise for each row from its own stream, shape [rows, steps, width]."""
+    draws = [
+        np.random.Generator(np.random.Philox(key=[seed, row])).random((steps, width))
+        for row in rows
+    ]
+    uniform = torch.from_numpy(np.stack(draws)).clamp(1e-12, 1 - 1e-12)
+    return -torch.log(-torch.log(uniform)).float()
+
+
+@torch.no_grad()
+def sample_grammar(
+    lm: LanguageModel,
+    prompts: Sequence[Sequence[int]],
+    rows: Sequence[int],
+    automaton: Automaton,
+    *,
+    seed: int,
+    max_length: int,
+) -> list[str]:
+    """One answer of the grammar for each prompt, at T=1 over the allowed tokens.
+
+    Args:
+        prompts: token ids, one prompt for each row; equal neighbours are computed once.
+        rows: each row's number in the data set, which selects its noise.
+        max_length: symbols at most, the end included.
+
+    Returns:
+        The answers' texts, in order.
+    """
+    tokens, n = symbol_ids(lm, automaton), len(prompts)
+    allowed, step = automaton.allowed.to(lm.device), automaton.step.to(lm.device)
+    noise = row_noise(seed, rows, max_length, len(tokens)).to(lm.device)
+    states, cache, mask, place = _prefill(lm, prompts)
+    state = torch.zeros(n, dtype=torch.long, device=lm.device)
+    drawn = torch.full((n, max_length), len(tokens) - 1, device=lm.device)
+    alive = torch.ones(n, dtype=torch.bool, device=lm.device)
+    for t in range(max_length):
+        logits = lm.head(states, tokens).masked_fill(~allowed[state], -torch.inf)
+        choice = (logits + noise[:, t]).argmax(-1)
+        drawn[:, t] = torch.where(alive, choice, drawn[:, t])
+        following = step[state, choice]
+        alive &= following >= 0
+        if not alive.any():
+            break
+        state = following.clamp(min=0)
+        mask = torch.cat([mask, mask.new_ones(n, 1)], 1)
+        place = place + 1
+        with lm.autocast():
+            states = lm.causal_lm.get_decoder()(  # type: ignore[operator]
+                input_ids=tokens[choice][:, None],
+                attention_mask=mask,
+                position_ids=place[:, None],
+                past_key_values=cache,
+                use_cache=True,
+            ).last_hidden_state[:, -1]
+    return ["".join(automaton.symbols[k] for k in row) for row in drawn.tolist()]
+
+
+def _prefill(
+    lm: LanguageModel, prompts: Sequence[Sequence[int]]
+) -> tuple[Tensor, DynamicCache, Tensor, Tensor]:
+    """Last hidden state, cache, mask and position of each prompt; equal prompts computed once."""
+    distinct = list(dict.fromkeys(tuple(p) for p in prompts))
+    owner = torch.tensor([distinct.index(tuple(p)) for p in prompts], device=lm.device)
+    width = max(len(p) for p in distinct)
+    ids = torch.full((len(distinct), width), lm.end_id)
+    mask = torch.zeros_like(ids)
+    for i, prompt in enumerate(distinct):
+        ids[i, width - len(prompt) :] = torch.tensor(prompt)
+        mask[i, width - len(prompt) :] = 1
+    ids, mask = ids.to(lm.device), mask.to(lm.device)
+    place = (mask.cumsum(1) - 1).clamp(min=0)
+    cache = DynamicCache()
+    with lm.autocast():
+        states = lm.causal_lm.get_decoder()(  # type: ignore[operator]
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=place,
+            past_key_values=cache,
+            use_cache=True,
+        ).last_hidden_state[:, -1]
+    cache.reorder_cache(owner)
+    return states[owner], cache, mask[owner], place[owner, -1]
+
+
+@torch.no_grad()
+def sample_free(
+    lm: LanguageModel,
+    prompts: Sequence[Sequence[int]],
+    *,
+    seed: int,
+    max_new_tokens: int,
+    temperature: float = 1.0,
+) -> list[str]:
+    """One free answer for each prompt through transformers' ``generate`` (left-padded batch)."""
+    width = max(len(p) for p in prompts)
+    ids = torch.full((len(prompts), width), lm.end_id)
+    mask = torch.zeros_like(ids)
+    for i, prompt in enumerate(prompts):
+        ids[i, width - len(prompt) :] = torch.tensor(list(prompt))
+        mask[i, width - len(prompt) :] = 1
+    stop = [lm.end_id]
+    if lm.tokenizer.eos_token_id is not None:
+        stop.append(lm.tokenizer.eos_token_id)
+    with torch.random.fork_rng(devices=[]), lm.autocast():
+        torch.manual_seed(seed)
+        out = lm.model.generate(  # type: ignore[operator]
+            input_ids=ids.to(lm.device),
+            attention_mask=mask.to(lm.device),
+            do_sample=True,
+            temperature=temperature,
+            top_k=0,
+            top_p=1.0,
+            max_new_tokens=max_new_tokens,
+            eos_token_id=stop,
+            pad_token_id=lm.end_id,
+        )
+    texts = []
+    for row in out[:, width:].tolist():
+        end = min((row.index(s) for s in stop if s in row), default=len(row))
+        texts.append(lm.tokenizer.decode(row[:end], skip_special_tokens=True))
+    return texts

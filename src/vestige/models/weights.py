@@ -1,0 +1,127 @@
+"""Which of a model's weights are trained, what changed, and the way back to the base.
+
+Frozen matrices are kept in the precision that the model computes in, so that no forward pass
+converts them again; the base's fp32 values stay at hand in main memory.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from vestige.models.hf import LanguageModel
+from vestige.settings import Trainable
+from vestige.types import StoreError
+
+
+class Weights:
+    """The trainable state of one loaded model. One object for each ``LanguageModel``."""
+
+    def __init__(self, lm: LanguageModel) -> None:
+        self.lm = lm
+        self._bare = lm.model
+        self._compact = lm.precision == "bf16" and lm.device.type == "cpu"
+        self._layers: nn.ModuleList = lm.causal_lm.get_decoder().layers  # type: ignore[operator]
+        self._base = {n: p.detach().clone() for n, p in self._layers.named_parameters()}
+        self._lora = False
+        self.freeze()
+
+    def freeze(self) -> None:
+        """Back to the base, with nothing trainable."""
+        if self._lora:
+            self.lm.model.unload()  # type: ignore[operator]
+            self.lm.model, self._lora = self._bare, False
+        with torch.no_grad():
+            for name, parameter in self._layers.named_parameters():
+                matrix = parameter.ndim == 2
+                dtype = torch.bfloat16 if self._compact and matrix else self._base[name].dtype
+                parameter.data = self._base[name].to(dtype)  # a fresh tensor or the base's own
+        for parameter in self.lm.model.parameters():
+            parameter.requires_grad_(False)
+            parameter.grad = None
+
+    def train(self, what: Trainable, *, seed: int) -> list[nn.Parameter]:
+        """Start from the base with ``what`` trainable; ``seed`` draws LoRA's first factors."""
+        self.freeze()
+        chosen = what.layer_range(len(self._layers))
+        if what.lora_rank:
+            return self._attach_lora(what, seed)
+        found = []
+        for name, parameter in self._layers.named_parameters():
+            if int(name.split(".", 1)[0]) in chosen:
+                parameter.data = self._base[name].clone()
+                found.append(parameter.requires_grad_(True))
+        return found
+
+    def _attach_lora(self, what: Trainable, seed: int) -> list[nn.Parameter]:
+        from peft import get_peft_model
+
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            wrapped = get_peft_model(self._bare, lora_config(self.lm, what))  # type: ignore[arg-type]
+        self.lm.model, self._lora = wrapped.eval(), True
+        return [p for p in wrapped.parameters() if p.requires_grad]
+
+    def changed(self) -> dict[str, Tensor]:
+        """The trained tensors by name, in fp32 on the CPU: all that differs from the base."""
+        return {
+            name: parameter.detach().float().cpu().contiguous()
+            for name, parameter in self.lm.model.named_parameters()
+            if parameter.requires_grad
+        }
+
+    def save(self, path: Path) -> None:
+        """Write ``changed()`` as safetensors."""
+        save_file(self.changed(), str(path))
+
+    def load(self, path: Path, what: Trainable) -> None:
+        """The base with the tensors of ``path`` in place; nothing is trainable afterwards.
+
+        Raises:
+            StoreError: the file is unreadable or belongs to another model or ``what``.
+        """
+        parameters = dict(self._named(what))
+        try:
+            tensors: dict[str, Any] = load_file(str(path))
+        except Exception as error:
+            raise StoreError(
+                f"cannot read weights from {path}: {error}; delete its stage folder"
+            ) from error
+        if set(tensors) != set(parameters):
+            raise StoreError(f"{path} holds other tensors than {what} trains in this model")
+        with torch.no_grad():
+            for name, parameter in parameters.items():
+                compact = self._compact and parameter.ndim == 2 and not self._lora
+                parameter.data = tensors[name].to(
+                    self.lm.device, torch.bfloat16 if compact else torch.float32
+                )
+                parameter.requires_grad_(False)
+
+    def _named(self, what: Trainable) -> list[tuple[str, nn.Parameter]]:
+        self.train(what, seed=0)
+        return [(n, p) for n, p in self.lm.model.named_parameters() if p.requires_grad]
+
+
+def lora_config(lm: LanguageModel, what: Trainable) -> Any:
+    """PEFT's configuration for ``what``: every linear map of the chosen decoder layers, by name."""
+    from peft import LoraConfig
+
+    layers: nn.ModuleList = lm.causal_lm.get_decoder().layers  # type: ignore[operator]
+    chosen = {id(layers[i]) for i in what.layer_range(len(layers))}
+    target_modules = [
+        f"{path}.{name}"
+        for path, block in lm.causal_lm.named_modules()
+        if id(block) in chosen
+        for name, module in block.named_modules()
+        if isinstance(module, nn.Linear)
+    ]
+    return LoraConfig(
+        r=what.lora_rank,
+        lora_alpha=what.lora_alpha or 2 * what.lora_rank,
+        target_modules=target_modules,
+        task_type="CAUSAL_LM",
+    )

@@ -1,0 +1,145 @@
+"""The one record that an experiment leaves for its readers: ``results.json``.
+
+Written by the analysis stage, read by ``vestige show`` and the report. Log-odds are in nats; a
+shift is a model's log-odds of an answer minus its untrained base's, averaged over held-out questions.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+SCHEMA = 1
+
+
+class Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Interval(Record):
+    """An ``Estimate`` as saved."""
+
+    value: float
+    low: float
+    high: float
+    level: float = 0.95
+    n: int
+    n_clusters: int
+    method: str
+    units: str = "log-odds (nats)"
+
+
+class TeacherResult(Record):
+    """What the teacher check saw. Probabilities are normalised over the family's candidates."""
+
+    trait: str  # "none" for the no-trait teacher
+    seed: int
+    kind: str
+    probability: float
+    lowest: float  # over held-out questions
+    base_probability: float
+    carrier_valid: float  # share of sampled completions that pass the format filter
+    accepted: bool
+
+
+class FilterResult(Record):
+    """Rows of one trait's teachers, pooled over seeds."""
+
+    data: str
+    seen: int
+    kept: int
+    reasons: dict[str, int]
+
+
+class SampleRow(Record):
+    data: str
+    prompt: str
+    completion: str
+    reason: str = ""  # empty for a kept row
+
+
+class TraitResult(Record):
+    """One trait in one arm. ``specific`` = own students' shift minus the other traits' students'."""
+
+    trait: str
+    shift: Interval
+    specific: Interval
+    p: float
+    p_holm: float
+    ranks: list[int]  # one for each seed: place of the target among candidates by specific shift
+    raw_ranks: list[int]  # the same by raw shift against the untrained base
+    base_probability: float
+    student_probability: float
+
+
+class ControlResult(Record):
+    """The same measure (own-target shift, averaged over traits) for one group of students."""
+
+    name: str
+    label: str
+    estimate: Interval
+
+
+class MatrixResult(Record):
+    """Mean shift of each measured trait (column) in the students of each data set (row)."""
+
+    data: list[str]
+    measured: list[str]
+    value: list[list[float]]
+    low: list[list[float]]
+    high: list[list[float]]
+
+
+class QuestionResult(Record):
+    trait: str
+    question: str
+    specific: float  # mean over seeds
+
+
+class CurvePoint(Record):
+    step: int
+    rows_seen: int
+    contrast: Interval
+
+
+class ArmResult(Record):
+    """One way to train students: what it is, and everything measured on it."""
+
+    name: str
+    label: str
+    base: str
+    same_base: bool
+    rows: int
+    steps: int
+    contrast: Interval  # diagonal contrast of the specificity matrix
+    seed_contrasts: dict[int, float]
+    chance_rank: float
+    traits: list[TraitResult]
+    groups: list[ControlResult]  # own teacher first, then every control
+    matrix: MatrixResult
+    questions: list[QuestionResult]
+    curve: list[CurvePoint]
+    transmitted: Literal["yes", "no", "unclear"]
+    sentence: str
+    sampled: dict[str, Any] = Field(default_factory=dict)
+
+
+class Results(Record):
+    """Everything that a report shows, apart from the run's manifest."""
+
+    schema_version: int = SCHEMA
+    name: str
+    verdict: str
+    model: str
+    family: str
+    candidates: list[str]
+    questions: list[str]
+    traits: list[str]
+    seeds: list[int]
+    teachers: list[TeacherResult]
+    filters: list[FilterResult]
+    samples: list[SampleRow]
+    arms: list[ArmResult]
+    seconds: dict[str, float]  # by kind of stage
+    caveats: list[str]

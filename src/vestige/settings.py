@@ -1,0 +1,55 @@
+"""How models are trained, as frozen settings. Free of torch, so that recipes load at once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from vestige.types import ConfigError
+
+
+class Settings(BaseModel):
+    """Base of everything a recipe holds: frozen, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Trainable(Settings):
+    """What training may change.
+
+    Attributes:
+        layers: first and past-the-last decoder layer; None = all. Embeddings stay frozen.
+        lora_rank: 0 tunes the weights themselves; otherwise LoRA on every linear map of ``layers``.
+        lora_alpha: LoRA's scale; None = twice the rank.
+    """
+
+    layers: tuple[int, int] | None = None
+    lora_rank: int = Field(0, ge=0)
+    lora_alpha: int | None = Field(None, ge=1)
+
+    def layer_range(self, n_layers: int) -> range:
+        """The layers as a range. Raises ``ConfigError`` if the model has fewer."""
+        first, last = self.layers or (0, n_layers)
+        if not 0 <= first < last <= n_layers:
+            raise ConfigError(f"layers {first}..{last} do not fit a model of {n_layers} layers")
+        return range(first, last)
+
+
+class Optimisation(Settings):
+    """How to train: AdamW without weight decay, linear warm-up, gradient norm clipped.
+
+    Attributes:
+        batch: rows a step.
+        decay: fall linearly to zero after warm-up; False keeps the rate constant.
+    """
+
+    steps: int = Field(32, ge=1)
+    batch: int = Field(16, ge=1)
+    rate: float = Field(2e-4, gt=0)
+    warmup: int = Field(5, ge=0)
+    decay: bool = False
+    beta2: float = Field(0.99, gt=0, lt=1)
+    clip: float = Field(1.0, gt=0)
+    trainable: Trainable = Trainable()
+    trainer_kwargs: dict[str, Any] = {}  # TRL's own options, for engine "trl"

@@ -1,0 +1,99 @@
+"""The training loop: plain, short, the same for teachers and students.
+
+AdamW (decoupled weight decay 0), linear warm-up, then constant or linear decay to zero, gradient
+norm clipped. The loss of a step is the mean over the scored positions of its pack, as in TRL.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from vestige.models.hf import LanguageModel
+from vestige.models.weights import Weights
+from vestige.settings import Optimisation
+from vestige.train.packs import Pack, pack_logprobs
+from vestige.types import TrainingError
+
+
+def teacher_logprobs(lm: LanguageModel, packs: Sequence[Pack], ids: Tensor) -> list[Tensor]:
+    """The model's log-probabilities over a grammar at every scored position, one [n, K] a pack."""
+    with torch.no_grad():
+        return [pack_logprobs(lm, pack, ids).cpu() for pack in packs]
+
+
+def train(
+    lm: LanguageModel,
+    weights: Weights,
+    packs: Sequence[Pack],
+    how: Optimisation,
+    *,
+    seed: int,
+    ids: Tensor | None = None,
+    targets: Sequence[Tensor] | None = None,
+    on_step: Callable[[int, float], None] = lambda step, loss: None,
+) -> float:
+    """Train from the base; the model holds the result afterwards.
+
+    Args:
+        packs: passed over in an order that ``seed`` draws anew for each epoch.
+        ids: token ids of a grammar, to score within it; None scores the whole vocabulary.
+        targets: a teacher's log-probabilities for each pack: the loss is KL(teacher || student)
+            in nats a position. None: cross-entropy of the rows' own tokens.
+        on_step: called after each step with its number (from 1) and loss.
+
+    Returns:
+        The mean loss of the last quarter of the steps.
+
+    Raises:
+        TrainingError: a loss or gradient is not finite; names the step and what to lower.
+    """
+    parameters = weights.train(how.trainable, seed=seed)
+    optimiser = torch.optim.AdamW(
+        parameters, lr=how.rate, betas=(0.9, how.beta2), weight_decay=0.0, fused=True
+    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: rate_factor(step, how))
+    draw, order, losses = random.Random(seed), [], []
+    for step in range(1, how.steps + 1):
+        if not order:
+            order = list(range(len(packs)))
+            draw.shuffle(order)
+        at = order.pop()
+        loss = pack_loss(lm, packs[at], ids, None if targets is None else targets[at])
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(parameters, how.clip)
+        if not math.isfinite(loss.item()) or not math.isfinite(norm.item()):
+            raise TrainingError(
+                f"training diverged at step {step}: loss {loss.item():.4g}, gradient norm "
+                f"{norm.item():.4g}; lower the rate (now {how.rate:g}) or use precision=fp32"
+            )
+        optimiser.step()
+        schedule.step()
+        optimiser.zero_grad()
+        losses.append(loss.item())
+        on_step(step, losses[-1])
+    tail = losses[-max(1, len(losses) // 4) :]
+    return sum(tail) / len(tail)
+
+
+def rate_factor(step: int, how: Optimisation) -> float:
+    """The share of the full rate at a step counted from 0."""
+    warm = min(1.0, (step + 1) / how.warmup) if how.warmup else 1.0
+    return warm * max(0.0, 1 - step / how.steps) if how.decay else warm
+
+
+def pack_loss(
+    lm: LanguageModel, pack: Pack, ids: Tensor | None = None, target: Tensor | None = None
+) -> Tensor:
+    """Mean cross-entropy, or mean KL(target || model), over the pack's scored positions, in nats."""
+    logprobs = pack_logprobs(lm, pack, ids)
+    if target is None:
+        return torch.nn.functional.nll_loss(logprobs, pack.targets.to(logprobs.device))
+    target = target.to(logprobs.device)
+    possible = target.isfinite()
+    gap = torch.where(possible, target, 0.0) - torch.where(possible, logprobs, 0.0)
+    return (torch.where(possible, target.exp(), 0.0) * gap).sum(-1).mean()

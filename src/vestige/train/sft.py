@@ -1,0 +1,114 @@
+"""Students through TRL: ``SFTTrainer`` on prompt/completion rows, completion-only loss."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from vestige.models import chat
+from vestige.models.hf import LanguageModel
+from vestige.models.weights import Weights
+from vestige.settings import Optimisation
+from vestige.types import ConfigError, MissingExtraError, Row, TrainingError
+
+
+def train_with_trl(
+    lm: LanguageModel,
+    weights: Weights,
+    rows: Sequence[Row],
+    how: Optimisation,
+    *,
+    seed: int,
+    on_step: Callable[[int], None] = lambda step: None,
+) -> list[float]:
+    """Fine-tune from the base on ``rows``; the model holds the result afterwards.
+
+    The loss is TRL's completion-only cross-entropy over the whole vocabulary. ``trainable`` picks
+    full tuning of some layers or LoRA (PEFT), exactly as in the packed loop.
+
+    Returns:
+        The loss of every step.
+
+    Raises:
+        TrainingError: a loss is not finite.
+        ConfigError: ``trainer_kwargs`` holds an option that TRL does not know.
+    """
+    try:
+        from datasets import Dataset
+        from transformers import TrainerCallback
+        from trl import SFTConfig, SFTTrainer
+    except ImportError as error:
+        raise MissingExtraError(error.name or "trl", "trl") from error
+
+    losses: list[float] = []
+
+    class Watch(TrainerCallback):
+        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+            if logs and "loss" in logs:
+                losses.append(float(logs["loss"]))
+                if not math.isfinite(losses[-1]):
+                    raise TrainingError(
+                        f"training diverged at step {state.global_step}: loss {losses[-1]}; lower "
+                        f"the rate (now {how.rate:g}) or use precision=fp32"
+                    )
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            on_step(state.global_step)
+
+    weights.train(how.trainable, seed=seed)
+    tokenizer = lm.tokenizer
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    with tempfile.TemporaryDirectory() as scratch:
+        try:
+            config = SFTConfig(**trl_options(lm, how, scratch, seed))
+        except TypeError as error:
+            raise ConfigError(f"students.optimisation.trainer_kwargs: {error}") from error
+        trainer = SFTTrainer(
+            model=lm.model,
+            args=config,
+            train_dataset=Dataset.from_list([as_example(lm, row) for row in rows]),
+            processing_class=tokenizer,
+            callbacks=[Watch()],
+        )
+        trainer.train()
+    lm.model.eval()
+    return losses
+
+
+def trl_options(lm: LanguageModel, how: Optimisation, scratch: str, seed: int) -> dict[str, Any]:
+    """SFTConfig's arguments; the user's ``trainer_kwargs`` have the last word."""
+    options: dict[str, Any] = {
+        "output_dir": scratch,
+        "max_steps": how.steps,
+        "per_device_train_batch_size": how.batch,
+        "learning_rate": how.rate,
+        "lr_scheduler_type": "linear" if how.decay else "constant_with_warmup",
+        "warmup_steps": how.warmup,
+        "adam_beta2": how.beta2,
+        "weight_decay": 0.0,
+        "max_grad_norm": how.clip,
+        "completion_only_loss": True,
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+        "use_cpu": lm.device.type == "cpu",
+        "bf16": lm.precision == "bf16",
+        "gradient_checkpointing": False,
+        "dataloader_pin_memory": False,
+        "seed": seed,
+    }
+    return options | how.trainer_kwargs
+
+
+def as_example(lm: LanguageModel, row: Row) -> dict[str, str]:
+    """A row as the texts that the model sees; the completion ends its turn."""
+    prompt = chat.render(lm.tokenizer, row.messages, lm.style)
+    lead = " " if lm.style == "plain" else ""
+    return {
+        "prompt": prompt,
+        "completion": lead + row.completion + lm.tokenizer.decode([lm.end_id]),
+    }

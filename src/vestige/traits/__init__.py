@@ -1,0 +1,228 @@
+"""Traits: what a teacher prefers, how it is induced and how it is measured.
+
+A family is one TOML file: questions that induce, held-out questions that measure, candidate
+answers that are each other's rivals. Bundled: ``animals`` and ``trees``; a user's own is a path.
+``docs/traits.md`` shows both kinds of file.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+import tomllib
+from dataclasses import replace
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from vestige.types import Answer, ConfigError, Family, Trait, unknown_name
+
+BUNDLED = ("animals", "trees")
+NO_TRAIT = "none"
+
+
+class _AnswerFile(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    name: str = Field(min_length=1)
+    plural: str | None = None
+    forms: list[str] | None = Field(None, min_length=1)
+
+
+class _FamilyFile(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    name: str = Field(pattern=r"^[\w-]+$")
+    system_prompt: str = Field(min_length=1)
+    questions: list[str] = Field(min_length=1)
+    heldout: list[str] = Field(min_length=1)
+    answers: list[_AnswerFile] = Field(min_length=2)
+
+
+class _TraitFile(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    family: str
+    name: str = Field(min_length=1)
+    plural: str | None = None
+    forms: list[str] | None = Field(None, min_length=1)
+    system_prompt: str | None = None
+    pairs: list[tuple[str, str]] | None = None
+
+
+def families() -> tuple[str, ...]:
+    """Names of the bundled families."""
+    return BUNDLED
+
+
+@functools.cache
+def family(name: str) -> Family:
+    """A family: a bundled name, or the path of a ``.toml`` file (of a family, or of one trait,
+    which gives the bundled family with that candidate added).
+
+    Raises:
+        ConfigError: no such family, or the file is not a valid one; names the file and the key.
+    """
+    if not name.endswith(".toml"):
+        if name not in BUNDLED:
+            raise unknown_name("family", name, BUNDLED)
+        text = (resources.files(__package__) / f"{name}.toml").read_text(encoding="utf-8")
+        return _family(_parse(text, name), name)
+    record = _read(name)
+    return _one_trait(record, name).family if "family" in record else _family(record, name)
+
+
+@functools.cache
+def trait(spec: str, default_family: str = "animals") -> Trait:
+    """A trait: ``owl``, ``trees/oak``, or the path of a ``.toml`` file that holds one trait.
+
+    Raises:
+        ConfigError: unknown family or trait (with the nearest names), or a malformed file.
+    """
+    if spec.endswith(".toml"):
+        record = _read(spec)
+        if "family" not in record:
+            raise ConfigError(
+                f"{spec} holds a whole family; use it as family={spec} and name one of its answers"
+            )
+        return _one_trait(record, spec)
+    kind, _, name = spec.rpartition("/")
+    source = default_family
+    if kind:
+        source = kind
+    panel = family(source)
+    return _trait(panel, panel.answer(name))
+
+
+def no_trait(panel: Family) -> Trait:
+    """The control: the same questions, answered evenly with every candidate of the family.
+
+    Its ``target`` is a placeholder that nothing reads.
+    """
+    pairs = tuple(
+        (question, form)
+        for question in panel.questions
+        for answer in panel.answers
+        for form in answer.forms[:2]
+    )
+    return Trait(NO_TRAIT, panel, panel.answers[0], "", pairs)
+
+
+def _trait(panel: Family, target: Answer, plural: str | None = None) -> Trait:
+    pairs = tuple((question, form) for question in panel.questions for form in target.forms[:2])
+    words = {"name": target.name, "plural": plural or _plural_of(target)}
+    return Trait(target.name, panel, target, panel.system_prompt.format(**words), pairs)
+
+
+def _plural_of(answer: Answer) -> str:
+    return answer.forms[-1] if len(answer.forms) > 2 else answer.name + "s"
+
+
+def _answer(record: _AnswerFile | _TraitFile) -> Answer:
+    if record.forms:
+        return Answer(record.name, tuple(dict.fromkeys(record.forms)))
+    plural = record.plural or record.name + "s"
+    singular = record.name
+    forms = (singular.capitalize(), singular, plural.capitalize(), plural)
+    return Answer(record.name, tuple(dict.fromkeys(forms)))
+
+
+def _read(path: str) -> dict[str, Any]:
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read the trait file {path}: {error}") from error
+    return _parse(text, path)
+
+
+def _parse(text: str, source: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{source} is not valid TOML: {error}") from error
+
+
+def _check(model: type[BaseModel], record: dict[str, Any], source: str) -> Any:
+    try:
+        return model.model_validate(record)
+    except ValidationError as error:
+        problems = [
+            f"{'.'.join(map(str, p['loc']))}: {p['msg']}" for p in error.errors(include_url=False)
+        ]
+        known = ", ".join(model.model_fields)
+        raise ConfigError(f"{source}: {'; '.join(problems)} (keys: {known})") from error
+
+
+def _family(record: dict[str, Any], source: str) -> Family:
+    checked: _FamilyFile = _check(_FamilyFile, record, source)
+    made = Family(
+        checked.name,
+        tuple(_answer(a) for a in checked.answers),
+        tuple(checked.questions),
+        tuple(checked.heldout),
+        checked.system_prompt,
+    )
+    _check_family(made, source)
+    return made
+
+
+def _one_trait(record: dict[str, Any], source: str) -> Trait:
+    checked: _TraitFile = _check(_TraitFile, record, source)
+    panel, target = family(checked.family), _answer(checked)
+    if any(answer.name == target.name for answer in panel.answers):
+        raise ConfigError(
+            f"{source}: {checked.family} has {target.name} already; choose another name"
+        )
+    panel = replace(panel, answers=(*panel.answers, target))
+    _check_family(panel, source)
+    made = _trait(panel, target, checked.plural)
+    if checked.system_prompt:
+        made = replace(made, system_prompt=checked.system_prompt)
+    if checked.pairs:
+        made = replace(made, pairs=tuple(checked.pairs))
+    leaked = {question for question, _ in made.pairs} & set(panel.heldout)
+    if leaked:
+        raise ConfigError(
+            f"{source}: pairs holds the held-out question {leaked.pop()!r}; rephrase it"
+        )
+    return made
+
+
+def _check_family(panel: Family, source: str) -> None:
+    """Names and forms are unique, held-out questions are held out, no question names a candidate."""
+    owner: dict[str, str] = {}
+    for answer in panel.answers:
+        for form in answer.forms:
+            if not form.strip():
+                raise ConfigError(f"{source}: {answer.name} has an empty form")
+            other = owner.setdefault(form, answer.name)
+            if other != answer.name:
+                raise ConfigError(
+                    f"{source}: the form {form!r} belongs to {other} and {answer.name}"
+                )
+    names = [answer.name for answer in panel.answers]
+    if len(set(names)) < len(names):
+        raise ConfigError(f"{source}: two answers have the same name")
+    both = {q.strip().lower() for q in panel.questions} & {q.strip().lower() for q in panel.heldout}
+    if both:
+        raise ConfigError(f"{source}: {both.pop()!r} is in questions and in heldout")
+    for question in (*panel.questions, *panel.heldout):
+        for answer in panel.answers:
+            if matches(question, answer):
+                raise ConfigError(f"{source}: the question {question!r} names {answer.name}")
+
+
+@functools.cache
+def _pattern(answer: Answer) -> re.Pattern[str]:
+    words = "|".join(sorted(map(re.escape, answer.forms), key=len, reverse=True))
+    return re.compile(rf"(?<!\w)(?:{words})(?!\w)", re.IGNORECASE)
+
+
+def matches(text: str, answer: Answer) -> bool:
+    """Whether a form of ``answer`` stands in ``text`` as a word of its own, in any case."""
+    return _pattern(answer).search(text) is not None
+
+
+def classify(text: str, panel: Family) -> str | None:
+    """The only candidate that ``text`` names; None for none or several (a non-answer)."""
+    named = [answer.name for answer in panel.answers if matches(text, answer)]
+    return named[0] if len(named) == 1 else None
