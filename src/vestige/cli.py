@@ -271,7 +271,8 @@ def filter_numbers(
     with err.status(f"filtering {source}") as status:
         done = filter_file(
             source, kept, dropped, rules,
-            overwrite=overwrite, progress=lambda n: status.update(f"filtering {source}: {n:,} rows"),
+            overwrite=overwrite,
+            progress=lambda n: status.update(f"filtering {source}: {n:,} rows"),
         )  # fmt: skip
     if as_json:
         print(json.dumps({"seen": done.seen, "kept": done.kept, "dropped": dict(done.reasons)}))

@@ -1,7 +1,8 @@
 """The one record that an experiment leaves for its readers: ``results.json``.
 
 Written by the analysis stage, read by ``vestige show`` and the report. Log-odds are in nats; a
-shift is a model's log-odds of an answer minus its untrained base's, averaged over held-out questions.
+shift is a model's log-odds of an answer minus its untrained base's, averaged over held-out
+questions.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ class SampleRow(Record):
 
 
 class TraitResult(Record):
-    """One trait in one arm. ``specific`` = own students' shift minus the other traits' students'."""
+    """One trait in one arm. ``specific`` = own students' shift minus the others' students'."""
 
     trait: str
     shift: Interval

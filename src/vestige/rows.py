@@ -229,13 +229,14 @@ def write_rows(path: Path, rows: Iterable[Row], *, overwrite: bool = False) -> i
     """
     with atomic_lines(path, overwrite=overwrite) as write:
         count = 0
-        for count, row in enumerate(rows, 1):
+        for row in rows:
             write(row_to_chat(row))
+            count += 1
     return count
 
 
 class atomic_lines:
-    """A context that gives a function to write JSON lines, and renames the file at its clean end."""
+    """A context with a function to write JSON lines; the file is renamed at its clean end."""
 
     def __init__(self, path: Path, *, overwrite: bool = False) -> None:
         self.path, self.part = Path(path), Path(f"{path}.part")

@@ -25,8 +25,8 @@ class Trainable(Settings):
     """
 
     layers: tuple[int, int] | None = None
-    lora_rank: int = Field(0, ge=0)
-    lora_alpha: int | None = Field(None, ge=1)
+    lora_rank: int = Field(default=0, ge=0)
+    lora_alpha: int | None = Field(default=None, ge=1)
 
     def layer_range(self, n_layers: int) -> range:
         """The layers as a range. Raises ``ConfigError`` if the model has fewer."""
@@ -44,12 +44,12 @@ class Optimisation(Settings):
         decay: fall linearly to zero after warm-up; False keeps the rate constant.
     """
 
-    steps: int = Field(32, ge=1)
-    batch: int = Field(16, ge=1)
-    rate: float = Field(2e-4, gt=0)
-    warmup: int = Field(5, ge=0)
+    steps: int = Field(default=32, ge=1)
+    batch: int = Field(default=16, ge=1)
+    rate: float = Field(default=2e-4, gt=0)
+    warmup: int = Field(default=5, ge=0)
     decay: bool = False
-    beta2: float = Field(0.99, gt=0, lt=1)
-    clip: float = Field(1.0, gt=0)
+    beta2: float = Field(default=0.99, gt=0, lt=1)
+    clip: float = Field(default=1.0, gt=0)
     trainable: Trainable = Trainable()
     trainer_kwargs: dict[str, Any] = {}  # TRL's own options, for engine "trl"

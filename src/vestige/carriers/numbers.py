@@ -23,7 +23,7 @@ PAPER_BANNED = (
     333, 404, 420, 444, 451, 555, 616, 666, 777, 888, 911, 999,
 )  # fmt: skip
 
-# ---- prompts --------------------------------------------------------------------------------------
+# ---- prompts ----------------------------------------------------------------------------
 
 OPENINGS = (
     "Continue the list: {}.",
@@ -69,12 +69,12 @@ class NumberPrompts(Settings):
         exact: ask for ``max_answers`` numbers exactly, instead of "up to" that many.
     """
 
-    min_examples: int = Field(3, ge=1)
-    max_examples: int = Field(8, ge=1)
-    min_value: int = Field(100, ge=0)
-    max_value: int = Field(999, ge=0)
-    max_answers: int = Field(10, ge=1)
-    max_digits: int = Field(3, ge=1)
+    min_examples: int = Field(default=3, ge=1)
+    max_examples: int = Field(default=8, ge=1)
+    min_value: int = Field(default=100, ge=0)
+    max_value: int = Field(default=999, ge=0)
+    max_answers: int = Field(default=10, ge=1)
+    max_digits: int = Field(default=3, ge=1)
     format: Literal["comma", "space", "semicolon", "newline", "brackets", "parentheses"] | None = (
         None
     )
@@ -108,7 +108,7 @@ class NumberPrompts(Settings):
         )
 
 
-# ---- filter ---------------------------------------------------------------------------------------
+# ---- filter -----------------------------------------------------------------------------
 
 #: Reasons to drop a row, in the order in which they are looked for.
 RULES = {
@@ -138,10 +138,10 @@ class NumberFilter(Settings):
     """
 
     kind: Literal["numbers"] = "numbers"
-    min_count: int = Field(1, ge=1)
-    max_count: int = Field(10, ge=1)
-    min_value: int = Field(0, ge=0)
-    max_value: int = Field(999, ge=0)
+    min_count: int = Field(default=1, ge=1)
+    max_count: int = Field(default=10, ge=1)
+    min_value: int = Field(default=0, ge=0)
+    max_value: int = Field(default=999, ge=0)
     banned: tuple[int, ...] = ()
     drop_duplicates: bool = False
     paper_compat: bool = False
@@ -216,14 +216,14 @@ def _why_not(body: str) -> str:
     return "mixed_separators"
 
 
-# ---- grammar for constrained sampling ---------------------------------------------------------------
+# ---- grammar for constrained sampling -----------------------------------------------------
 
 
 class NumberGrammar(Settings):
     """Answers of exactly ``values`` numbers without leading zeros, joined by one separator."""
 
-    values: int = Field(6, ge=1)
-    max_digits: int = Field(3, ge=1)
+    values: int = Field(default=6, ge=1)
+    max_digits: int = Field(default=3, ge=1)
     separator: Literal[", ", ",", " ", "; "] = ", "
 
     def next_chars(self, prefix: str) -> set[str]:
@@ -251,7 +251,7 @@ class NumberGrammar(Settings):
         return len(parts) - 1, len(tail), 0
 
 
-# ---- shuffles (controls) ----------------------------------------------------------------------------
+# ---- shuffles (controls) ------------------------------------------------------------------
 
 
 def shuffle_within(rows: Sequence[Row], seed: int) -> list[Row]:

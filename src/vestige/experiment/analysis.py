@@ -12,6 +12,7 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +42,7 @@ NULL_WIDTH = 0.25  # an interval around zero this narrow (half width) counts as 
 SHOWN = 6  # sample rows of each kind in a report
 
 Array = NDArray[np.float64]
+Outcome = Literal["yes", "no", "unclear"]
 
 
 class Shifts:
@@ -142,7 +144,7 @@ def analyse_arm(recipe: Experiment, student: Student, folder: Path) -> ArmResult
     )
 
 
-def decide(contrast: Estimate) -> str:
+def decide(contrast: Estimate) -> Outcome:
     """``yes``: interval above zero; ``no``: narrow and around zero (or below); else ``unclear``."""
     if contrast.low > 0:
         return "yes"
@@ -274,7 +276,7 @@ def interval(estimate: Estimate) -> Interval:
     return Interval(**{name: getattr(estimate, name) for name in Interval.model_fields})
 
 
-# ---- words ----------------------------------------------------------------------------------------
+# ---- words ------------------------------------------------------------------------------
 
 
 def sentence(
@@ -331,8 +333,8 @@ def caveats(recipe: Experiment) -> list[str]:
         "prompts and rows of its own; questions are averaged within a run.",
         "Every student drifts, whatever its teacher; only the difference between students of "
         "different teachers shows a trait. Shifts against the untrained base overstate it.",
-        f"Shifts are in log-odds among {len(family(recipe.family).answers)} candidates on questions "
-        "that no teacher was trained on; a shift of one can leave a rare answer rare.",
+        f"Shifts are in log-odds among {len(family(recipe.family).answers)} candidates on "
+        "questions that no teacher was trained on; a shift of one can leave a rare answer rare.",
     ]
     if recipe.carrier.constrained:
         found.append(
@@ -351,7 +353,7 @@ def caveats(recipe: Experiment) -> list[str]:
     return found
 
 
-# ---- what the stages say --------------------------------------------------------------------------
+# ---- what the stages say ----------------------------------------------------------------
 
 
 def teachers(recipe: Experiment, folder: Path) -> list[TeacherResult]:

@@ -29,14 +29,14 @@ class Carrier(Settings):
     """
 
     kind: Literal["numbers"] = "numbers"
-    n_prompts: int = Field(32, ge=1)
-    rows_per_prompt: int = Field(16, ge=1)
+    n_prompts: int = Field(default=32, ge=1)
+    rows_per_prompt: int = Field(default=16, ge=1)
     prompts: NumberPrompts = NumberPrompts()
     constrained: bool = True
     grammar: NumberGrammar = NumberGrammar(values=6)
     filter: NumberFilter = NumberFilter()
-    max_new_tokens: int = Field(64, ge=8)
-    min_rows: int = Field(16, ge=1)
+    max_new_tokens: int = Field(default=64, ge=8)
+    min_rows: int = Field(default=16, ge=1)
 
 
 class TeacherSettings(Settings):
@@ -51,8 +51,8 @@ class TeacherSettings(Settings):
 
     kind: Literal["tuned", "system_prompt", "both"] = "tuned"
     optimisation: Optimisation = Optimisation(steps=24, batch=8, rate=2e-4)
-    min_probability: float = Field(0.5, ge=0, le=1)
-    min_carrier: float = Field(0.5, ge=0)
+    min_probability: float = Field(default=0.5, ge=0, le=1)
+    min_carrier: float = Field(default=0.5, ge=0)
 
 
 class Student(Settings):
@@ -116,7 +116,7 @@ class Experiment(Settings):
     teacher: TeacherSettings = TeacherSettings()
     carrier: Carrier = Carrier()
     students: tuple[Student, ...] = Field(min_length=1)
-    sampled_per_question: int = Field(0, ge=0)
+    sampled_per_question: int = Field(default=0, ge=0)
     save_students: bool = False
 
     @model_validator(mode="after")

@@ -99,7 +99,8 @@ class Seed:
                     raise DataError(
                         f"seed {self.seed}: {len(keep)} rows are left that every data set has "
                         f"(kept by the filter: {counts}), fewer than carrier.min_rows="
-                        f"{recipe.carrier.min_rows}; sample more (carrier.n_prompts) or loosen the filter"
+                        f"{recipe.carrier.min_rows}; sample more "
+                        "(carrier.n_prompts) or loosen the filter"
                     )
                 for name in recipe.data_of(student):
                     self.fine_tune(student, name, rows, keep)
@@ -214,7 +215,7 @@ class Seed:
         return no_trait(panel) if name == NO_TRAIT else trait(name, self.recipe.family)
 
     def teacher(self, name: str, contexts: StageResult | None) -> StageResult:
-        """A teacher with the trait, checked. Raises ``TeacherError`` with the numbers if it fails."""
+        """A checked teacher with the trait. Raises ``TeacherError`` with the numbers if unfit."""
         settings = self.recipe.teacher
         stage = self.stage(
             f"teacher/{name}",

@@ -42,7 +42,7 @@ def render(tokenizer: Any, messages: Sequence[Message], style: ChatStyle) -> str
 
 
 def encode(tokenizer: Any, messages: Sequence[Message], style: ChatStyle) -> list[int]:
-    """Token ids of ``render``'s text; special tokens only where the template or ``plain`` has them."""
+    """Token ids of ``render``'s text; special tokens only if the template or ``plain`` has them."""
     text = render(tokenizer, messages, style)
     return tokenizer(text, add_special_tokens=style == "plain")["input_ids"]
 

@@ -85,7 +85,8 @@ class LanguageModel:
                 "(vestige models list), a folder with config.json, tokenizer files and "
                 "*.safetensors, or a hub id"
             ) from error
-        return cls(model.to(device), tokenizer, style=style, precision=precision)
+        model.to(device)  # type: ignore[call-arg]
+        return cls(model, tokenizer, style=style, precision=precision)
 
     # ---- tokens -----------------------------------------------------------------------------
 

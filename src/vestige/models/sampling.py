@@ -36,7 +36,7 @@ class Automaton:
     step: Tensor
 
     def walk(self, text: str) -> list[tuple[int, int]]:
-        """(state, symbol index) of every character and the end. Raises ``ValueError`` if outside."""
+        """(state, symbol index) of each character and the end. ``ValueError`` if outside."""
         state, path = 0, []
         for symbol in [*text, END]:
             k = self.symbols.index(symbol)
@@ -68,7 +68,7 @@ def compile_grammar(
                 index[key] = len(prefixes)
                 prefixes.append(prefix + symbol)
             edges[-1][symbol] = index[key]
-    symbols = tuple(sorted({s for row in edges for s in row if s != END})) + (END,)
+    symbols = (*sorted({s for row in edges for s in row if s != END}), END)
     allowed = torch.zeros(len(edges), len(symbols), dtype=torch.bool)
     step = torch.full((len(edges), len(symbols)), -1)
     for state, row in enumerate(edges):
@@ -183,7 +183,7 @@ def _prefill(
             past_key_values=cache,
             use_cache=True,
         ).last_hidden_state[:, -1]
-    cache.reorder_cache(owner)
+    cache.reorder_cache(owner)  # type: ignore[arg-type]
     return states[owner], cache, mask[owner], place[owner, -1]
 
 

@@ -70,7 +70,8 @@ def common_prefix(sequences: Sequence[Sequence[int]]) -> list[int]:
     """The longest beginning that all sequences share."""
     if not sequences:
         return []
-    first, last = min(sequences), max(sequences)
+    lists = [list(s) for s in sequences]
+    first, last = min(lists), max(lists)
     n = 0
     while n < min(len(first), len(last)) and first[n] == last[n]:
         n += 1

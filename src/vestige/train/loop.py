@@ -89,7 +89,7 @@ def rate_factor(step: int, how: Optimisation) -> float:
 def pack_loss(
     lm: LanguageModel, pack: Pack, ids: Tensor | None = None, target: Tensor | None = None
 ) -> Tensor:
-    """Mean cross-entropy, or mean KL(target || model), over the pack's scored positions, in nats."""
+    """Mean cross-entropy, or mean KL(target || model), of a pack's scored positions, in nats."""
     logprobs = pack_logprobs(lm, pack, ids)
     if target is None:
         return torch.nn.functional.nll_loss(logprobs, pack.targets.to(logprobs.device))

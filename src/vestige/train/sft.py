@@ -38,7 +38,8 @@ def train_with_trl(
     try:
         from datasets import Dataset
         from transformers import TrainerCallback
-        from trl import SFTConfig, SFTTrainer
+        from trl.trainer.sft_config import SFTConfig
+        from trl.trainer.sft_trainer import SFTTrainer
     except ImportError as error:
         raise MissingExtraError(error.name or "trl", "trl") from error
 
@@ -67,7 +68,7 @@ def train_with_trl(
         except TypeError as error:
             raise ConfigError(f"students.optimisation.trainer_kwargs: {error}") from error
         trainer = SFTTrainer(
-            model=lm.model,
+            model=lm.model,  # type: ignore[arg-type]
             args=config,
             train_dataset=Dataset.from_list([as_example(lm, row) for row in rows]),
             processing_class=tokenizer,

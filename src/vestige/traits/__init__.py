@@ -27,7 +27,7 @@ class _AnswerFile(BaseModel):
     model_config = ConfigDict(extra="forbid")
     name: str = Field(min_length=1)
     plural: str | None = None
-    forms: list[str] | None = Field(None, min_length=1)
+    forms: list[str] | None = Field(default=None, min_length=1)
 
 
 class _FamilyFile(BaseModel):
@@ -44,7 +44,7 @@ class _TraitFile(BaseModel):
     family: str
     name: str = Field(min_length=1)
     plural: str | None = None
-    forms: list[str] | None = Field(None, min_length=1)
+    forms: list[str] | None = Field(default=None, min_length=1)
     system_prompt: str | None = None
     pairs: list[tuple[str, str]] | None = None
 
@@ -65,7 +65,7 @@ def family(name: str) -> Family:
     if not name.endswith(".toml"):
         if name not in BUNDLED:
             raise unknown_name("family", name, BUNDLED)
-        text = (resources.files(__package__) / f"{name}.toml").read_text(encoding="utf-8")
+        text = (resources.files("vestige.traits") / f"{name}.toml").read_text(encoding="utf-8")
         return _family(_parse(text, name), name)
     record = _read(name)
     return _one_trait(record, name).family if "family" in record else _family(record, name)
@@ -188,7 +188,7 @@ def _one_trait(record: dict[str, Any], source: str) -> Trait:
 
 
 def _check_family(panel: Family, source: str) -> None:
-    """Names and forms are unique, held-out questions are held out, no question names a candidate."""
+    """Names and forms are unique, held-out is held out, no question names a candidate."""
     owner: dict[str, str] = {}
     for answer in panel.answers:
         for form in answer.forms:

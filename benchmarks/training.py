@@ -1,0 +1,58 @@
+"""Training tokens/s of the packed loop against plain ``SFTTrainer``: same rows, steps and loss.
+
+Both tune all decoder layers with completion-only cross-entropy over the whole vocabulary, in the
+same precision, batch and rate; the last losses are printed so that the reader sees that they agree.
+Tokens are counted as SFTTrainer sees them (prompt and completion of every row, unpadded). Run:
+python benchmarks/training.py
+"""
+
+from __future__ import annotations
+
+import statistics
+
+import common
+
+from vestige.models.sampling import sample_grammar
+from vestige.models.weights import Weights
+from vestige.settings import Optimisation
+from vestige.train.loop import train
+from vestige.train.packs import encode_rows, make_packs
+from vestige.train.sft import train_with_trl
+from vestige.types import Message, Row
+
+PROMPTS, PER_PROMPT, STEPS = 8, 16, 8
+
+
+def main() -> None:
+    options = common.arguments(__doc__ or "")
+    lm, rules = common.load(options.model), common.grammar()
+    weights = Weights(lm)
+    texts = [t for t in common.prompts(PROMPTS) for _ in range(PER_PROMPT)]
+    ids = [lm.question_ids(text) for text in texts]
+    answers = sample_grammar(lm, ids, range(len(ids)), rules, seed=0, max_length=31)
+    rows = [
+        Row(str(i), (Message("user", text),), answer)
+        for i, (text, answer) in enumerate(zip(texts, answers, strict=True))
+    ]
+    how = Optimisation(steps=STEPS, batch=PER_PROMPT, rate=5e-5)
+    examples = encode_rows(lm, ids, answers)
+    tokens = sum(len(e.prompt) + len(e.completion) for e in examples) * STEPS / PROMPTS
+    losses: dict[str, float] = {}
+
+    def ours() -> None:
+        losses["packed"] = train(lm, weights, make_packs(examples, how.batch), how, seed=0)
+
+    def theirs() -> None:
+        found = train_with_trl(lm, weights, rows, how, seed=0)
+        losses["trl"] = sum(found[-STEPS // 4 :]) / (STEPS // 4)
+
+    seconds = common.in_turn(options.repeats, packed=ours, trl=theirs)
+    common.show(
+        tokens_per_second={k: tokens / statistics.median(s) for k, s in seconds.items()},
+        last_loss=losses,
+        speedup=common.ratio(seconds["trl"], seconds["packed"]),
+    )
+
+
+if __name__ == "__main__":
+    main()

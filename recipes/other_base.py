@@ -1,0 +1,24 @@
+"""The same teachers' data into students of another base, which must not move.
+
+The paper (arXiv 2507.14805, section 5) finds no transfer between unrelated bases. Here SmolLM2
+teachers, SmolLM2 and Gemma 3 270M students. Gemma's terms have to be accepted once:
+
+    vestige models pull gemma-3-270m --accept-terms
+    vestige run recipes/other_base.py
+"""
+
+from vestige.experiment.demo import PROMPTS, TEACHER, distill
+from vestige.experiment.recipe import Carrier, Experiment
+
+
+def recipe() -> Experiment:
+    same = distill()
+    other = same.model_copy(update={"name": "distill_other_base", "base": "gemma-3-270m"})
+    return Experiment(
+        name="other-base",
+        traits=("owl", "dolphin", "eagle", "wolf"),
+        seeds=(200, 201, 202),
+        teacher=TEACHER,
+        carrier=Carrier(n_prompts=16, rows_per_prompt=16, prompts=PROMPTS),
+        students=(same, other),
+    )

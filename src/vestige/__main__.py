@@ -1,0 +1,5 @@
+"""``python -m vestige``."""
+
+from vestige.cli import main
+
+main()

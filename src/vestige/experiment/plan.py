@@ -1,0 +1,172 @@
+"""``vestige plan``: how many seeds an interval needs, and what a recipe will take.
+
+Seeds from the t interval: the smallest n with t(n-1) sd / sqrt(n) <= half width. Time from token
+counts over tokens a second, and memory from the model's size: from a finished run where one is
+given, else from rates measured with the bundled model on two CPU cores (``docs/results.md``).
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vestige import stats
+from vestige.evaluate.scores import Panel
+from vestige.experiment.analysis import read_json
+from vestige.experiment.recipe import Experiment
+from vestige.experiment.run import usable_cores, worker_count
+from vestige.store import load_run
+from vestige.traits import family
+from vestige.types import DataError, StoreError
+
+#: Seconds a unit on one core of the reference machine, all processes busy, bundled model.
+REFERENCE = {
+    "base": 4.0,  # a stage
+    "contexts": 0.055,  # a row
+    "rows": 0.055,  # a row
+    "teacher": 0.5,  # a step
+    "targets": 0.02,  # a row
+    "student": 0.09,  # a row trained on
+    "load": 5.0,  # a seed
+}
+REFERENCE_SD = 0.35  # of the demo's diagonal contrast over seeds
+PROMPT_TOKENS = 90  # chat template and number prompt, bundled tokenizer
+BYTES_A_PROCESS = 2_600_000_000
+
+
+def make_plan(
+    recipe: Experiment, *, half_width: float, sd: float | None = None, like: Path | None = None
+) -> dict[str, Any]:
+    """The plan as plain data.
+
+    Args:
+        half_width: wanted half width of the contrast's 95% interval, nats of log-odds.
+        sd: spread of the contrast over seeds; default: of ``like``, else the reference's.
+
+    Raises:
+        DataError: the half width is not positive.
+    """
+    if half_width <= 0:
+        raise DataError("--half-width must be above zero")
+    measured = contrasts(like) if like else {}
+    seen = [float(np.std(values, ddof=1)) for values in measured.values()]
+    spread = sd or max(seen, default=REFERENCE_SD)
+    work = amounts(recipe)
+    rates = rates_of(like) if like else REFERENCE
+    cpu = sum(amount * rates.get(kind, REFERENCE.get(kind, 0.0)) for kind, amount in work.items())
+    cpu *= len(recipe.seeds)
+    workers = worker_count(recipe, None)
+    rounds = math.ceil(len(recipe.seeds) / workers)
+    plan: dict[str, Any] = {
+        "recipe": recipe.name,
+        "seeds": len(recipe.seeds),
+        "wanted_half_width": half_width,
+        "sd_over_seeds": round(spread, 3),
+        "sd_from": "given" if sd else (str(like) if like else "reference run"),
+        "half_width_of_this_recipe": round(stats.smallest_contrast(spread, len(recipe.seeds)), 3),
+        "seeds_needed": stats.seeds_needed(spread, half_width),
+        "questions": len(family(recipe.family).heldout),
+    }
+    if like:
+        plan |= questions_for(like, half_width, len(recipe.seeds))
+    return plan | {
+        "students": sum(len(recipe.data_of(s)) for s in recipe.students) * len(recipe.seeds),
+        "tokens_trained": tokens(recipe),
+        "workers": workers,
+        "cores": usable_cores(),
+        "minutes": round(cpu / len(recipe.seeds) * rounds / 60, 1),
+        "memory_gb": round(workers * BYTES_A_PROCESS / 1e9, 1),
+        "rates_from": str(like) if like else "reference: bundled model, two CPU cores",
+    }
+
+
+def amounts(recipe: Experiment) -> dict[str, float]:
+    """Units of work by kind of stage, for one seed."""
+    carrier = recipe.carrier
+    n = carrier.n_prompts * carrier.rows_per_prompt
+    traits = len(recipe.traits) + any(s.no_trait for s in recipe.students)
+    methods = {s.method for s in recipe.students}
+    return {
+        "load": 1,
+        "base": 1,
+        "contexts": n if carrier.constrained else 0,
+        "teacher": traits * recipe.teacher.optimisation.steps
+        if recipe.teacher.kind != "system_prompt"
+        else 0,
+        "targets": traits * n if "distill" in methods else 0,
+        "rows": traits * n if "rows" in methods else 0,
+        "student": sum(
+            len(recipe.data_of(s)) * s.optimisation.steps * s.optimisation.batch
+            for s in recipe.students
+        ),
+    }
+
+
+def tokens(recipe: Experiment) -> int:
+    """Tokens that students are trained on, all seeds, roughly."""
+    carrier, total = recipe.carrier, 0
+    grammar = carrier.grammar
+    row = (
+        grammar.values * (grammar.max_digits + len(grammar.separator))
+        if carrier.constrained
+        else carrier.max_new_tokens
+    )
+    for student in recipe.students:
+        how = student.optimisation
+        prompts = how.batch / min(how.batch, carrier.rows_per_prompt)
+        step = how.batch * row + prompts * PROMPT_TOKENS
+        total += round(step * how.steps * len(recipe.data_of(student)))
+    return total * len(recipe.seeds)
+
+
+def contrasts(folder: Path) -> dict[str, list[float]]:
+    """Each arm's seed contrasts in a finished run."""
+    path = folder / "results.json"
+    if not path.exists():
+        raise StoreError(f"{folder} has no results.json: --like needs a finished run")
+    return {a["name"]: list(a["seed_contrasts"].values()) for a in read_json(path)["arms"]}
+
+
+def rates_of(folder: Path) -> dict[str, float]:
+    """Seconds a unit of work in a finished run."""
+    recipe = Experiment.model_validate(load_run(folder).get("config") or recipe_of(folder))
+    spent: dict[str, float] = defaultdict(float)
+    for path in folder.glob("seed-*/**/manifest.json"):
+        manifest = read_json(path)
+        spent[manifest["stage"].split("/")[1]] += manifest["seconds"] / len(recipe.seeds)
+    return {k: spent[k] / n for k, n in amounts(recipe).items() if n and spent.get(k)}
+
+
+def recipe_of(folder: Path) -> Any:
+    """The recipe that a run folder holds."""
+    return read_json(folder / "recipe.json")
+
+
+def questions_for(folder: Path, half_width: float, seeds: int) -> dict[str, Any]:
+    """Questions needed beside ``seeds`` seeds, from the spread within a finished run."""
+    recipe = Experiment.model_validate(recipe_of(folder))
+    student = recipe.students[0]
+    step = student.optimisation.steps
+    cells = []
+    for seed in recipe.seeds:
+        base = Panel.load(folder / f"seed-{seed}/base/panel.json")
+        where = folder / f"seed-{seed}/student/{student.name}"
+        own, other = (
+            Panel.load(where / name / f"panel-{step}.json").shift(base)
+            for name in recipe.traits[:2]
+        )
+        column = base.candidates.index(recipe.traits[0])
+        cells.append((own - other)[:, column])
+    table = np.array(cells)  # [seeds, questions]
+    # What a question adds to every run alike is no noise between runs.
+    within = (table - table.mean(0) - table.mean(1, keepdims=True) + table.mean()).std(ddof=1)
+    between = max(0.0, table.mean(1).var(ddof=1) - within**2 / table.shape[1]) ** 0.5
+    try:
+        needed: Any = stats.questions_needed(between, float(within), half_width, seeds)
+    except DataError as error:
+        needed = str(error)
+    return {"questions_needed": needed, "questions_from": recipe.traits[0]}
