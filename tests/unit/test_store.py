@@ -21,11 +21,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import vestige
-from vestige import store
-from vestige.store import Run, atomic_write, hash_config, list_runs, load_run, load_stage
+from vestige.store import (
+    Run,
+    atomic_write,
+    files,
+    hash_config,
+    list_runs,
+    load_run,
+    load_stage,
+    machine,
+)
+from vestige.store import run as run_module
 from vestige.types import ConfigError, StoreError
 
-SOURCE = str(Path(store.__file__).resolve().parents[1])
+SOURCE = str(Path(files.__file__).resolve().parents[2])
 CONFIG = {"seeds": [0, 1], "student": {"epochs": 3}}
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False)
@@ -246,7 +255,7 @@ def test_exception_keeps_progress_of_the_same_key_only(run: Run):
 def test_half_written_temporary_files_do_not_enter_a_stage(run: Run):
     stage = run.stage("a", {})
     with pytest.raises(ZeroDivisionError), stage.writing() as folder:
-        (folder / f".rows.json.99{store._TEMP_SUFFIX}").write_text("ha")
+        (folder / f".rows.json.99{files.TEMP_SUFFIX}").write_text("ha")
         raise ZeroDivisionError
     with stage.writing() as folder:
         (folder / "rows.json").write_text("{}")
@@ -418,7 +427,7 @@ def test_killed_inside_writing_the_stage_goes_on_from_its_progress(tmp_path: Pat
     child.wait()
     folder = list_runs(tmp_path)[0]
     assert not (folder / "a").exists()
-    assert load_run(folder)["status"] == "running" and not store.is_running(folder)
+    assert load_run(folder)["status"] == "running" and not run_module.is_running(folder)
     with Run.open(tmp_path, "owl", {}) as run:  # the lock died with its process
         stage = run.stage("a", {})
         assert not stage.done
@@ -443,11 +452,11 @@ def test_second_process_is_turned_away(run: Run, tmp_path: Path):
         except StoreError as error:
             print(error)
     """
-    assert store.is_running(run.folder)
+    assert run_module.is_running(run.folder)
     message = python(code, tmp_path).communicate()[0]
     assert f"another process is running this recipe in {run.folder}" in message
     run.close()
-    assert not store.is_running(run.folder)
+    assert not run_module.is_running(run.folder)
     child = python(code, tmp_path)
     assert child.communicate() == ("", "")
 
@@ -551,15 +560,15 @@ def test_git_state_of_a_checkout_and_of_none(tmp_path: Path):
 
     package = tmp_path / "pkg"
     package.mkdir()
-    assert store._git_state(package) == (None, None)
+    assert machine._git_state(package) == (None, None)
     git("init", "-q")
-    (package / "store.py").write_text("")
-    assert store._git_state(package) == (None, None)  # inside a repository that ignores it
+    (package / "machine.py").write_text("")
+    assert machine._git_state(package) == (None, None)  # inside a repository that ignores it
     git("add", ".")
     git("commit", "-qm", "x")
-    assert store._git_state(package) == (git("rev-parse", "HEAD"), False)
-    (package / "store.py").write_text("changed")
-    assert store._git_state(package) == (git("rev-parse", "HEAD"), True)
+    assert machine._git_state(package) == (git("rev-parse", "HEAD"), False)
+    (package / "machine.py").write_text("changed")
+    assert machine._git_state(package) == (git("rev-parse", "HEAD"), True)
 
 
 def test_reopened_run_keeps_its_start_and_adds_its_seconds(tmp_path: Path):
@@ -590,7 +599,7 @@ def test_changed_recipe_is_found(tmp_path: Path):
         (run.folder / "recipe.json").write_text('{"seeds": [9]}')
     with pytest.raises(StoreError, match="is not this recipe"):
         Run.open(tmp_path, "owl", CONFIG)
-    assert not store.is_running(run.folder)  # a failed open frees the lock
+    assert not run_module.is_running(run.folder)  # a failed open frees the lock
 
 
 @pytest.mark.parametrize("name", ["", "a/b", "..", "a b"])
@@ -616,9 +625,9 @@ def test_missing_and_newer_records(tmp_path: Path):
 
 def test_older_records_are_brought_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "run.json").write_text('{"schema_version": 1, "secs": 2}')
-    monkeypatch.setattr(store, "SCHEMA", 3)
-    monkeypatch.setitem(store._MIGRATIONS, 1, lambda r: {"seconds": r["secs"]})
-    monkeypatch.setitem(store._MIGRATIONS, 2, lambda r: {**r, "tokens": None})
+    monkeypatch.setattr(run_module, "SCHEMA", 3)
+    monkeypatch.setitem(run_module._MIGRATIONS, 1, lambda r: {"seconds": r["secs"]})
+    monkeypatch.setitem(run_module._MIGRATIONS, 2, lambda r: {**r, "tokens": None})
     assert load_run(tmp_path) == {"schema_version": 3, "seconds": 2, "tokens": None}
 
 

@@ -1,0 +1,138 @@
+"""Hashes and files: canonical JSON, atomic writes, a full disk explained."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from vestige.types import ConfigError, StoreError
+
+TEMP_SUFFIX = ".vestige-tmp"
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_+=.-]*")
+
+
+def hash_config(obj: Any) -> str:
+    """Sha256 (hex) of the canonical JSON of ``obj``: keys sorted, no spaces, ASCII.
+
+    Pydantic models and dataclasses count as their fields. The hash of a value and of the same
+    value read back from JSON are equal. 1 and 1.0 differ.
+
+    Raises:
+        ConfigError: something in it has no JSON form (a set, a path, NaN, a function).
+    """
+    text = json.dumps(as_json(obj), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode("ascii")).hexdigest()
+
+
+def run_folder(root: Path, name: str, config_hash: str) -> Path:
+    """``<root>/<name>-<first 8 digits of the hash>``. Raises ``ConfigError`` for a bad name."""
+    if not NAME.fullmatch(name):
+        raise ConfigError(f"run name {name!r}: use letters, digits and _ + = . - only")
+    return Path(root) / f"{name}-{config_hash[:8]}"
+
+
+def atomic_write(path: Path, data: str | bytes) -> None:
+    """Write a file so that a reader, or a crash, sees the old content or the new, never a part.
+
+    Raises:
+        StoreError: the disk is full; the old file stands.
+    """
+    path = Path(path)
+    temp = path.with_name(f".{path.name}.{os.getpid()}{TEMP_SUFFIX}")
+    with disk_full_explained(path):
+        try:
+            with temp.open("wb") as file:
+                file.write(data.encode("utf-8") if isinstance(data, str) else data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temp, path)
+        finally:
+            temp.unlink(missing_ok=True)
+        sync(path.parent)
+
+
+def as_json(obj: Any) -> Any:
+    """``obj`` as what JSON would give back: lists for tuples, strings for keys."""
+    try:
+        return json.loads(json.dumps(obj, default=_fields, allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"a config must be plain JSON: {error}") from error
+
+
+def _fields(obj: Any) -> Any:
+    if hasattr(obj, "model_dump"):
+        return obj.model_dump(mode="json")
+    if dataclasses.is_dataclass(obj) and not isinstance(obj, type):
+        return {f.name: getattr(obj, f.name) for f in dataclasses.fields(obj)}
+    raise TypeError(f"{obj!r} is a {type(obj).__name__}")
+
+
+def pretty(obj: Any) -> str:
+    return json.dumps(as_json(obj), indent=2, ensure_ascii=False) + "\n"
+
+
+def read_json(path: Path, fix: str) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise StoreError(f"{path} does not exist; {fix}") from None
+    except (OSError, ValueError) as error:
+        raise StoreError(f"{path} is corrupt ({error}); {fix}") from error
+    if not isinstance(value, dict):
+        raise StoreError(f"{path} is corrupt (not a JSON object); {fix}")
+    return value
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sync(path: Path) -> None:
+    """Flush a file or a folder to the disk. Windows cannot open folders; it needs no such call."""
+    if os.name == "nt" and path.is_dir():
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _is_disk_full(error: BaseException | None) -> bool:
+    """Whether the disk, or a quota, is full. safetensors reports it as text, not as ``OSError``."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        if "No space left on device" in str(error):
+            return True
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    return False
+
+
+@contextmanager
+def disk_full_explained(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except StoreError:
+        raise
+    except Exception as error:
+        if not _is_disk_full(error):
+            raise
+        raise StoreError(
+            f"disk is full while writing {path}; free space and run the same command again: "
+            "finished stages are kept"
+        ) from error
+
+
+def remove_temporary(paths: Iterator[Path]) -> None:
+    for path in list(paths):
+        path.unlink(missing_ok=True)

@@ -1,0 +1,96 @@
+"""What a run was made with: packages, hardware, the state of the sources."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import subprocess
+import sys
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+PACKAGES = (
+    *("vestige", "torch", "transformers", "peft", "trl", "accelerate", "datasets", "tokenizers"),
+    *("safetensors", "gguf", "numpy", "scipy", "pydantic", "vllm", "ray"),
+)
+
+
+def describe_environment() -> dict[str, Any]:
+    """Git state, package versions, hardware; no host name, user name or path. Imports nothing."""
+    commit, dirty = _git_state(Path(__file__).resolve().parent)
+    packages = {}
+    for package in PACKAGES:
+        with suppress(importlib.metadata.PackageNotFoundError):
+            packages[package] = importlib.metadata.version(package)
+    return {
+        "git_commit": commit,
+        "git_dirty": dirty,
+        "packages": packages,
+        "hardware": {
+            "cpu": _cpu_model(),
+            "cores": os.cpu_count(),
+            "cores_usable": _usable_cores(),
+            "memory_bytes": _memory(),
+        },
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+    }
+
+
+def _git_state(source: Path) -> tuple[str | None, bool | None]:
+    """Commit and dirty flag of the checkout that tracks ``source``; (None, None) if none does.
+
+    A package installed into an environment inside somebody's repository is not tracked by it.
+    """
+    clean = {k: v for k, v in os.environ.items() if not k.startswith("GIT_")}
+
+    def git(*args: str) -> str:
+        return subprocess.run(
+            ["git", "--no-optional-locks", "-C", str(source), *args],
+            env=clean, capture_output=True, text=True, check=True, timeout=20,
+        ).stdout.strip()  # fmt: skip
+
+    try:
+        git("ls-files", "--error-unmatch", Path(__file__).name)
+        return git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "--", ".."))
+    except (OSError, subprocess.SubprocessError):
+        return None, None
+
+
+def _cpu_model() -> str | None:
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine() or None
+
+
+def _usable_cores() -> int | None:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count()
+
+
+def _memory() -> int | None:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return None
+
+
+def peak_memory() -> int | None:
+    """Peak resident bytes of this process, or of its largest child so far."""
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    kinds = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    peak = max(resource.getrusage(kind).ru_maxrss for kind in kinds)
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
