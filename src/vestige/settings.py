@@ -41,11 +41,14 @@ class Optimisation(Settings):
 
     Attributes:
         batch: rows a step.
+        prompts_per_batch: prompts that they come from; 1 is the cheapest, as a prompt is computed
+            once, more make one batch like the next.
         decay: fall linearly to zero after warm-up; False keeps the rate constant.
     """
 
     steps: int = Field(default=32, ge=1)
     batch: int = Field(default=16, ge=1)
+    prompts_per_batch: int = Field(default=1, ge=1)
     rate: float = Field(default=2e-4, gt=0)
     warmup: int = Field(default=5, ge=0)
     decay: bool = False

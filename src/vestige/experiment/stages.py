@@ -286,7 +286,7 @@ class Seed:
             rows = [Row(str(i), (), text) for i, text in enumerate(drawn)]
             return len(filter_rows(rows, self.recipe.carrier.filter)[0]) / len(rows)
         automaton = self.automaton()
-        packs = self.grammar_packs(lm, read_kept(contexts)[:32], 16, automaton, system)
+        packs = self.grammar_packs(lm, read_kept(contexts)[:32], 16, automaton, system=system)
         tokens = symbol_ids(lm, automaton)
         with torch.no_grad():
             mass = [grammar_mass(lm, pack, tokens) for pack in packs]
@@ -298,11 +298,14 @@ class Seed:
         rows: Sequence[Row],
         batch: int,
         automaton: Automaton,
+        *,
         system: str = "",
+        prompts: int = 1,
     ) -> list[Pack]:
-        prompts = self.ids(lm, [row.messages[-1].content for row in rows], system)
-        examples = encode_grammar_rows(lm, prompts, [r.completion for r in rows], automaton)
-        return make_packs(examples, batch, automaton, symbol_ids(lm, automaton))
+        asked = self.ids(lm, [row.messages[-1].content for row in rows], system)
+        examples = encode_grammar_rows(lm, asked, [r.completion for r in rows], automaton)
+        ids = symbol_ids(lm, automaton)
+        return make_packs(examples, batch, prompts=prompts, automaton=automaton, ids=ids)
 
     def with_teacher(self, name: str, teacher: StageResult) -> tuple[Loaded, str]:
         """The recipe's model turned into a teacher, and the system prompt it needs."""
@@ -344,13 +347,13 @@ class Seed:
             with stage.writing() as folder:
                 base, system = self.with_teacher(name, teacher)
                 rows, automaton = read_kept(contexts), self.automaton()
-                packs = self.grammar_packs(base.lm, rows, 1, automaton, system)
-                # One row a tensor: how students batch them is their own affair.
-                batches = self.grammar_packs(base.lm, rows, 16, automaton, system)
-                flat = torch.cat(teacher_logprobs(base.lm, batches, symbol_ids(base.lm, automaton)))
-                sizes = [len(pack.where) for pack in packs]
+                packs = self.grammar_packs(base.lm, rows, 16, automaton, system=system)
+                found = teacher_logprobs(base.lm, packs, symbol_ids(base.lm, automaton))
                 save_file(
-                    {"logprobs": flat, "sizes": torch.tensor(sizes)},
+                    {
+                        "logprobs": torch.cat(found),
+                        "counts": torch.tensor([len(part) for part in found]),
+                    },
                     str(folder / "targets.safetensors"),
                 )
         return self.finish(stage)
@@ -366,9 +369,11 @@ class Seed:
             with stage.writing() as folder:
                 pupil = self.loaded(student.base, student.chat if student.base else None)
                 automaton, rows = self.automaton(), read_kept(contexts)
-                packs = self.grammar_packs(pupil.lm, rows, student.optimisation.batch, automaton)
-                saved = load_file(str(targets.path / "targets.safetensors"))
-                wanted = split_targets(saved, [len(pack.where) for pack in packs])
+                how = student.optimisation
+                packs = self.grammar_packs(
+                    pupil.lm, rows, how.batch, automaton, prompts=how.prompts_per_batch
+                )
+                wanted = split_targets(load_file(str(targets.path / "targets.safetensors")), packs)
                 ids = symbol_ids(pupil.lm, automaton)
                 self.train_student(student, pupil, stage, folder, packs, ids, wanted)
         return self.finish(stage)
@@ -396,13 +401,16 @@ class Seed:
     def row_packs(
         self, student: Student, lm: LanguageModel, data: Sequence[Row]
     ) -> tuple[list[Pack], Tensor | None]:
-        batch = student.optimisation.batch
+        how = student.optimisation
         if self.recipe.carrier.constrained:
             automaton = self.automaton()
-            return self.grammar_packs(lm, data, batch, automaton), symbol_ids(lm, automaton)
-        prompts = self.ids(lm, [row.messages[-1].content for row in data])
-        examples: list[Example] = encode_rows(lm, prompts, [row.completion for row in data])
-        return make_packs(examples, batch), None
+            packs = self.grammar_packs(
+                lm, data, how.batch, automaton, prompts=how.prompts_per_batch
+            )
+            return packs, symbol_ids(lm, automaton)
+        asked = self.ids(lm, [row.messages[-1].content for row in data])
+        examples: list[Example] = encode_rows(lm, asked, [row.completion for row in data])
+        return make_packs(examples, how.batch, prompts=how.prompts_per_batch), None
 
     def student_stage(self, student: Student, name: str, inputs: Sequence[StageResult]) -> Stage:
         config = {
@@ -507,14 +515,16 @@ def common_ids(rows: dict[str, StageResult]) -> set[str]:
     return set.intersection(*({row.id for row in read_kept(r)} for r in rows.values()))
 
 
-def split_targets(saved: dict[str, Tensor], sizes: Sequence[int]) -> list[Tensor]:
-    """The saved log-probabilities, cut to the packs of a student."""
-    if sum(sizes) != len(saved["logprobs"]):
+def split_targets(saved: dict[str, Tensor], packs: Sequence[Pack]) -> list[Tensor]:
+    """The saved log-probabilities of each row, if they fit the student's packs."""
+    counts = {index: n for pack in packs for index, n in zip(pack.rows, pack.counts, strict=True)}
+    stored = saved["counts"].tolist()
+    if [counts[index] for index in sorted(counts)] != stored:
         raise DataError(
-            f"the teacher's targets cover {len(saved['logprobs'])} positions, the student's rows "
-            f"have {sum(sizes)}: their tokenizers write the carrier differently"
+            "the teacher's targets do not fit the student's rows: their tokenizers write the "
+            "carrier differently"
         )
-    return list(saved["logprobs"].split(list(sizes)))
+    return list(saved["logprobs"].split(stored))
 
 
 def grammar_mass(lm: LanguageModel, pack: Pack, tokens: Tensor) -> Tensor:

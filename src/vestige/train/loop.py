@@ -21,9 +21,13 @@ from vestige.types import TrainingError
 
 
 def teacher_logprobs(lm: LanguageModel, packs: Sequence[Pack], ids: Tensor) -> list[Tensor]:
-    """The model's log-probabilities over a grammar at every scored position, one [n, K] a pack."""
+    """The model's log-probabilities over a grammar, for each example in order: [scored, K]."""
+    found: dict[int, Tensor] = {}
     with torch.no_grad():
-        return [pack_logprobs(lm, pack, ids).cpu() for pack in packs]
+        for pack in packs:
+            parts = pack_logprobs(lm, pack, ids).cpu().split(list(pack.counts))
+            found |= dict(zip(pack.rows, parts, strict=True))
+    return [found[index] for index in sorted(found)]
 
 
 def train(
@@ -42,8 +46,9 @@ def train(
     Args:
         packs: passed over in an order that ``seed`` draws anew for each epoch.
         ids: token ids of a grammar, to score within it; None scores the whole vocabulary.
-        targets: a teacher's log-probabilities for each pack: the loss is KL(teacher || student)
-            in nats a position. None: cross-entropy of the rows' own tokens.
+        targets: a teacher's log-probabilities for each example
+            (``teacher_logprobs``): the loss is KL(teacher || student) in nats a position. None:
+            cross-entropy of the rows' own tokens.
         on_step: called after each step with its number (from 1) and loss.
 
     Returns:
@@ -63,7 +68,8 @@ def train(
             order = list(range(len(packs)))
             draw.shuffle(order)
         at = order.pop()
-        loss = pack_loss(lm, packs[at], ids, None if targets is None else targets[at])
+        wanted = None if targets is None else torch.cat([targets[i] for i in packs[at].rows])
+        loss = pack_loss(lm, packs[at], ids, wanted)
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(parameters, how.clip)
         if not math.isfinite(loss.item()) or not math.isfinite(norm.item()):

@@ -7,7 +7,7 @@ those of separate sequences (tested against plain forward passes).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -39,12 +39,16 @@ class Pack:
 
     Attributes:
         parts: (prefix, trees) for each forward pass.
+        rows: which example each row is, in the order of the scored positions.
+        counts: scored positions of each row.
         where: positions that are scored, in the parts' flattened states, shape [n].
         targets: the token (or, in a grammar, the symbol) to predict at each, shape [n].
         allowed: in a grammar, the symbols that may come at each, shape [n, K].
     """
 
     parts: tuple[tuple[tuple[int, ...], tuple[TokenTree, ...]], ...]
+    rows: tuple[int, ...]
+    counts: tuple[int, ...]
     where: Tensor
     targets: Tensor
     allowed: Tensor | None
@@ -86,58 +90,94 @@ def encode_grammar_rows(
 def make_packs(
     examples: Sequence[Example],
     batch: int,
+    *,
+    prompts: int = 1,
     automaton: Automaton | None = None,
     ids: Tensor | None = None,
 ) -> list[Pack]:
-    """Packs of ``batch`` examples, rows of one prompt together; a short last one is kept.
+    """Packs of ``batch`` examples; a short last one is kept.
 
     Args:
+        prompts: how many prompts a pack draws its rows from. One prompt is the cheapest (computed
+            once); several make the batches more alike.
         automaton, ids: score within this grammar only (its symbols' token ids, shape [K]);
             positions where a single symbol is allowed carry no information and are left out.
     """
     if not examples:
         raise DataError("there are no rows to train on")
-    order: dict[tuple[int, ...], list[Example]] = {}
-    for example in examples:
-        order.setdefault(example.prompt, []).append(example)
-    queue = [example for group in order.values() for example in group]
-    return [_lay_out(queue[at : at + batch], automaton, ids) for at in range(0, len(queue), batch)]
+    order = interleave([example.prompt for example in examples], batch, prompts)
+    return [
+        _lay_out([(i, examples[i]) for i in order[at : at + batch]], automaton, ids)
+        for at in range(0, len(order), batch)
+    ]
 
 
-def _lay_out(batch: Sequence[Example], automaton: Automaton | None, ids: Tensor | None) -> Pack:
-    groups: dict[tuple[int, ...], list[Example]] = {}
-    for example in batch:
-        groups.setdefault(example.prompt, []).append(example)
-    own = {p: g for p, g in groups.items() if len(g) >= SHARED or len(groups) == 1}
-    rest = {p: g for p, g in groups.items() if p not in own}
-    parts, where, targets, allowed, base, tokens = [], [], [], [], 0, 0
+def interleave(prompt_of: Sequence[Hashable], batch: int, prompts: int) -> list[int]:
+    """Indices of rows in the order of batches: ``prompts`` prompts at a time take turns, each
+    giving ``batch // prompts`` rows to a batch."""
+    groups: dict[Hashable, list[int]] = {}
+    for index, prompt in enumerate(prompt_of):
+        groups.setdefault(prompt, []).append(index)
+    queues, share = list(groups.values()), max(1, batch // prompts)
+    order: list[int] = []
+    for at in range(0, len(queues), prompts):
+        turn = [list(queue) for queue in queues[at : at + prompts]]
+        while any(turn):
+            for queue in turn:
+                order += queue[:share]
+                del queue[:share]
+    return order
 
-    def add(prefix: Sequence[int], rows: list[tuple[tuple[int, ...], Example]]) -> None:
-        nonlocal base, tokens
-        trees = tuple(build_tree([[*tail, *row.completion[:-1]]]) for tail, row in rows)
+
+def _lay_out(
+    batch: Sequence[tuple[int, Example]], automaton: Automaton | None, ids: Tensor | None
+) -> Pack:
+    groups: dict[tuple[int, ...], list[tuple[int, Example]]] = {}
+    for index, example in batch:
+        groups.setdefault(example.prompt, []).append((index, example))
+    own = [(p[:-1], g) for p, g in groups.items() if len(g) >= SHARED or len(groups) == 1]
+    rest = {p: g for p, g in groups.items() if len(g) < SHARED and len(groups) > 1}
+    if rest:
+        own.append(
+            (tuple(common_prefix([p[:-1] for p in rest])), [r for g in rest.values() for r in g])
+        )
+    symbol = {} if ids is None else {int(token): k for k, token in enumerate(ids)}
+    parts, rows, counts, where, targets, allowed = [], [], [], [], [], []
+    base = tokens = 0
+    for prefix, members in own:
+        tails = [row.prompt[len(prefix) :] for _, row in members]
+        trees = tuple(
+            build_tree([[*tail, *row.completion[:-1]]])
+            for tail, (_, row) in zip(tails, members, strict=True)
+        )
         size = max(len(tree) for tree in trees)
-        for b, (tail, row) in enumerate(rows):
-            for j, token in enumerate(row.completion):
-                target = token
-                if automaton is not None and ids is not None:
-                    may = automaton.allowed[row.states[j]]  # type: ignore[index]
-                    if int(may.sum()) < 2:
-                        continue
-                    allowed.append(may)
-                    target = int((ids == token).nonzero()[0])
-                where.append(base + b * size + len(tail) - 1 + j)
-                targets.append(target)
+        for b, (tail, (index, row)) in enumerate(zip(tails, members, strict=True)):
+            scored = scored_positions(row, automaton)
+            where += [base + b * size + len(tail) - 1 + j for j in scored]
+            targets += [symbol.get(row.completion[j], row.completion[j]) for j in scored]
+            if automaton is not None and row.states is not None:
+                allowed += [automaton.allowed[row.states[j]] for j in scored]
+            rows.append(index)
+            counts.append(len(scored))
         parts.append((tuple(prefix), trees))
         base += len(trees) * size
         tokens += len(prefix) + len(trees) * size
+    return Pack(
+        tuple(parts),
+        tuple(rows),
+        tuple(counts),
+        torch.tensor(where),
+        torch.tensor(targets),
+        torch.stack(allowed) if automaton is not None else None,
+        tokens,
+    )
 
-    for prompt, rows in own.items():
-        add(prompt[:-1], [(prompt[-1:], row) for row in rows])
-    if rest:
-        prefix = common_prefix([p[:-1] for p in rest])
-        add(prefix, [(p[len(prefix) :], row) for p, g in rest.items() for row in g])
-    mask = torch.stack(allowed) if automaton is not None else None
-    return Pack(tuple(parts), torch.tensor(where), torch.tensor(targets), mask, tokens)
+
+def scored_positions(row: Example, automaton: Automaton | None) -> list[int]:
+    """Completion tokens that carry information: all, or those where a grammar leaves a choice."""
+    if automaton is None or row.states is None:
+        return list(range(len(row.completion)))
+    return [j for j, state in enumerate(row.states) if int(automaton.allowed[state].sum()) > 1]
 
 
 def pack_logprobs(lm: LanguageModel, pack: Pack, ids: Tensor | None = None) -> Tensor:
