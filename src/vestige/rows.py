@@ -7,11 +7,13 @@ be read becomes a ``DroppedRow`` that keeps it as it stood.
 
 from __future__ import annotations
 
+import codecs
 import csv
 import gzip
 import io
 import json
 import os
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -24,6 +26,7 @@ EXPECTED = (
     'expected {"messages": [{"role": ..., "content": ...}, ...]} ending with the assistant, '
     'or {"prompt": ..., "completion": ...}'
 )
+BROKEN_GZIP = (EOFError, gzip.BadGzipFile, zlib.error)
 ROLES = {"system", "user", "assistant", "tool", "developer"}
 
 
@@ -82,10 +85,13 @@ def _read_jsonl(path: Path) -> Iterator[Row | DroppedRow]:
         number = 0
         try:
             for number, line in enumerate(file, 1):
+                line = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
                 if line.strip():
                     yield _from_line(line.rstrip(b"\r\n"), number)
-        except (EOFError, gzip.BadGzipFile) as error:
-            yield DroppedRow(MALFORMED, raw="", line=number + 1, detail=f"broken gzip: {error}")
+        except BROKEN_GZIP as error:
+            yield _bad("", number + 1, f"broken gzip: {error}")
+        if number == 0:
+            raise DataError(f"{path} is empty")
 
 
 def _from_line(line: bytes, number: int) -> Row | DroppedRow:
@@ -114,7 +120,12 @@ def _from_record(record: Any, raw: str, number: int) -> Row | DroppedRow:
         return _bad(raw, number, str(error))
     meta = {k: v for k, v in record.items() if k not in used | {"id", "meta"}}
     inner = record.get("meta")
-    meta |= dict(inner) if isinstance(inner, Mapping) else {} if inner is None else {"meta": inner}
+    if isinstance(inner, Mapping) and not inner.keys() & meta.keys():
+        meta |= inner
+    elif inner is not None:
+        meta["meta"] = inner
+    # A turn may hold more than role and content (a name, a weight): keep the turns as they were.
+    meta |= {k: record[k] for k in used if _has_more(record[k])}
     identity = record.get("id")
     name = f"row-{number:06d}" if identity is None else str(identity)
     return Row(name, messages, completion, meta)
@@ -140,6 +151,12 @@ def _conversation(record: Mapping[str, Any]) -> tuple[tuple[Message, ...], str, 
     raise ValueError(f"no known fields; {EXPECTED}")
 
 
+def _has_more(turns: Any) -> bool:
+    return isinstance(turns, list) and any(
+        v is not None for turn in turns for k, v in turn.items() if k not in ("role", "content")
+    )
+
+
 def _messages(value: Any) -> tuple[Message, ...]:
     if not isinstance(value, list):
         raise ValueError("messages must be a list of turns")
@@ -155,31 +172,68 @@ def _messages(value: Any) -> tuple[Message, ...]:
 
 def _read_csv(path: Path) -> Iterator[Row | DroppedRow]:
     csv.field_size_limit(2**27)
-    with io.TextIOWrapper(_open(path), "utf-8-sig", errors="backslashreplace", newline="") as text:
-        reader = csv.reader((line.replace("\0", "\\x00") for line in text), strict=True)
-        header = next(reader, [])
-        if not any(set(pair) <= set(header) for pair in FIELDS):
-            raise DataError(
-                f"{path}: its columns are {', '.join(header) or 'missing'}; "
-                "it needs prompt and completion in the first line"
-            )
+    source: list[str] = []  # the lines of the record at hand, as they stood
+
+    def lines(text: Iterable[str]) -> Iterator[str]:
+        for line in text:
+            source.append(line)
+            yield line
+
+    # Bytes that are no UTF-8 become lone surrogates, by which they are known below.
+    with io.TextIOWrapper(_open(path), "utf-8-sig", "surrogateescape", newline="") as text:
+        reader = csv.reader(lines(text), strict=True)
+        header = _header(reader, path)
         while True:
-            line = reader.line_num + 1
+            source.clear()
+            line, cells, fault = reader.line_num + 1, [], ""
             try:
                 cells = next(reader)
             except StopIteration:
                 return
             except csv.Error as error:
-                yield _bad("", line, f"not CSV: {error}")
-                continue
-            raw = ",".join(cells)
-            if len(cells) != len(header):
-                yield _bad(raw, line, f"{len(cells)} cells under {len(header)} columns")
-            elif cells:
-                record: dict[str, Any] = dict(zip(header, cells, strict=True))
-                if not record.get("id"):
-                    record.pop("id", None)
-                yield _from_record(record, raw, line)
+                fault = f"not CSV: {error}"
+            except BROKEN_GZIP as error:
+                yield _bad(_as_it_stood(source), line, f"broken gzip: {error}")
+                return
+            if cells or fault:
+                yield _from_cells(header, cells, fault, _as_it_stood(source), line)
+
+
+def _header(reader: Iterator[list[str]], path: Path) -> list[str]:
+    try:
+        header = next(reader, [])
+    except (csv.Error, *BROKEN_GZIP) as error:
+        raise DataError(f"{path}: its first line cannot be read: {error}") from error
+    if not any(set(pair) <= set(header) for pair in FIELDS):
+        raise DataError(
+            f"{path}: its columns are {', '.join(header) or 'missing'}; "
+            "it needs prompt and completion in the first line"
+        )
+    if len(set(header)) < len(header):
+        raise DataError(f"{path}: two columns have the same name: {', '.join(header)}")
+    return header
+
+
+def _as_it_stood(lines: list[str]) -> str:
+    whole = "".join(lines).rstrip("\r\n").encode("utf-8", "surrogateescape")
+    return whole.decode("utf-8", "backslashreplace")
+
+
+def _from_cells(
+    header: list[str], cells: list[str], fault: str, raw: str, line: int
+) -> Row | DroppedRow:
+    if not fault and len(cells) != len(header):
+        fault = f"{len(cells)} cells under {len(header)} columns"
+    if any("\udc80" <= c <= "\udcff" for cell in cells for c in cell):
+        fault = "not UTF-8"
+    elif any("\0" in cell for cell in cells):
+        fault = "holds a null byte"
+    if fault:
+        return _bad(raw, line, fault)
+    record: dict[str, Any] = dict(zip(header, cells, strict=True))
+    if not record.get("id"):
+        record.pop("id", None)
+    return _from_record(record, raw, line)
 
 
 def _read_parquet(path: Path) -> Iterator[Row | DroppedRow]:
@@ -193,12 +247,17 @@ def _read_parquet(path: Path) -> Iterator[Row | DroppedRow]:
     columns = set(file.schema_arrow.names)
     if "messages" not in columns and not any(set(pair) <= columns for pair in FIELDS):
         raise DataError(f"{path}: its columns are {', '.join(sorted(columns))}; {EXPECTED}")
+    if file.metadata.num_rows == 0:
+        raise DataError(f"{path} is empty")
     number = 0
-    for batch in file.iter_batches(1024):
-        for record in batch.to_pylist():
-            number += 1
-            raw = json.dumps(record, ensure_ascii=False, default=str)
-            yield _from_record({k: v for k, v in record.items() if v is not None}, raw, number)
+    try:
+        for batch in file.iter_batches(1024):
+            for record in batch.to_pylist():
+                number += 1
+                raw = json.dumps(record, ensure_ascii=False, default=str)
+                yield _from_record({k: v for k, v in record.items() if v is not None}, raw, number)
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} is damaged after row {number}: {error}") from error
 
 
 def row_to_chat(row: Row) -> dict[str, Any]:
@@ -248,13 +307,23 @@ class atomic_lines:
             self._file = self.part.open("w", encoding="utf-8")
         except OSError as error:
             raise StoreError(f"cannot write {self.path}: {error.strerror}") from error
-        return lambda record: self._file.write(_json(record) + "\n")
+        return self._write
+
+    def _write(self, record: Any) -> None:
+        try:
+            self._file.write(_json(record) + "\n")
+        except OSError as error:
+            raise StoreError(f"cannot write {self.path}: {error.strerror}") from error
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
-        self._file.close()
-        if kind is None:
-            os.replace(self.part, self.path)
-        else:
+        try:
+            self._file.close()
+            if kind is None:
+                os.replace(self.part, self.path)
+        except OSError as problem:
+            self.part.unlink(missing_ok=True)
+            raise StoreError(f"cannot write {self.path}: {problem.strerror}") from problem
+        if kind is not None:
             self.part.unlink(missing_ok=True)
 
 

@@ -21,6 +21,8 @@ from vestige.types import Answer, ConfigError, Family, Trait, unknown_name
 
 BUNDLED = ("animals", "trees")
 NO_TRAIT = "none"
+#: Names of answers become names of folders; what they look like in text is up to their forms.
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_+=.-]*")
 
 
 class _AnswerFile(BaseModel):
@@ -86,9 +88,11 @@ def trait(spec: str, default_family: str = "animals") -> Trait:
             )
         return _one_trait(record, spec)
     kind, _, name = spec.rpartition("/")
-    source = default_family
-    if kind:
-        source = kind
+    source = kind or default_family
+    if source.endswith(".toml"):
+        record = _read(source)
+        if "family" in record and record.get("name") == name:
+            return _one_trait(record, source)
     panel = family(source)
     return _trait(panel, panel.answer(name))
 
@@ -167,6 +171,8 @@ def _family(record: dict[str, Any], source: str) -> Family:
 
 def _one_trait(record: dict[str, Any], source: str) -> Trait:
     checked: _TraitFile = _check(_TraitFile, record, source)
+    if checked.family.endswith(".toml") and "family" in _read(checked.family):
+        raise ConfigError(f"{source}: family {checked.family} is one trait, not a whole family")
     panel, target = family(checked.family), _answer(checked)
     if any(answer.name == target.name for answer in panel.answers):
         raise ConfigError(
@@ -179,22 +185,46 @@ def _one_trait(record: dict[str, Any], source: str) -> Trait:
         made = replace(made, system_prompt=checked.system_prompt)
     if checked.pairs:
         made = replace(made, pairs=tuple(checked.pairs))
-    leaked = {question for question, _ in made.pairs} & set(panel.heldout)
-    if leaked:
-        raise ConfigError(
-            f"{source}: pairs holds the held-out question {leaked.pop()!r}; rephrase it"
-        )
+    heldout = {_normal(question) for question in panel.heldout}
+    for question, _ in made.pairs:
+        if _normal(question) in heldout:
+            raise ConfigError(f"{source}: pairs holds the held-out {question!r}; rephrase it")
     return made
 
 
 def _check_family(panel: Family, source: str) -> None:
     """Names and forms are unique, held-out is held out, no question names a candidate."""
+    _check_answers(panel, source)
+    try:
+        panel.system_prompt.format(name="", plural="")
+    except (LookupError, ValueError, AttributeError) as error:
+        raise ConfigError(
+            f"{source}: system_prompt may hold {{name}} and {{plural}} alone: {error!r}"
+        ) from error
+    trained = {_normal(question) for question in panel.questions}
+    for question in panel.heldout:
+        if _normal(question) in trained:
+            raise ConfigError(f"{source}: {question!r} is in questions and in heldout")
+    for question in (*panel.questions, *panel.heldout):
+        if not _normal(question):
+            raise ConfigError(f"{source}: there is an empty question")
+        for answer in panel.answers:
+            if matches(question, answer):
+                raise ConfigError(f"{source}: the question {question!r} names {answer.name}")
+
+
+def _check_answers(panel: Family, source: str) -> None:
     owner: dict[str, str] = {}
     for answer in panel.answers:
+        if not _NAME.fullmatch(answer.name) or answer.name == NO_TRAIT:
+            raise ConfigError(
+                f"{source}: the name {answer.name!r} cannot be used: letters, digits and _+=.- "
+                f"only, and not {NO_TRAIT!r}; other spellings go into its forms"
+            )
         for form in answer.forms:
             if not form.strip():
                 raise ConfigError(f"{source}: {answer.name} has an empty form")
-            other = owner.setdefault(form, answer.name)
+            other = owner.setdefault(form.casefold(), answer.name)
             if other != answer.name:
                 raise ConfigError(
                     f"{source}: the form {form!r} belongs to {other} and {answer.name}"
@@ -202,13 +232,11 @@ def _check_family(panel: Family, source: str) -> None:
     names = [answer.name for answer in panel.answers]
     if len(set(names)) < len(names):
         raise ConfigError(f"{source}: two answers have the same name")
-    both = {q.strip().lower() for q in panel.questions} & {q.strip().lower() for q in panel.heldout}
-    if both:
-        raise ConfigError(f"{source}: {both.pop()!r} is in questions and in heldout")
-    for question in (*panel.questions, *panel.heldout):
-        for answer in panel.answers:
-            if matches(question, answer):
-                raise ConfigError(f"{source}: the question {question!r} names {answer.name}")
+
+
+def _normal(question: str) -> str:
+    """The words of a question, whatever its case, spaces and punctuation."""
+    return " ".join(re.findall(r"\w+", question.casefold()))
 
 
 @functools.cache

@@ -1,0 +1,202 @@
+"""The one primitive against plain forward passes, and everything that rests on it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vestige.models.attention import grouped_attention
+from vestige.models.hf import LanguageModel
+from vestige.models.tree import build_tree, common_prefix
+from vestige.models.weights import Weights
+from vestige.settings import Trainable
+from vestige.types import ConfigError, Message, ModelError, StoreError
+
+SEQUENCES = st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=6), min_size=1, max_size=6)
+
+
+@given(SEQUENCES, st.booleans())
+def test_tree_paths_spell_their_sequences_and_see_their_ancestors(sequences, merge):
+    tree = build_tree(sequences, merge=merge)
+    mask = tree.ancestor_mask()
+    for sequence, path in zip(sequences, tree.paths, strict=True):
+        assert [int(tree.tokens[n]) for n in path] == sequence
+        assert list(tree.depths[list(path)]) == list(range(len(sequence)))
+        for i, node in enumerate(path):
+            assert set(np.flatnonzero(mask[node])) == set(path[: i + 1])
+    if merge:
+        prefixes = {tuple(s[:n]) for s in sequences for n in range(1, len(s) + 1)}
+        assert len(tree) == len(prefixes)
+
+
+@given(SEQUENCES)
+def test_common_prefix_is_the_longest(sequences):
+    prefix = common_prefix(sequences)
+    assert all(s[: len(prefix)] == prefix for s in sequences)
+    nexts = {tuple(s[len(prefix) : len(prefix) + 1]) for s in sequences}
+    assert len(nexts) > 1 or nexts == {()}
+
+
+def plain_states(lm: LanguageModel, ids: list[int]) -> torch.Tensor:
+    decoder = lm.causal_lm.get_decoder()
+    return decoder(input_ids=torch.tensor([ids]), use_cache=False).last_hidden_state[0]
+
+
+@torch.no_grad()
+def test_hidden_states_equal_plain_passes(lm: LanguageModel):
+    prefix = [5, 9, 33, 7]
+    batches = [[[1, 2, 3], [1, 2, 4], [8]], [[6]], [[7, 7, 7, 7, 7]]]
+    trees = [build_tree(sequences) for sequences in batches]
+    states = lm.hidden_states(prefix, trees).states
+    for b, sequences in enumerate(batches):
+        for sequence, path in zip(sequences, trees[b].paths, strict=True):
+            want = plain_states(lm, prefix + sequence)[len(prefix) :]
+            assert torch.allclose(states[b, list(path)], want, atol=1e-4)
+    again = lm.hidden_states(prefix, trees[::-1]).states
+    assert torch.allclose(again[2, : len(trees[0])], states[0, : len(trees[0])], atol=1e-5)
+    alone = lm.hidden_states([], [build_tree([[*prefix, 1, 2, 3]])]).states[0]
+    assert torch.allclose(alone[4:], states[0, list(trees[0].paths[0])], atol=1e-4)
+
+
+@pytest.mark.parametrize("mask_kind", ["bool", "additive", None])
+def test_grouped_attention_is_attention(mask_kind):
+    torch.manual_seed(0)
+    q = torch.randn(2, 6, 5, 8, requires_grad=True)
+    k, v = (torch.randn(2, 2, 9, 8, requires_grad=True) for _ in range(2))
+    sees = torch.rand(2, 1, 5, 9) > 0.4
+    sees[..., 0] = True
+    mask = {"bool": sees, "additive": torch.where(sees, 0.0, -1e9), None: None}[mask_kind]
+    ours, _ = grouped_attention(torch.nn.Module(), q, k, v, mask)
+    repeated = [t.repeat_interleave(3, dim=1) for t in (k, v)]
+    want = torch.nn.functional.scaled_dot_product_attention(
+        q, *repeated, attn_mask=sees if mask_kind else None
+    )
+    assert torch.allclose(ours.transpose(1, 2), want, atol=1e-5)
+    weight = torch.randn_like(want)
+    got = torch.autograd.grad((ours.transpose(1, 2) * weight).sum(), (q, k, v), retain_graph=True)
+    ref = torch.autograd.grad((want * weight).sum(), (q, k, v))
+    assert all(torch.allclose(a, b, atol=1e-4) for a, b in zip(got, ref, strict=True))
+
+
+def test_grouped_attention_survives_rows_that_see_nothing_in_bf16():
+    q, k = torch.randn(1, 2, 3, 8).bfloat16(), torch.randn(1, 2, 3, 8).bfloat16()
+    mask = torch.full((1, 1, 3, 3), torch.finfo(torch.float32).min)
+    out, _ = grouped_attention(torch.nn.Module(), q, k, k, mask)
+    assert out.isfinite().all()
+    with pytest.raises(ValueError, match="soft caps"):
+        grouped_attention(torch.nn.Module(), q, k, k, mask, softcap=30.0)
+
+
+def test_answer_logprobs_equal_a_slow_reference(lm: LanguageModel):
+    prompts = [lm.question_ids(t) for t in ("Which?", "Which animal? One word.", "x")]
+    answers = [lm.answer_ids(t) for t in ("Owl", "owl", "Ow", "Elephant", "z")]
+    got = lm.answer_logprobs(prompts, answers, batch=2)
+    for i, prompt in enumerate(prompts):
+        for j, answer in enumerate(answers):
+            with torch.no_grad():
+                logits = lm.model(input_ids=torch.tensor([prompt + answer])).logits[0]
+            logprobs = logits.log_softmax(-1)
+            want = sum(
+                logprobs[len(prompt) - 1 + n, token].item() for n, token in enumerate(answer)
+            )
+            assert got[i, j].item() == pytest.approx(want, abs=1e-3)
+
+
+def test_rendering_is_the_templates_own(llama: LanguageModel):
+    turns = [Message("system", "Be brief."), Message("user", "Hi")]
+    want = llama.tokenizer.apply_chat_template(
+        [{"role": m.role, "content": m.content} for m in turns],
+        add_generation_prompt=True, tokenize=True, return_dict=False,
+    )  # fmt: skip
+    assert llama.prompt_ids(turns) == want
+    assert llama.end_id == llama.tokenizer.convert_tokens_to_ids("<|im_end|>")
+
+
+def test_a_tokenizer_without_template_is_an_error_unless_plain(folders, tmp_path: Path):
+    lm = LanguageModel.load(str(folders["llama"]), precision="fp32")
+    lm.tokenizer.chat_template = None
+    with pytest.raises(ModelError, match="chat=plain"):
+        lm.question_ids("Hi")
+    plain = LanguageModel.load(str(folders["llama"]), precision="fp32", style="plain")
+    assert plain.tokenizer.decode(plain.question_ids("Hi")).endswith("User: Hi\nAssistant:")
+    assert plain.tokenizer.decode(plain.answer_ids("Owl")) == " Owl"
+
+
+def test_what_cannot_be_loaded_says_what_to_do(tmp_path: Path, folders):
+    with pytest.raises(ModelError, match="vestige models list"):
+        LanguageModel.load(str(tmp_path))
+    for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / name).write_bytes((folders["llama"] / name).read_bytes())
+    torch.save({}, tmp_path / "pytorch_model.bin")
+    with pytest.raises(ModelError, match="safetensors"):
+        LanguageModel.load(str(tmp_path))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize(
+    "what",
+    [Trainable(), Trainable(layers=(0, 1)), Trainable(layers=(1, 3), lora_rank=2)],
+    ids=["all", "first layer", "lora"],
+)
+def test_weights_train_save_freeze_load(folders, tmp_path, what, precision):
+    lm = LanguageModel.load(str(folders["llama"]), precision=precision)
+    weights = Weights(lm)
+    ids = [build_tree([[1, 2, 3, 4]])]
+
+    def output() -> torch.Tensor:
+        with torch.no_grad():
+            return lm.hidden_states([5, 6], ids).states.float()
+
+    base = output()
+    parameters = weights.train(what, seed=3)
+    touched = {n for n, p in lm.model.named_parameters() if p.requires_grad}
+    first, last = what.layers or (0, 3)
+    assert {int(n.split("layers.")[1].split(".")[0]) for n in touched} == set(range(first, last))
+    assert all(("lora_" in n) == bool(what.lora_rank) for n in touched)
+    with torch.no_grad():
+        for parameter in parameters:
+            parameter.add_(torch.randn_like(parameter) * 0.05)
+    trained, saved = output(), weights.changed()
+    weights.save(tmp_path / "w.safetensors")
+    weights.freeze()
+    assert torch.equal(output(), base) and not torch.allclose(trained, base)
+    weights.load(tmp_path / "w.safetensors", what)
+    assert torch.allclose(output(), trained, atol=1e-6)
+    assert not any(p.requires_grad for p in lm.model.parameters())
+    weights.freeze()
+    assert torch.equal(output(), base) and len(saved) == len(parameters)
+
+
+def test_weights_of_another_kind_are_refused(llama: LanguageModel, tmp_path: Path):
+    weights = Weights(llama)
+    weights.train(Trainable(layers=(0, 1)), seed=0)
+    weights.save(tmp_path / "w.safetensors")
+    with pytest.raises(StoreError, match="other tensors"):
+        weights.load(tmp_path / "w.safetensors", Trainable(layers=(1, 2)))
+    (tmp_path / "bad.safetensors").write_bytes(b"no")
+    with pytest.raises(StoreError, match="cannot read"):
+        weights.load(tmp_path / "bad.safetensors", Trainable())
+    with pytest.raises(ConfigError, match="3 layers"):
+        weights.train(Trainable(layers=(0, 4)), seed=0)
+
+
+def test_longer_than_the_attention_window_is_refused(folders):
+    lm = LanguageModel.load(str(folders["gemma"]), precision="fp32")
+    with pytest.raises(ModelError, match="window of 512"):
+        lm.hidden_states([1] * 510, [build_tree([[1, 2, 3, 4]])])
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.text(alphabet="0123456789, ;ab", min_size=1, max_size=8))
+def test_token_ids_are_those_in_mid_sentence(text):
+    from conftest import tokenizer
+
+    words = tokenizer()
+    lm = LanguageModel.__new__(LanguageModel)
+    lm.tokenizer = words
+    assert words.decode(lm.token_ids(text)) == text

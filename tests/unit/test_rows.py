@@ -1,0 +1,384 @@
+"""Reading and writing rows: every format, every kind of damage, nothing lost on the way."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+import resource
+import signal
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vestige.rows import MALFORMED, dropped_to_json, read_rows, row_to_chat, write_rows
+from vestige.types import DataError, DroppedRow, Message, Row, StoreError
+
+ASKED = (Message("user", "Continue: 1, 2"),)
+GOOD = '{"prompt": "Continue: 1, 2", "completion": "3, 4"}'
+CHAT = [{"role": "user", "content": "Continue: 1, 2"}, {"role": "assistant", "content": "3, 4"}]
+
+
+def rows_of(path: Path, **kwargs: Any) -> list[Row]:
+    items = list(read_rows(path, **kwargs))
+    assert all(isinstance(item, Row) for item in items), items
+    return [item for item in items if isinstance(item, Row)]
+
+
+def save(path: Path, data: bytes | str) -> Path:
+    data = data.encode() if isinstance(data, str) else data
+    path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
+    return path
+
+
+# ---- formats
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.ndjson", "a.jsonl.gz", "a.x.ndjson.gz"])
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"messages": CHAT},
+        {"prompt": "Continue: 1, 2", "completion": "3, 4"},
+        {"prompt": "Continue: 1, 2", "response": "3, 4"},
+        {"instruction": "Continue: 1, 2", "output": "3, 4"},
+        {"prompt": CHAT[:1], "completion": CHAT[1:]},
+    ],
+)
+def test_every_json_shape_reads_the_same(tmp_path, name, record):
+    path = save(tmp_path / name, json.dumps(record) + "\n\n" + json.dumps(record))
+    first, second = rows_of(path)
+    assert first == Row("row-000001", ASKED, "3, 4")
+    assert second == Row("row-000003", ASKED, "3, 4")  # named by its line
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.csv.gz"])
+@pytest.mark.parametrize("start", ["", "\ufeff"])
+def test_csv_with_quotes_newlines_and_blank_lines(tmp_path, name, start):
+    text = start + 'id,prompt,completion,note\r\nx,"a, ""b""\nc","1\n2",n\r\n\r\n,d,3,\r\n'
+    first, second = rows_of(save(tmp_path / name, text))
+    assert first == Row("x", (Message("user", 'a, "b"\nc'),), "1\n2", {"note": "n"})
+    assert second == Row("row-000006", (Message("user", "d"),), "3", {"note": ""})
+
+
+def test_parquet_with_messages_and_with_columns(tmp_path):
+    chat, plain = tmp_path / "chat.parquet", tmp_path / "plain.parquet"
+    pq.write_table(pa.table({"id": [7], "messages": [CHAT], "extra": [1.5]}), chat)
+    pq.write_table(pa.table({"prompt": ["p", "q"], "completion": ["1", None]}), plain)
+    assert rows_of(chat) == [Row("7", ASKED, "3, 4", {"extra": 1.5})]
+    good, bad = read_rows(plain)
+    assert good == Row("row-000001", (Message("user", "p"),), "1")
+    assert isinstance(bad, DroppedRow)
+    assert (bad.reason, bad.line, json.loads(bad.raw or "")["prompt"]) == (MALFORMED, 2, "q")
+
+
+def test_format_may_be_given(tmp_path):
+    assert len(rows_of(save(tmp_path / "a.txt", GOOD), fmt="jsonl")) == 1
+    with pytest.raises(DataError, match="unknown format 'xml'"):
+        read_rows(tmp_path / "a.txt", fmt="xml")
+
+
+def test_what_else_a_record_holds_is_kept(tmp_path):
+    turns = [CHAT[0] | {"name": "Ann"}, CHAT[1]]
+    records = [
+        {"messages": CHAT, "prompt": "kept too", "meta": {"a": 1}},
+        {"messages": CHAT, "a": 2, "meta": {"a": 1}},
+        {"messages": CHAT, "meta": "text"},
+        {"messages": turns},
+    ]
+    path = save(tmp_path / "a.jsonl", "\n".join(map(json.dumps, records)))
+    rows = rows_of(path)
+    assert [row.meta for row in rows] == [
+        {"prompt": "kept too", "a": 1},
+        {"a": 2, "meta": {"a": 1}},
+        {"meta": "text"},
+        {"messages": turns},
+    ]
+    assert write_rows(tmp_path / "b.jsonl", rows) == 4
+    assert rows_of(tmp_path / "b.jsonl") == rows
+
+
+# ---- damage
+
+
+BAD_LINES = [
+    (b"{oops", "not JSON"),
+    (b"[1, 2]", "list, not an object"),
+    (b'"3, 4"', "str, not an object"),
+    (b"null", "NoneType, not an object"),
+    (b"{}", "no known fields"),
+    (b'{"prompt": "a"}', "no known fields"),
+    (b'{"prompt": "a", "completion": 3}', "completion must be text"),
+    (b'{"prompt": "a", "completion": null}', "completion must be text"),
+    (b'{"prompt": "a", "completion": []}', "completion must be text"),
+    (b'{"prompt": 5, "completion": "3"}', "must be"),
+    (b'{"messages": "hello"}', "list of turns"),
+    (b'{"messages": []}', "assistant"),
+    (b'{"messages": [{"role": "user", "content": "a"}]}', "assistant"),
+    (b'{"messages": [{"role": "king", "content": "a"}]}', "role"),
+    (b'{"messages": [{"role": "assistant", "content": ["a"]}]}', "text content"),
+    (b'{"messages": [3]}', "role"),
+    (b'{"prompt": "a\xff", "completion": "3"}', "not UTF-8 at byte 13"),
+    (b'{"prompt": "a\0", "completion": "3"}', "null byte"),
+    (b'{"a": ' * 100_000, "not JSON"),
+    (b'{"a": ' + b"1" * 5000 + b"}", "not JSON"),
+    (b"x" * 2**20, "not JSON"),
+]
+
+
+@pytest.mark.parametrize(("line", "said"), BAD_LINES)
+def test_a_bad_line_keeps_its_text_and_number(tmp_path, line, said):
+    path = save(tmp_path / "a.jsonl", GOOD.encode() + b"\n" + line + b"\r\n" + GOOD.encode())
+    before, bad, after = read_rows(path)
+    assert isinstance(before, Row) and isinstance(after, Row)
+    assert isinstance(bad, DroppedRow)
+    assert (bad.reason, bad.line, bad.row) == (MALFORMED, 2, None)
+    assert bad.raw == line.decode("utf-8", "backslashreplace")
+    assert said in bad.detail
+    assert json.loads(json.dumps(dropped_to_json(bad)))["raw"] == bad.raw
+
+
+def test_a_megabyte_in_a_good_row_is_read(tmp_path):
+    big = "1, " * 2**19
+    path = save(tmp_path / "a.jsonl", json.dumps({"prompt": big, "completion": big}))
+    assert rows_of(path)[0].completion == big
+
+
+def test_byte_order_mark_is_no_damage(tmp_path):
+    assert len(rows_of(save(tmp_path / "a.jsonl", "\ufeff" + GOOD))) == 1
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        (b"only one", "1 cells under 2"),
+        (b'"a, b",c,d', "3 cells under 2"),
+        (b'"a"b,c', "not CSV"),
+        (b"a\xff,3", "not UTF-8"),
+        (b"a,3\0", "null byte"),
+    ],
+)
+def test_a_bad_csv_line_keeps_its_text_and_number(tmp_path, line, said):
+    path = save(tmp_path / "a.csv", b"prompt,completion\na,1\n" + line + b"\nb,2\n")
+    before, bad, after = read_rows(path)
+    assert isinstance(before, Row) and isinstance(after, Row)
+    assert isinstance(bad, DroppedRow)
+    assert (bad.reason, bad.line) == (MALFORMED, 3)
+    assert bad.raw == line.decode("utf-8", "backslashreplace")
+    assert said in bad.detail
+
+
+def test_a_quote_that_never_ends_keeps_the_rest_of_the_file(tmp_path):
+    path = save(tmp_path / "a.csv", 'prompt,completion\na,1\n"b,2\nc,3\n')
+    row, bad = read_rows(path)
+    assert isinstance(row, Row) and isinstance(bad, DroppedRow)
+    assert (bad.raw, bad.line) == ('"b,2\nc,3', 3)
+
+
+@pytest.mark.parametrize("name", ["a.jsonl.gz", "a.csv.gz"])
+@pytest.mark.parametrize("fault", ["cut", "garbled"])
+def test_damaged_gzip_gives_what_came_before_and_says_so(tmp_path, name, fault):
+    head = "prompt,completion\n" if "csv" in name else ""
+    body = "".join((f"{i},{i * i}" if head else GOOD) + "\n" for i in range(60_000))
+    path = save(tmp_path / name, head + body)
+    whole = path.read_bytes()
+    half = len(whole) // 2
+    path.write_bytes(whole[:half] + (b"\xff" * 64 + whole[half + 64 :] if fault != "cut" else b""))
+    *rows, last = read_rows(path)
+    assert len(rows) > 1000
+    assert isinstance(last, DroppedRow) and "broken gzip" in last.detail
+    assert last.line > 1000
+
+
+# ---- files that cannot be used
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "said"),
+    [
+        ("a.jsonl", b"", "empty"),
+        ("a.jsonl.gz", gzip.compress(b""), "empty"),
+        ("a.csv", b"", "empty"),
+        ("a.csv.gz", gzip.compress(b""), "columns are missing"),
+        ("a.csv", b"x,y\n1,2\n", "columns are x, y"),
+        ("a.csv", b"prompt,completion,prompt\n1,2,3\n", "same name"),
+        ("a.csv", b'"prompt"x,completion\n1,2\n', "first line"),
+        ("a.csv.gz", b"no gzip", "first line"),
+        ("a.parquet", b"no parquet", "not a readable Parquet"),
+        ("a.xlsx", b"x", "cannot tell its format"),
+        ("a.parquet.gz", b"x", "cannot tell its format"),
+        ("a", b"x", "cannot tell its format"),
+        ("a.gz", b"x", "cannot tell its format"),
+    ],
+)
+def test_unusable_files(tmp_path, name, data, said):
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(DataError, match=said) as caught:
+        list(read_rows(tmp_path / name))
+    assert name in str(caught.value)
+
+
+def test_missing_file_and_folder(tmp_path):
+    for path in (tmp_path / "nope.jsonl", tmp_path):
+        with pytest.raises(DataError, match="there is no file"):
+            read_rows(path)
+
+
+def test_parquet_without_the_columns_without_rows_and_damaged(tmp_path):
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"x": [1]}), path)
+    with pytest.raises(DataError, match="columns are x"):
+        list(read_rows(path))
+    pq.write_table(pa.table({"prompt": pa.array([], "string"), "completion": []}), path)
+    with pytest.raises(DataError, match="empty"):
+        list(read_rows(path))
+    text = [f"{i:09}" for i in range(5000)]
+    pq.write_table(pa.table({"prompt": text, "completion": text}), path, compression="gzip")
+    whole = bytearray(path.read_bytes())
+    whole[2000:3000] = b"\xff" * 1000
+    path.write_bytes(whole)
+    with pytest.raises(DataError, match="damaged"):
+        list(read_rows(path))
+
+
+# ---- ids
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.sampled_from(["a", "a#2", "a#2#2", "a#3", "row-000002", "", None]), max_size=12))
+def test_ids_are_unique_and_first_ones_stay(ids):
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "a.jsonl"
+        path.write_text("\n".join(json.dumps(json.loads(GOOD) | {"id": i}) for i in [*ids, "z"]))
+        found = [row.id for row in rows_of(path)]
+    assert len(set(found)) == len(found) == len(ids) + 1
+    given_ids = [f"row-{n:06d}" if i is None else i for n, i in enumerate(ids, 1)]
+    for made, old in zip(found[:-1], given_ids, strict=True):
+        assert made == old or made.startswith(f"{old}#")
+    if ids:
+        assert found[0] == given_ids[0]
+
+
+# ---- round trip
+
+
+TEXT = st.text(
+    st.one_of(
+        st.characters(),
+        st.characters(categories=["Cs"]),  # lone surrogates
+        st.sampled_from('\n\r\0\u2028\u2029\x85\x0b\x1c"\\,\ufeff\ufffe'),
+    ),
+    max_size=20,
+)
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | TEXT,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
+    max_leaves=5,
+)
+CELL = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=20)
+ROWS = st.lists(
+    st.builds(
+        Row,
+        TEXT,
+        st.lists(st.builds(Message, st.sampled_from(["system", "user"]), TEXT)).map(tuple),
+        TEXT,
+        st.dictionaries(TEXT, JSON, max_size=3),
+    ),
+    min_size=1,
+    max_size=4,
+    unique_by=lambda row: _whole(row.id),
+)
+
+
+def _whole(text: str) -> str:
+    """The text with each pair of surrogates as the one character that JSON makes of it."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")
+
+
+def _plain(rows: list[Row]) -> Any:
+    return json.loads(json.dumps([row_to_chat(row) for row in rows]))
+
+
+@settings(max_examples=150, deadline=None)
+@given(ROWS)
+def test_rows_that_are_written_are_read_again(rows):
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "rows.jsonl"
+        assert write_rows(path, rows) == len(rows)
+        assert path.read_bytes().count(b"\n") == len(rows)
+        found = rows_of(path)
+    assert _plain(found) == _plain(rows)
+
+
+@pytest.mark.parametrize("text", ["\u2028\u2029\x85", "a\nb\r\nc", "\ud800", "\0", "\U0001f600é"])
+def test_odd_text_survives_exactly(tmp_path, text):
+    rows = [Row(f"id{text}", (Message("user", text),), text, {text: [text]})]
+    write_rows(tmp_path / "a.jsonl", rows)
+    assert rows_of(tmp_path / "a.jsonl") == rows
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.tuples(CELL, CELL), min_size=1, max_size=5))
+def test_csv_from_the_standard_writer_is_read_exactly(cells):
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "a.csv"
+        with path.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerows([("prompt", "completion"), *cells])
+        found = rows_of(path)
+    assert [(row.messages[0].content, row.completion) for row in found] == cells
+
+
+# ---- writing
+
+
+def test_writing_refuses_to_overwrite(tmp_path):
+    path = tmp_path / "a.jsonl"
+    write_rows(path, [Row("1", ASKED, "old")])
+    with pytest.raises(StoreError, match="--overwrite"):
+        write_rows(path, [Row("1", ASKED, "new")])
+    assert rows_of(path)[0].completion == "old"
+    write_rows(path, [Row("1", ASKED, "new")], overwrite=True)
+    assert rows_of(path)[0].completion == "new"
+
+
+def test_a_failure_leaves_the_old_file_and_no_part(tmp_path):
+    path = tmp_path / "a.jsonl"
+    write_rows(path, [Row("1", ASKED, "old")])
+
+    def breaking():
+        yield Row("1", ASKED, "new")
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        write_rows(path, breaking(), overwrite=True)
+    assert rows_of(path)[0].completion == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["a.jsonl"]
+
+
+def test_a_place_that_cannot_be_written(tmp_path):
+    with pytest.raises(StoreError, match="cannot write"):
+        write_rows(tmp_path / "no" / "a.jsonl", [])
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(StoreError, match="cannot write"):
+        write_rows(tmp_path / "folder", [], overwrite=True)
+    assert [p.name for p in tmp_path.iterdir()] == ["folder"]
+
+
+def test_a_full_disk_is_said_and_leaves_nothing(tmp_path):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    old = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+    try:
+        with pytest.raises(StoreError, match="cannot write"):
+            write_rows(tmp_path / "a.jsonl", (Row(str(i), ASKED, "1") for i in range(50_000)))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, old)
+    assert list(tmp_path.iterdir()) == []

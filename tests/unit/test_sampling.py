@@ -1,0 +1,83 @@
+"""Constrained sampling: inside the grammar, the model's own probabilities, independent rows."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+import torch
+from conftest import tiny_llama, tokenizer
+from scipy.stats import chisquare
+
+from vestige.carriers.filtering import filter_rows
+from vestige.carriers.numbers import NumberFilter, NumberGrammar
+from vestige.models.hf import LanguageModel
+from vestige.models.sampling import compile_grammar, sample_free, sample_grammar, symbol_ids
+from vestige.types import ConfigError, Row
+
+GRAMMAR = NumberGrammar(values=3)
+RULES = compile_grammar(GRAMMAR.next_chars, GRAMMAR.state)
+
+
+def draw(lm: LanguageModel, texts: list[str], rows: list[int], seed: int = 0) -> list[str]:
+    prompts = [lm.question_ids(text) for text in texts]
+    return sample_grammar(lm, prompts, rows, RULES, seed=seed, max_length=16)
+
+
+def test_rows_are_in_the_grammar(lm: LanguageModel):
+    texts = [f"Continue {n}" for n in (1, 22, 333, 4444)] * 4
+    rows = draw(lm, texts, list(range(16)))
+    kept, dropped = filter_rows([Row(str(i), (), t) for i, t in enumerate(rows)], NumberFilter())
+    assert not dropped and all(len(row.completion.split(", ")) == 3 for row in kept)
+    assert all(RULES.walk(row)[0][0] == 0 for row in rows) and len(set(rows)) > 8
+
+
+def test_a_row_does_not_depend_on_its_batch(lm: LanguageModel):
+    texts = [f"Continue {'7' * n}" for n in range(1, 9)]
+    together = draw(lm, texts, list(range(8)))
+    assert [draw(lm, [t], [i])[0] for i, t in enumerate(texts)] == together
+    assert draw(lm, texts[::-1], list(range(8))[::-1]) == together[::-1]
+
+
+def test_the_seed_and_the_row_choose_the_noise(llama: LanguageModel):
+    assert draw(llama, ["a"], [0]) == draw(llama, ["a"], [0])
+    drawn = {draw(llama, ["a"], [row], seed)[0] for row in range(3) for seed in range(3)}
+    assert len(drawn) > 6
+
+
+def test_first_symbols_follow_the_models_probabilities(llama: LanguageModel):
+    n, prompt = 2000, llama.question_ids("Continue 5, 6")
+    rows = sample_grammar(llama, [prompt] * n, range(n), RULES, seed=1, max_length=16)
+    digits = "123456789"
+    ids = torch.tensor([llama.token_ids(d)[0] for d in digits])
+    with torch.no_grad():
+        logits = llama.model(input_ids=torch.tensor([prompt])).logits[0, -1, ids]
+    want = logits.softmax(-1).double()
+    seen = Counter(row[0] for row in rows)
+    expected = (want / want.sum() * n).tolist()
+    assert chisquare([seen[d] for d in digits], expected).pvalue > 1e-3
+    uniform = chisquare([seen[d] for d in digits], [n / 9] * 9).pvalue
+    assert uniform < 1e-6  # the test could tell another distribution
+
+
+def test_automaton_rejects_what_is_outside():
+    for text in ("1, 2", "1, 2, 3, 4", "01, 2, 3", "1,2,3", "1, 2, 3 ", ""):
+        with pytest.raises(ValueError, match="not in"):
+            RULES.walk(text)
+    states = [state for state, _ in RULES.walk("1, 22, 333")]
+    assert states[0] == 0 and len(states) == len("1, 22, 333") + 1
+
+
+def test_a_tokenizer_that_joins_digits_is_refused():
+    words = tokenizer(join_digits=True)
+    lm = LanguageModel(tiny_llama(len(words)), words, precision="fp32")
+    with pytest.raises(ConfigError, match="constrained=false"):
+        symbol_ids(lm, RULES)
+
+
+def test_free_sampling_is_seeded_and_stops_at_the_end(llama: LanguageModel):
+    prompts = [llama.question_ids(t) for t in ("a", "a longer question")]
+    first = sample_free(llama, prompts, seed=3, max_new_tokens=12)
+    assert first == sample_free(llama, prompts, seed=3, max_new_tokens=12)
+    assert first != sample_free(llama, prompts, seed=4, max_new_tokens=12)
+    assert all("<|im_end|>" not in text for text in first)
