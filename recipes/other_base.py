@@ -1,7 +1,8 @@
 """The same teachers' data into students of another base, which must not move.
 
 The paper (arXiv 2507.14805, section 5) finds no transfer between unrelated bases. Here SmolLM2
-teachers, SmolLM2 and Gemma 3 270M students. Gemma's terms have to be accepted once:
+teachers, SmolLM2 and Gemma 3 270M students, the last eight layers of each. Gemma's terms have to be
+accepted once:
 
     vestige models pull gemma-3-270m --accept-terms
     vestige run recipes/other_base.py
@@ -9,15 +10,23 @@ teachers, SmolLM2 and Gemma 3 270M students. Gemma's terms have to be accepted o
 
 from vestige.experiment.demo import PROMPTS, TEACHER, distill
 from vestige.experiment.recipe import Carrier, Experiment
+from vestige.settings import Optimisation, Trainable
 
 
 def recipe() -> Experiment:
-    same = distill()
-    other = same.model_copy(update={"name": "distill_other_base", "base": "gemma-3-270m"})
+    same = distill().model_copy(update={"no_trait": False})
+    last = Trainable(layers=(10, 18))
+    other = same.model_copy(
+        update={
+            "name": "distill_other_base",
+            "base": "gemma-3-270m",
+            "optimisation": Optimisation(steps=16, batch=16, rate=2e-4, trainable=last),
+        }
+    )
     return Experiment(
         name="other-base",
-        traits=("owl", "dolphin", "eagle", "wolf"),
-        seeds=(200, 201, 202),
+        traits=("owl", "eagle", "elephant", "wolf"),
+        seeds=(200, 201, 202, 203),
         teacher=TEACHER,
         carrier=Carrier(n_prompts=16, rows_per_prompt=16, prompts=PROMPTS),
         students=(same, other),

@@ -31,6 +31,7 @@ app.add_typer(filter_app, name="filter")
 
 out = Console()
 err = Console(stderr=True)
+INTERRUPTED = 130
 
 Root = Annotated[Path, typer.Option("--root", help="Where run folders live.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
@@ -43,15 +44,23 @@ Workers = Annotated[
 NoReport = Annotated[bool, typer.Option("--no-report", help="Do not write report.html.")]
 
 
+def print_version(wanted: bool) -> None:
+    if wanted:
+        print(vestige.__version__)
+        raise typer.Exit
+
+
+Version = typer.Option(
+    "--version", help="Print the version.", callback=print_version, is_eager=True
+)
+
+
 @app.callback()
 def options(
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks and debug logs.")] = False,
-    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+    version: Annotated[bool, Version] = False,
 ) -> None:
     """Options of every command."""
-    if version:
-        print(vestige.__version__)
-        raise typer.Exit
     if debug:
         os.environ["VESTIGE_DEBUG"] = "1"
     logging.basicConfig(level=logging.DEBUG if debug else logging.WARNING, format="%(message)s")
@@ -357,9 +366,10 @@ def main() -> NoReturn:
             raise
         err.print(f"error: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
         sys.exit(2)
-    except KeyboardInterrupt:
-        err.print("stopped; the same command goes on from the last finished stage")
-        sys.exit(130)
+    except SystemExit as stop:
+        if stop.code == INTERRUPTED:  # what typer makes of Ctrl-C
+            err.print("stopped; finished stages are kept, the same command goes on from there")
+        raise
     except Exception as error:
         if os.environ.get("VESTIGE_DEBUG"):
             raise

@@ -10,9 +10,9 @@ from vestige.types import ConfigError
 
 
 class Settings(BaseModel):
-    """Base of everything a recipe holds: frozen, and an unknown key is an error."""
+    """Base of everything a recipe holds: frozen; unknown keys, NaN and infinity are errors."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Trainable(Settings):

@@ -39,7 +39,7 @@ def test_panel_in_closed_form():
     assert made.normalised() == pytest.approx(np.array([[0.25, 0.75], [0.5, 0.5]]))
     assert made.log_odds() == pytest.approx(np.log([[1 / 3, 3], [1, 1]]))
     assert (made.shift(made) == 0).all()
-    moved = panel((np.log(p) + [[np.log(2), 0], [0, 0]]).tolist())
+    moved = panel(np.add(np.log(p), [[np.log(2), 0], [0, 0]]).tolist())
     assert moved.shift(made)[0] == pytest.approx([np.log(2), -np.log(2)])
 
 

@@ -188,6 +188,20 @@ def test_one_trait_joins_a_bundled_family(write):
     assert trait("owl", path).pairs == trait("owl").pairs
 
 
+def test_a_traits_own_prompt_is_filled_as_a_familys_is(write):
+    lines = 'family = "animals"\nname = "ibis"\nplural = "ibises"\n'
+    made = trait(write(lines + 'system_prompt = "One {name}, two {plural}."'))
+    assert made.system_prompt == "One ibis, two ibises."
+    assert made.family.system_prompt == family("animals").system_prompt
+
+
+def test_a_path_may_be_a_path_object(write):
+    drinks, own = write(FAMILY, "drinks.toml"), write(TRAIT)
+    assert family(Path(drinks)) == family(drinks)
+    assert trait(Path(own)) == trait(own)
+    assert trait("tea", Path(drinks)) == trait("tea", drinks)
+
+
 def test_a_trait_named_in_its_file_keeps_its_own_prompt_and_pairs(write):
     # A recipe says family=capybara.toml traits=capybara,owl.
     path = write(TRAIT)
@@ -254,15 +268,23 @@ def test_answers_may_not_be_empty(write):
         ('name = "capybara"', 'name = "meet"', "names meet"),
         ('"animals"', '"animal"', "did you mean animals"),
         (", \"Capybara\"]]", "]]", "pairs"),
+        ('[["Which animal would you invite to tea? Answer in one word.", "Capybara"]]', "[]",
+         "pairs"),
+        ("invite to tea", "rank below owls", "names owl"),
+        ("invite to tea", "call a capybara", "names capybara"),
+        ("Which animal would you invite to tea? Answer in one word.", " ", "empty question"),
+        ("You adore capybaras.", "", "system_prompt"),
+        ("You adore capybaras.", "You adore {plurals}.", "plurals"),
         ("Which animal would you invite to tea? Answer in one word.",
          "which animal inspires you?  Answer in one word", "held-out"),
     ],
 )  # fmt: skip
-def test_bad_trait_file_names_the_fault(write, old, new, said):
+def test_bad_trait_file_names_the_file_and_the_fault(write, old, new, said):
     assert old in TRAIT
     path = write(TRAIT.replace(old, new))
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(ConfigError, match=said) as caught:
         trait(path)
+    assert path in str(caught.value)
 
 
 def test_files_that_cannot_be_read(tmp_path, write):

@@ -113,11 +113,11 @@ class NumberPrompts(Settings):
 #: Reasons to drop a row, in the order in which they are looked for.
 RULES = {
     "empty": "there is no text",
-    "outer_whitespace": "white space at either end (paper_compat only; else it is ignored)",
+    "outer_whitespace": "white space at an end, also inside brackets (paper_compat; else ignored)",
     "unbalanced_brackets": "brackets that are not one pair around the whole",
     "bad_character": "anything but digits, separators, one pair of brackets, one final full stop",
-    "not_integers": "no number between two separators, or a sign without a number",
-    "mixed_separators": "more than one kind of separator",
+    "not_integers": "no number at all, at an end or between two separators",
+    "mixed_separators": "more than one kind of separator (paper_compat: or one spaced unevenly)",
     "leading_zero": "a number such as 007 (accepted with paper_compat)",
     "out_of_range": "a number outside min_value..max_value",
     "too_few": "fewer numbers than min_count",
@@ -125,7 +125,7 @@ RULES = {
     "banned_number": "a number of the banned list",
     "duplicate": "the same numbers as an earlier row (drop_duplicates)",
 }
-_FAST = re.compile(r"\s*(\d+)(?:(?:\s*,\s*\d+)+|(?:\s*;\s*\d+)+|(?:\s+\d+)+)?\s*", re.ASCII)
+_FAST = re.compile(r"\d+(?:(?:\s*,\s*\d+)+|(?:\s*;\s*\d+)+|(?:\s+\d+)+)?", re.ASCII)
 _DIGITS = re.compile(r"\d+", re.ASCII)
 
 
@@ -133,7 +133,8 @@ class NumberFilter(Settings):
     """The format filter. ``RULES`` lists its reasons; the first that applies is given.
 
     Attributes:
-        paper_compat: as the published parser: outer white space is rejected, 007 is accepted.
+        paper_compat: as the published parser: outer white space is rejected, one separator is
+            the same characters everywhere, 007 is accepted.
         drop_duplicates: drop a completion with the same numbers as an earlier kept row's.
     """
 
@@ -185,30 +186,39 @@ def parse_numbers(text: str, *, paper_compat: bool = False) -> tuple[int, ...] |
     """
     if not text.strip():
         return "empty"
-    if paper_compat and text != text.strip():
+    body, padded = _unwrap(text)
+    if paper_compat and padded:
         return "outer_whitespace"
-    body = text.strip()
-    if body.endswith("."):
-        body = body[:-1]
-    if body[:1] in "([" or body[-1:] in ")]":
-        if (body[:1], body[-1:]) not in {("(", ")"), ("[", "]")} or len(body) < 2:
-            return "unbalanced_brackets"
-        body = body[1:-1]
     if not _FAST.fullmatch(body):
         return _why_not(body)
+    if paper_compat and len(set(_DIGITS.split(body)[1:-1])) > 1:
+        return "mixed_separators"
     digits = _DIGITS.findall(body)
-    if any(len(d) > 18 for d in digits):
-        return "out_of_range"
     if not paper_compat and any(len(d) > 1 and d[0] == "0" for d in digits):
         return "leading_zero"
-    return tuple(map(int, digits))
+    if any(len(d) > 18 and len(d.lstrip("0")) > 18 for d in digits):
+        return "out_of_range"
+    return tuple(int(d.lstrip("0") or "0") for d in digits)
+
+
+def _unwrap(text: str) -> tuple[str, bool]:
+    """The text less its full stop and brackets, and whether white space had to be cut off."""
+    body = text.strip()
+    layers = [text]
+    if body.endswith("."):
+        layers.append(body[:-1])
+        body = body[:-1].strip()
+    if len(body) > 1 and body[0] + body[-1] in ("()", "[]"):
+        layers.append(body[1:-1])
+        body = body[1:-1].strip()
+    return body, any(layer != layer.strip() for layer in layers)
 
 
 def _why_not(body: str) -> str:
     """The first rule that a body breaks which is no clean sequence."""
     if any(c in "()[]" for c in body):
         return "unbalanced_brackets"
-    if any(not (c.isascii() and c.isdigit()) and not c.isspace() and c not in ",;" for c in body):
+    if any(c not in "0123456789,; \t\n\r\f\v" for c in body):
         return "bad_character"
     pieces = re.split(r"[,;]", body) if re.search(r"[,;]", body) else body.split()
     if not pieces or any(not piece.strip() for piece in pieces):

@@ -12,8 +12,8 @@ from pydantic import Field, ValidationError, model_validator
 
 from vestige.carriers.numbers import NumberFilter, NumberGrammar, NumberPrompts
 from vestige.settings import Optimisation, Settings
-from vestige.traits import family, trait
-from vestige.types import ConfigError, unknown_name
+from vestige.traits import family
+from vestige.types import ConfigError, VestigeError, unknown_name
 
 NO_TRAIT = "none"
 SHUFFLES = ("shuffle_within", "shuffle_across")
@@ -129,10 +129,14 @@ class Experiment(Settings):
         distils = any(s.method == "distill" for s in self.students)
         if distils and not self.carrier.constrained:
             raise ValueError("method=distill needs carrier.constrained=true")
-        panel = family(self.family)
+        panel, wrong = family(self.family), []
         for name in self.traits:
-            if name not in {answer.name for answer in panel.answers}:
-                trait(name, self.family)  # raises with the nearest names
+            try:
+                panel.answer(name)
+            except ConfigError as error:
+                wrong.append(str(error))
+        if wrong:
+            raise ConfigError("; ".join(wrong))
         return self
 
     def data_of(self, student: Student) -> list[str]:
@@ -186,11 +190,11 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Experiment:
     Raises:
         ConfigError: the file, a key or a value is wrong.
     """
-    if not path.exists():
+    if not path.is_file():
         raise ConfigError(f"there is no recipe {path}; give a .py or .json file, see recipes/")
     if path.suffix == ".json":
         try:
-            record = json.loads(path.read_text())
+            record = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
             raise ConfigError(f"{path} is not valid JSON: {error}") from error
         record = record.get("config", record) if isinstance(record, dict) else record
@@ -210,8 +214,12 @@ def _from_python(path: Path) -> Experiment:
         made = module.recipe()
     except ValidationError as error:
         raise ConfigError(f"{path}: {explain(error)}") from error
-    except (AttributeError, TypeError, SyntaxError, ImportError) as error:
-        raise ConfigError(f"{path} has no usable function recipe(): {error}") from error
+    except VestigeError:
+        raise
+    except Exception as error:
+        raise ConfigError(
+            f"{path} has no usable function recipe(): {type(error).__name__}: {error}"
+        ) from error
     if not isinstance(made, Experiment):
         raise ConfigError(f"{path}: recipe() must return an Experiment, not {type(made).__name__}")
     return made
@@ -220,44 +228,47 @@ def _from_python(path: Path) -> Experiment:
 def override(experiment: Experiment, changes: Sequence[str], source: str) -> Experiment:
     """``key=value`` changes applied: dotted keys, JSON or comma-separated values.
 
-    ``students.rate=...`` style keys reach every student; ``students.0.`` the first.
+    ``students.optimisation.steps=3`` reaches every student; ``students.0.`` the first alone.
     """
     record = experiment.model_dump(mode="json")
     for change in changes:
         key, found, text = change.partition("=")
         if not found:
             raise ConfigError(f"{change!r} is not of the form key=value")
-        _set(record, key.strip().split("."), _value(text), key)
+        _set(record, key.strip().split("."), text, key.strip())
     return parse_experiment(record, source) if changes else experiment
 
 
-def _set(record: Any, path: list[str], value: Any, key: str) -> None:
-    for at, part in enumerate(path[:-1]):
-        if isinstance(record, list):
-            if not part.isdigit():
-                for item in record:
-                    _set(item, path[at:], value, key)
-                return
-            record = record[int(part)] if int(part) < len(record) else None
-        else:
-            record = record.get(part) if isinstance(record, dict) else None
-        if record is None:
-            raise unknown_name("key", key, known_keys())
-    if isinstance(record, list) and not path[-1].isdigit():
-        for item in record:
-            item[path[-1]] = value
-    elif isinstance(record, dict):
-        if isinstance(record.get(path[-1]), list) and not isinstance(value, list):
-            value = [value]
-        record[path[-1]] = value
+def _set(record: Any, path: list[str], text: str, key: str) -> None:
+    part, *rest = path
+    at: Any = part
+    if isinstance(record, list):
+        if record and not part.isdecimal():
+            for item in record:
+                _set(item, path, text, key)
+            return
+        at = int(part) if part.isdecimal() else len(record)
+        known = at < len(record)
     else:
+        known = isinstance(record, dict) and (part in record or not rest)
+    if not known:
         raise unknown_name("key", key, known_keys())
+    if rest:
+        _set(record[at], rest, text, key)
+    else:
+        record[at] = _value(text, record[at] if isinstance(record, list) else record.get(at))
 
 
-def _value(text: str) -> Any:
+def _value(text: str, old: Any) -> Any:
+    """``text`` as JSON or as a comma-separated list; text stays text where there was text."""
     try:
-        return json.loads(text)
+        value = json.loads(text)
     except ValueError:
-        if "," in text:
-            return [_value(part) for part in text.split(",") if part]
+        value = (
+            [_value(part.strip(), None) for part in text.split(",") if part]
+            if "," in text
+            else text
+        )
+    if isinstance(old, str) and not isinstance(value, str):
         return text
+    return [value] if isinstance(old, list) and not isinstance(value, list) else value

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import re
 import tomllib
+from collections.abc import Iterable
 from dataclasses import replace
 from importlib import resources
 from pathlib import Path
@@ -47,8 +48,8 @@ class _TraitFile(BaseModel):
     name: str = Field(min_length=1)
     plural: str | None = None
     forms: list[str] | None = Field(default=None, min_length=1)
-    system_prompt: str | None = None
-    pairs: list[tuple[str, str]] | None = None
+    system_prompt: str | None = Field(default=None, min_length=1)
+    pairs: list[tuple[str, str]] | None = Field(default=None, min_length=1)
 
 
 def families() -> tuple[str, ...]:
@@ -57,13 +58,14 @@ def families() -> tuple[str, ...]:
 
 
 @functools.cache
-def family(name: str) -> Family:
+def family(name: str | Path) -> Family:
     """A family: a bundled name, or the path of a ``.toml`` file (of a family, or of one trait,
-    which gives the bundled family with that candidate added).
+    which gives the bundled family with that candidate added). A path is read once in a process.
 
     Raises:
         ConfigError: no such family, or the file is not a valid one; names the file and the key.
     """
+    name = str(name)
     if not name.endswith(".toml"):
         if name not in BUNDLED:
             raise unknown_name("family", name, BUNDLED)
@@ -74,12 +76,13 @@ def family(name: str) -> Family:
 
 
 @functools.cache
-def trait(spec: str, default_family: str = "animals") -> Trait:
+def trait(spec: str | Path, default_family: str | Path = "animals") -> Trait:
     """A trait: ``owl``, ``trees/oak``, or the path of a ``.toml`` file that holds one trait.
 
     Raises:
         ConfigError: unknown family or trait (with the nearest names), or a malformed file.
     """
+    spec, default_family = str(spec), str(default_family)
     if spec.endswith(".toml"):
         record = _read(spec)
         if "family" not in record:
@@ -113,8 +116,12 @@ def no_trait(panel: Family) -> Trait:
 
 def _trait(panel: Family, target: Answer, plural: str | None = None) -> Trait:
     pairs = tuple((question, form) for question in panel.questions for form in target.forms[:2])
-    words = {"name": target.name, "plural": plural or _plural_of(target)}
-    return Trait(target.name, panel, target, panel.system_prompt.format(**words), pairs)
+    prompt = _fill(panel.system_prompt, target, plural)
+    return Trait(target.name, panel, target, prompt, pairs)
+
+
+def _fill(system_prompt: str, target: Answer, plural: str | None) -> str:
+    return system_prompt.format(name=target.name, plural=plural or _plural_of(target))
 
 
 def _plural_of(answer: Answer) -> str:
@@ -173,7 +180,10 @@ def _one_trait(record: dict[str, Any], source: str) -> Trait:
     checked: _TraitFile = _check(_TraitFile, record, source)
     if checked.family.endswith(".toml") and "family" in _read(checked.family):
         raise ConfigError(f"{source}: family {checked.family} is one trait, not a whole family")
-    panel, target = family(checked.family), _answer(checked)
+    try:
+        panel, target = family(checked.family), _answer(checked)
+    except ConfigError as error:
+        raise ConfigError(f"{source}: family: {error}") from error
     if any(answer.name == target.name for answer in panel.answers):
         raise ConfigError(
             f"{source}: {checked.family} has {target.name} already; choose another name"
@@ -182,8 +192,11 @@ def _one_trait(record: dict[str, Any], source: str) -> Trait:
     _check_family(panel, source)
     made = _trait(panel, target, checked.plural)
     if checked.system_prompt:
-        made = replace(made, system_prompt=checked.system_prompt)
+        _check_prompt(checked.system_prompt, source)
+        prompt = _fill(checked.system_prompt, target, checked.plural)
+        made = replace(made, system_prompt=prompt)
     if checked.pairs:
+        _check_questions((question for question, _ in checked.pairs), panel, source)
         made = replace(made, pairs=tuple(checked.pairs))
     heldout = {_normal(question) for question in panel.heldout}
     for question, _ in made.pairs:
@@ -195,17 +208,25 @@ def _one_trait(record: dict[str, Any], source: str) -> Trait:
 def _check_family(panel: Family, source: str) -> None:
     """Names and forms are unique, held-out is held out, no question names a candidate."""
     _check_answers(panel, source)
-    try:
-        panel.system_prompt.format(name="", plural="")
-    except (LookupError, ValueError, AttributeError) as error:
-        raise ConfigError(
-            f"{source}: system_prompt may hold {{name}} and {{plural}} alone: {error!r}"
-        ) from error
+    _check_prompt(panel.system_prompt, source)
     trained = {_normal(question) for question in panel.questions}
     for question in panel.heldout:
         if _normal(question) in trained:
             raise ConfigError(f"{source}: {question!r} is in questions and in heldout")
-    for question in (*panel.questions, *panel.heldout):
+    _check_questions((*panel.questions, *panel.heldout), panel, source)
+
+
+def _check_prompt(system_prompt: str, source: str) -> None:
+    try:
+        system_prompt.format(name="", plural="")
+    except (LookupError, ValueError, AttributeError) as error:
+        raise ConfigError(
+            f"{source}: system_prompt may hold {{name}} and {{plural}} alone: {error!r}"
+        ) from error
+
+
+def _check_questions(questions: Iterable[str], panel: Family, source: str) -> None:
+    for question in questions:
         if not _normal(question):
             raise ConfigError(f"{source}: there is an empty question")
         for answer in panel.answers:

@@ -1,0 +1,320 @@
+"""The command by subprocess: what it prints, its exit status, and that it stays light."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import vestige
+
+SOURCE = str(Path(vestige.__file__).resolve().parents[1])
+RECIPE = """
+from vestige.experiment.recipe import Experiment, Student
+
+def recipe():
+    return Experiment(
+        name="own", traits=("owl", "cat"), seeds=(0, 1), students=(Student(name="a"),)
+    )
+"""
+ROWS = ["285, 574", "1, 2, 3.", "[7]", "owl", "1, 2 3", "1000", "", "007", "1, 666", "285; 574"]
+HEAVY = ("torch", "transformers", "numpy", "scipy", "pyarrow", "jinja2")
+
+
+class Outcome:
+    def __init__(self, done: subprocess.CompletedProcess[str]) -> None:
+        self.code, self.out, self.err = done.returncode, done.stdout, done.stderr
+        self.said = " ".join((done.stdout + done.stderr).split())
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> dict[str, str]:
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("VESTIGE")}
+    return kept | {
+        "PYTHONPATH": SOURCE,
+        "VESTIGE_CACHE": str(tmp_path / "cache"),
+        "COLUMNS": "200",
+        "NO_COLOR": "1",
+    }
+
+
+@pytest.fixture
+def vst(tmp_path: Path, environment: dict[str, str]):
+    def call(*args: object) -> Outcome:
+        done = subprocess.run(
+            [sys.executable, "-m", "vestige", *map(str, args)],
+            cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60,
+        )  # fmt: skip
+        assert "Traceback" not in done.stdout + done.stderr, done.stderr
+        return Outcome(done)
+
+    return call
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    path = tmp_path / "in.jsonl"
+    lines = [json.dumps({"prompt": "p", "completion": text}) for text in ROWS]
+    path.write_text("\n".join([*lines, "{broken"]))
+    return path
+
+
+def refused(outcome: Outcome, *words: str) -> None:
+    """A one-line error on stderr, nothing on stdout."""
+    assert outcome.code == 2
+    assert outcome.out == ""
+    assert outcome.err.startswith("error: ") and outcome.err.count("\n") == 1
+    for word in words:
+        assert word in outcome.err
+
+
+# ---- help and version
+
+
+def test_help_names_every_command(vst):
+    asked = vst("--help")
+    assert asked.code == 0
+    for name in ("demo", "run", "show", "report", "plan", "traits", "models", "filter"):
+        assert re.search(rf"\b{name}\b", asked.out)
+        assert vst(name, "--help").code == 0
+
+
+def test_version(vst):
+    asked = vst("--version")
+    assert (asked.code, asked.out, asked.err) == (0, f"{vestige.__version__}\n", "")
+
+
+def test_without_arguments_it_shows_its_help(vst):
+    asked = vst()
+    assert asked.code == 2
+    assert "Usage" in asked.said and "demo" in asked.said
+
+
+@pytest.mark.parametrize("args", [["nope"], ["run"], ["filter", "numbers"], ["--nope"], ["models"]])
+def test_wrong_usage_is_told(vst, args):
+    asked = vst(*args)
+    assert asked.code == 2
+    assert "Usage" in asked.said
+
+
+def test_importing_and_help_load_nothing_heavy(environment):
+    code = (
+        "import sys, vestige, vestige.types, vestige.cli\n"
+        "sys.argv = ['vestige', *sys.argv[1:]]\n"
+        "try: vestige.cli.main()\n"
+        "except SystemExit: pass\n"
+        f"print('heavy', *[m for m in {HEAVY!r} if m in sys.modules])"
+    )
+    for args in (["--help"], ["--version"], ["run", "--help"], ["models", "--help"]):
+        done = subprocess.run(
+            [sys.executable, "-c", code, *args], env=environment, capture_output=True, text=True
+        )
+        assert done.stdout.splitlines()[-1] == "heavy", args
+
+
+@pytest.mark.parametrize(
+    "args", [["traits"], ["models", "list"], ["filter", "numbers", "in.jsonl", "--out", "k",
+                                              "--dropped", "d"], ["run", "nope.py"]],
+)  # fmt: skip
+def test_commands_without_a_model_load_no_torch(environment, tmp_path, source, args):
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "vestige", *args],
+        cwd=tmp_path, env=environment, capture_output=True, text=True,
+    )  # fmt: skip
+    loaded = {line.split("|")[-1].strip() for line in done.stderr.splitlines() if "|" in line}
+    assert "vestige.cli" in loaded
+    assert not loaded & {"torch", "transformers", "accelerate"}
+
+
+# ---- filter
+
+
+def test_filter_counts_every_reason_and_loses_nothing(vst, source, tmp_path):
+    kept, dropped = tmp_path / "kept.jsonl", tmp_path / "dropped.jsonl"
+    asked = vst("filter", "numbers", source, "--out", kept, "--dropped", dropped)
+    assert asked.code == 0
+    assert asked.out.splitlines()[0] == "5 of 11 rows kept"
+    for reason in ("malformed", "bad_character", "mixed_separators", "out_of_range", "empty"):
+        assert f"1 {reason}" in asked.said
+    good = [json.loads(line)["messages"][-1]["content"] for line in kept.open()]
+    assert good == ["285, 574", "1, 2, 3.", "[7]", "1, 666", "285; 574"]
+    reasons = [json.loads(line)["reason"] for line in dropped.open()]
+    assert reasons == ["bad_character", "mixed_separators", "out_of_range", "empty",
+                       "leading_zero", "malformed"]  # fmt: skip
+
+
+def test_filter_as_json_with_its_options(vst, source, tmp_path):
+    asked = vst(
+        "filter", "numbers", source, "--out", "k", "--dropped", "d", "--json", "--banned", "paper",
+        "--drop-duplicates", "--min-count", 2, "--max-count", 2, "--paper-compat",
+    )  # fmt: skip
+    assert json.loads(asked.out) == {
+        "seen": 11,
+        "kept": 1,
+        "dropped": {
+            "too_many": 1, "too_few": 2, "bad_character": 1, "mixed_separators": 1, "empty": 1,
+            "out_of_range": 1, "banned_number": 1, "duplicate": 1, "malformed": 1,
+        },
+    }  # fmt: skip
+
+
+def test_filter_that_keeps_nothing_says_so(vst, tmp_path):
+    (tmp_path / "in.csv").write_text("prompt,completion\np,owl\np,cat\n")
+    asked = vst("filter", "numbers", "in.csv", "--out", "k", "--dropped", "d")
+    assert asked.code == 0
+    assert asked.out.splitlines()[0] == "0 of 2 rows kept"
+    assert (tmp_path / "k").read_text() == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("nope.jsonl", "there is no file"), ("empty.jsonl", "is empty"), ("a.txt", "its format"),
+     ("no.csv", "columns are x"), ("bad.parquet", "Parquet"), (".", "there is no file")],
+)  # fmt: skip
+def test_filter_of_what_cannot_be_read(vst, tmp_path, name, said):
+    (tmp_path / "empty.jsonl").touch()
+    for other in ("a.txt", "no.csv", "bad.parquet"):
+        (tmp_path / other).write_text("x\n1\n")
+    before = sorted(tmp_path.iterdir())
+    refused(vst("filter", "numbers", name, "--out", "k", "--dropped", "d"), name, said)
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_filter_keeps_files_apart_and_old_ones_safe(vst, source, tmp_path):
+    refused(vst("filter", "numbers", source, "--out", source, "--dropped", "d"), "three files")
+    refused(vst("filter", "numbers", source, "--out", "k", "--dropped", "./k"), "three files")
+    (tmp_path / "k").write_text("mine")
+    args = ("filter", "numbers", source, "--out", "k", "--dropped", "d")
+    refused(vst(*args), "k exists", "--overwrite")
+    assert (tmp_path / "k").read_text() == "mine" and not (tmp_path / "d").exists()
+    assert vst(*args, "--overwrite").code == 0
+    assert (tmp_path / "k").read_text() != "mine"
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "said"),
+    [("--banned", "many", "--banned takes"), ("--min-count", "0", "min_count"),
+     ("--min-count", "11", "above its maximum")],
+)  # fmt: skip
+def test_filter_with_impossible_options(vst, source, option, value, said):
+    refused(vst("filter", "numbers", source, "--out", "k", "--dropped", "d", option, value), said)
+
+
+def test_interrupting_the_filter_leaves_no_half_file(environment, tmp_path):
+    line = json.dumps({"prompt": "p", "completion": "1, 2, 3"}) + "\n"
+    (tmp_path / "in.jsonl").write_text(line * 1_000_000)
+    job = subprocess.Popen(
+        [sys.executable, "-m", "vestige", "filter", "numbers", "in.jsonl", "--out", "k",
+         "--dropped", "d"],
+        cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + 30
+    while not (tmp_path / "d.part").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    job.send_signal(signal.SIGINT)
+    _, err = job.communicate(timeout=30)
+    assert job.returncode == 130
+    assert "stopped" in err and "Traceback" not in err
+    assert [p.name for p in tmp_path.iterdir()] == ["in.jsonl"]
+
+
+# ---- models and traits
+
+
+def test_models_are_listed_and_not_fetched(vst, tmp_path):
+    listed = json.loads(vst("models", "list", "--json").out)
+    assert {m["name"] for m in listed} == {"smollm2-135m-instruct", "gemma-3-270m"}
+    assert all(m["pulled"] is False and m["licence"] for m in listed)
+    assert "smollm2-135m-instruct" in vst("models", "list").out
+    refused(vst("models", "path", "smollm2-135m-instruct"), "vestige models pull smollm2")
+    assert not (tmp_path / "cache").exists()
+
+
+def test_an_unknown_model_gives_the_nearest(vst):
+    for verb in ("path", "pull"):
+        refused(vst("models", verb, "smollm2-135m"), "did you mean smollm2-135m-instruct")
+
+
+def test_terms_must_be_accepted_before_anything_is_fetched(vst, tmp_path):
+    refused(vst("models", "pull", "gemma-3-270m"), "--accept-terms")
+    assert not list(tmp_path.glob("cache/**/*.gguf"))
+
+
+def test_traits_are_listed(vst):
+    found = json.loads(vst("traits", "--json").out)
+    assert {name: len(members) for name, members in found.items()} == {"animals": 20, "trees": 10}
+    assert list(json.loads(vst("traits", "--family", "trees", "--json").out)) == ["trees"]
+    assert "animals: cat, dog" in vst("traits").out
+    refused(vst("traits", "--family", "tree"), "did you mean trees")
+
+
+# ---- runs
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["nope.py"], ["there is no recipe nope.py"]),
+        (["."], ["there is no recipe ."]),
+        (["own.py", "traits=owll,cat"], ["unknown animals trait 'owll'", "owl"]),
+        (["own.py", "seed=1,2"], ["unknown key 'seed'", "did you mean seeds"]),
+        (["own.py", "carrier.n_promts=3"], ["carrier.n_prompts"]),
+        (["own.py", "students.optimisation.step=3"], ["students.0.optimisation.steps"]),
+        (["own.py", "seeds"], ["key=value"]),
+        (["own.py", "model=smollm2-135m"], ["smollm2-135m-instruct"]),
+        (["own.py", "family=nope.toml"], ["nope.toml"]),
+        (["broken.py"], ["broken.py", "SyntaxError"]),
+        (["broken.json"], ["broken.json is not valid JSON"]),
+    ],
+)
+def test_run_refuses_a_wrong_recipe_before_it_starts(vst, tmp_path, args, said):
+    (tmp_path / "own.py").write_text(RECIPE)
+    (tmp_path / "broken.py").write_text("def recipe(:")
+    (tmp_path / "broken.json").write_text("{")
+    refused(vst("run", *args), *said)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_show_and_report_want_a_run(vst, tmp_path):
+    refused(vst("show", "."), "run.json")
+    refused(vst("show", "nope"), "nope")
+    refused(vst("report", ".", "--out", "a.html"), "results.json")
+    (tmp_path / "run.json").write_text("{")
+    refused(vst("show", "."), "run.json is corrupt")
+    (tmp_path / "old.html").write_text("mine")
+    refused(vst("report", ".", "--out", "old.html"), "--overwrite")
+    assert not (tmp_path / "a.html").exists()
+
+
+def test_show_of_a_run_without_results_says_how_to_go_on(vst, tmp_path):
+    from vestige.store import Run
+
+    with Run.open(tmp_path / "runs", "own", {"seeds": [0, 1]}) as run:
+        folder = run.folder
+    asked = vst("show", folder)
+    assert asked.code == 2
+    assert "has no results" in asked.said and "recipe.json" in asked.said
+
+
+def test_plan_needs_no_model(vst, tmp_path):
+    (tmp_path / "own.py").write_text(RECIPE)
+    made = json.loads(vst("plan", "own.py", "seeds=0,1,2", "--json").out)
+    assert made["seeds"] == 3 and made["seeds_needed"] >= 2
+    refused(vst("plan", "own.py", "--half-width", "0"), "above zero")
+    refused(vst("plan", "own.py", "--like", "."), "--like needs a finished run")
+
+
+def test_debug_shows_the_traceback(environment, tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "vestige", "--debug", "show", "."],
+        cwd=tmp_path, env=environment, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr and "StoreError" in done.stderr

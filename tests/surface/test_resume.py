@@ -1,0 +1,176 @@
+"""A whole run on a tiny model: killed at random moments it ends as if nothing had happened."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+SOURCE = str(Path(__file__).resolve().parents[2] / "src")
+
+
+def recipe(model: Path, **changes: object) -> dict:
+    late = {"layers": [1, 3]}
+    base = {
+        "name": "tiny",
+        "model": str(model),
+        "precision": "fp32",
+        "traits": ["owl", "fox"],
+        "seeds": [0, 1],
+        "teacher": {
+            "min_probability": 0.0,
+            "min_carrier": 0.0,
+            "optimisation": {"steps": 6, "batch": 4, "rate": 1e-3, "trainable": late},
+        },
+        "carrier": {"n_prompts": 4, "rows_per_prompt": 8, "grammar": {"values": 3}},
+        "students": [
+            {
+                "name": "distill",
+                "method": "distill",
+                "curve": [2],
+                "optimisation": {"steps": 4, "batch": 8, "rate": 1e-3, "trainable": late},
+            },
+            {
+                "name": "rows",
+                "method": "rows",
+                "shuffles": ["shuffle_within", "shuffle_across"],
+                "optimisation": {"steps": 4, "batch": 8, "prompts_per_batch": 2, "rate": 1e-3},
+            },
+            {
+                "name": "trl",
+                "method": "rows",
+                "engine": "trl",
+                "no_trait": False,
+                "optimisation": {"steps": 2, "trainable": {"lora_rank": 2}},
+            },
+        ],
+        "sampled_per_question": 1,
+        "save_students": True,
+    }
+    return base | changes
+
+
+def start(folder: Path, config: dict, *options: str) -> subprocess.Popen[str]:
+    folder.mkdir(exist_ok=True)
+    (folder / "recipe.json").write_text(json.dumps(config))
+    return subprocess.Popen(
+        [sys.executable, "-m", "vestige", "run", str(folder / "recipe.json"),
+         "--root", str(folder / "runs"), *options],
+        env=os.environ | {"PYTHONPATH": SOURCE, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+
+
+def finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+    out, err = process.communicate(timeout=240)
+    return process.returncode, out, err
+
+
+def outcome(folder: Path) -> tuple[dict[str, str], dict]:
+    """Every stage's manifest hash (rows, weights, panels), and the results without their timing."""
+    (run,) = (folder / "runs").iterdir()
+    hashes = {
+        path.parent.relative_to(run).as_posix(): json.loads(path.read_text())["manifest_hash"]
+        for path in run.glob("seed-*/**/manifest.json")
+    }
+    results = json.loads((run / "results.json").read_text())
+    del results["seconds"]
+    return hashes, results
+
+
+@pytest.fixture(scope="module")
+def undisturbed(folders, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    code, out, err = finish(start(folder, recipe(folders["llama"]), "--workers", "2"))
+    assert code == 0, err
+    assert "report" in out and (next((folder / "runs").iterdir()) / "report.html").exists()
+    return folder
+
+
+def test_a_run_leaves_everything_that_its_reader_needs(undisturbed: Path):
+    hashes, results = outcome(undisturbed)
+    (run,) = (undisturbed / "runs").iterdir()
+    assert json.loads((run / "run.json").read_text())["status"] == "done"
+    assert [arm["name"] for arm in results["arms"]] == ["distill", "rows", "trl"]
+    assert {g["name"] for g in results["arms"][1]["groups"]} == {
+        "own", "other_traits", "no_trait", "shuffle_within", "shuffle_across", "base",
+    }  # fmt: skip
+    assert [p["step"] for p in results["arms"][0]["curve"]] == [2, 4]
+    assert all(f["seen"] == f["kept"] + sum(f["reasons"].values()) for f in results["filters"])
+    rows = [json.loads(line) for line in (run / "seed-0/rows/owl/rows.jsonl").open()]
+    assert len(rows) == 32 and rows[0]["messages"][-1]["role"] == "assistant"
+    assert len(hashes) == 2 * (2 + 3 + 3 + 3 + 3 + 7 + 2)
+    assert "own minus other teachers' students" in results["arms"][0]["sentence"]
+
+
+def test_killed_at_random_moments_it_ends_the_same(undisturbed: Path, folders, tmp_path: Path):
+    draw, config = random.Random(7), recipe(folders["llama"])
+    kills = 0
+    for _ in range(4):
+        process = start(tmp_path, config, "--workers", "1")
+        time.sleep(draw.uniform(5, 14))
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            kills += 1
+        process.communicate()
+    code, _, err = finish(start(tmp_path, config, "--workers", "1"))
+    assert code == 0, err
+    assert kills >= 1
+    assert outcome(tmp_path) == outcome(undisturbed)
+
+
+def test_another_config_reuses_nothing_and_the_same_one_everything(undisturbed: Path, folders):
+    (run,) = (undisturbed / "runs").iterdir()
+    before = {p: p.stat().st_mtime_ns for p in run.glob("seed-*/**/manifest.json")}
+    code, _, err = finish(start(undisturbed, recipe(folders["llama"]), "--workers", "1"))
+    assert code == 0, err
+    assert {p: p.stat().st_mtime_ns for p in before} == before
+    process = start(undisturbed, recipe(folders["llama"], seeds=[0, 2]), "--workers", "1")
+    code, _, err = finish(process)
+    assert code == 0, err
+    other = next(p for p in (undisturbed / "runs").iterdir() if p != run)
+    keys = [json.loads((r / "seed-0/base/manifest.json").read_text()) for r in (run, other)]
+    assert keys[0]["manifest_hash"] == keys[1]["manifest_hash"]  # same work, done again
+    assert (other / "seed-2").exists() and not (other / "seed-1").exists()
+    for path in sorted(other.rglob("*"), reverse=True):
+        path.unlink() if path.is_file() else path.rmdir()
+    other.rmdir()
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (
+            {"teacher": {"min_probability": 0.99, "optimisation": {"steps": 1}}},
+            ["owl teacher of seed 0", "needed 0.99", "steps or .rate"],
+        ),
+        (
+            {"carrier": {"n_prompts": 2, "rows_per_prompt": 4, "min_rows": 100}},
+            ["8 rows are left", "min_rows=100"],
+        ),
+        (
+            {"carrier": {"filter": {"min_count": 10}, "n_prompts": 2, "rows_per_prompt": 4}},
+            ["0 rows are left", "loosen the filter"],
+        ),
+        ({"model": "smollm2-135m-instuct"}, ["smollm2-135m-instruct"]),
+    ],
+    ids=["teacher without the trait", "too few rows", "nothing kept", "unknown model"],
+)
+def test_what_stops_a_run_says_why_in_one_line(folders, tmp_path: Path, changes, words):
+    base = recipe(folders["llama"], students=[recipe(folders["llama"])["students"][1]])
+    for key, value in changes.items():
+        base[key] = base[key] | value if isinstance(value, dict) else value
+    code, _, err = finish(start(tmp_path, base, "--workers", "1"))
+    assert code == 2 and "Traceback" not in err
+    assert all(word in err for word in words), err
+    if "model" not in changes:
+        (run,) = (tmp_path / "runs").iterdir()
+        record = json.loads((run / "run.json").read_text())
+        assert record["status"] == "failed" and (run / "seed-0/base/manifest.json").exists()
