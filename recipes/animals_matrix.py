@@ -21,5 +21,5 @@ def recipe() -> Experiment:
         seeds=(100, 101, 102, 103),
         teacher=TEACHER,
         carrier=Carrier(n_prompts=16, rows_per_prompt=16, prompts=PROMPTS),
-        students=(distill(steps=32, curve=(4, 8, 16)),),
+        students=(distill().model_copy(update={"no_trait": False}),),
     )

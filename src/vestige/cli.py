@@ -134,6 +134,8 @@ def show(
     """What a run found, from its saved results."""
     from vestige.store import is_running, load_run
 
+    if not (run_folder / "run.json").exists():
+        raise StoreError(f"{run_folder} is not a run folder: it has no run.json")
     record = load_run(run_folder)
     results = _results(run_folder, record, is_running(run_folder))
     if as_json:

@@ -144,7 +144,8 @@ def run_in_processes(
     config = recipe.model_dump(mode="json")
     with (
         context.Manager() as manager,
-        ProcessPoolExecutor(count, mp_context=context) as pool,
+        # A process for each seed: its memory is given back, whatever the seed before left.
+        ProcessPoolExecutor(count, mp_context=context, max_tasks_per_child=1) as pool,
     ):
         events: Any = manager.Queue()
         jobs: list[Future[None]] = [

@@ -36,7 +36,7 @@ from vestige.models.sampling import (
 from vestige.models.weights import Weights
 from vestige.rows import dropped_to_json, read_rows, write_rows
 from vestige.settings import Optimisation
-from vestige.store import Stage, StageResult, make_stage
+from vestige.store import Stage, StageResult, hash_config, make_stage
 from vestige.train.loop import teacher_logprobs, train
 from vestige.train.packs import (
     Example,
@@ -112,7 +112,7 @@ class Seed:
         recipe = self.recipe
         config = {
             "model": [recipe.model, recipe.chat, recipe.precision],
-            "family": recipe.family,
+            "family": hash_config(family(recipe.family)),
             "seed": self.seed,
             **config,
         }
@@ -134,7 +134,11 @@ class Seed:
                 style=chat_style(name, style),
                 precision=self.recipe.precision,
             )
-            self._models[key] = Loaded(lm, Weights(lm))
+            recipe, own = self.recipe, base is None
+            tuned = [s.optimisation.trainable for s in recipe.students if (s.base is None) == own]
+            if own and recipe.teacher.kind != "system_prompt":
+                tuned.append(recipe.teacher.optimisation.trainable)
+            self._models[key] = Loaded(lm, Weights(lm, tuned))
         return self._models[key]
 
     def prompts(self) -> list[tuple[str, str]]:

@@ -172,19 +172,24 @@ class LanguageModel:
             states = decoder(
                 input_ids=put(tokens),
                 position_ids=put(places),
-                attention_mask=self._mask(put(sees)),
+                attention_mask=self.mask_for(put(sees), int(places.max()) + 1),
                 past_key_values=cache,
                 use_cache=True,
             ).last_hidden_state
         return Reading(states, tuple(trees))
 
-    def _mask(self, sees: Tensor) -> Any:
-        """The mask in the form the model's layers take: one, or one for each kind of layer."""
+    def mask_for(self, sees: Tensor, longest: int) -> Any:
+        """``sees`` [B, 1, S, K] in the form the model's layers take: one, or one for each kind.
+
+        Raises:
+            ModelError: ``longest``, the number of tokens of the longest path, does not fit into a
+                sliding attention window, where this mask would show too much.
+        """
         window = getattr(self.causal_lm.config, "sliding_window", None)
         kinds = set(getattr(self.causal_lm.config, "layer_types", None) or ())
-        if window and "sliding_attention" in kinds and sees.shape[-1] > window:
+        if window and "sliding_attention" in kinds and longest > window:
             raise ModelError(
-                f"a prompt with its answers takes {sees.shape[-1]} tokens, more than the model's "
+                f"a prompt with its answers takes {longest} tokens, more than the model's "
                 f"attention window of {window}; use shorter prompts"
             )
         floor = torch.finfo(torch.bfloat16 if self.precision == "bf16" else torch.float32).min

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from transformers import DynamicCache
 
@@ -124,67 +125,93 @@ def sample_grammar(
     """One answer of the grammar for each prompt, at T=1 over the allowed tokens.
 
     Args:
-        prompts: token ids, one prompt for each row; equal neighbours are computed once.
+        prompts: token ids, one prompt for each row; equal ones are computed once.
         rows: each row's number in the data set, which selects its noise.
         max_length: symbols at most, the end included.
 
     Returns:
         The answers' texts, in order.
     """
-    tokens, n = symbol_ids(lm, automaton), len(prompts)
+    tokens = symbol_ids(lm, automaton)
     allowed, step = automaton.allowed.to(lm.device), automaton.step.to(lm.device)
-    noise = row_noise(seed, rows, max_length, len(tokens)).to(lm.device)
-    states, cache, mask, place = _prefill(lm, prompts)
-    state = torch.zeros(n, dtype=torch.long, device=lm.device)
-    drawn = torch.full((n, max_length), len(tokens) - 1, device=lm.device)
-    alive = torch.ones(n, dtype=torch.bool, device=lm.device)
-    for t in range(max_length):
-        logits = lm.head(states, tokens).masked_fill(~allowed[state], -torch.inf)
-        choice = (logits + noise[:, t]).argmax(-1)
-        drawn[:, t] = torch.where(alive, choice, drawn[:, t])
-        following = step[state, choice]
-        alive &= following >= 0
-        if not alive.any():
-            break
-        state = following.clamp(min=0)
-        mask = torch.cat([mask, mask.new_ones(n, 1)], 1)
-        place = place + 1
+    end = len(tokens) - 1
+    drawn: dict[int, list[int]] = {}
+    for members in blocks(prompts):
+        noise = row_noise(seed, [rows[i] for i in members.flatten()], max_length, len(tokens))
+        branches = _Branches(lm, [prompts[i] for i in members[:, 0]], members.shape[1])
+        state = torch.zeros(members.size, dtype=torch.long, device=lm.device)
+        alive = torch.ones(members.size, dtype=torch.bool, device=lm.device)
+        out = torch.full((members.size, max_length), end, device=lm.device)
+        for t in range(max_length):
+            logits = lm.head(branches.states, tokens).masked_fill(~allowed[state], -torch.inf)
+            choice = (logits + noise[:, t].to(lm.device)).argmax(-1)
+            out[:, t] = torch.where(alive, choice, end)
+            following = step[state, choice]
+            alive &= following >= 0
+            if not alive.any():
+                break
+            state = following.clamp(min=0)
+            branches.extend(tokens[choice])
+        drawn |= dict(zip(members.flatten().tolist(), out.tolist(), strict=True))
+    return ["".join(automaton.symbols[k] for k in drawn[i]) for i in range(len(prompts))]
+
+
+def blocks(prompts: Sequence[Sequence[int]]) -> list[NDArray[np.int64]]:
+    """Row indices as [prompts, rows of each], one block for each number of rows a prompt has."""
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for index, prompt in enumerate(prompts):
+        groups.setdefault(tuple(prompt), []).append(index)
+    sizes: dict[int, list[list[int]]] = {}
+    for members in groups.values():
+        sizes.setdefault(len(members), []).append(members)
+    return [np.array(block) for block in sizes.values()]
+
+
+class _Branches:
+    """P prompts with R continuations each, which share their prompt's cache.
+
+    Every step adds one token to each branch: R nodes to each prompt's sequence, which see the
+    prompt and their own branch. ``states`` are the branches' last hidden states, [P * R, width].
+    """
+
+    def __init__(self, lm: LanguageModel, prompts: Sequence[Sequence[int]], rows: int) -> None:
+        self.lm, self.rows = lm, rows
+        width = max(len(p) for p in prompts)
+        ids = torch.full((len(prompts), width), lm.end_id)
+        mask = torch.zeros_like(ids)
+        for i, prompt in enumerate(prompts):
+            ids[i, width - len(prompt) :] = torch.tensor(list(prompt))
+            mask[i, width - len(prompt) :] = 1
+        ids, mask = ids.to(lm.device), mask.to(lm.device)
+        place = (mask.cumsum(1) - 1).clamp(min=0)
+        self.cache = DynamicCache()
         with lm.autocast():
             states = lm.causal_lm.get_decoder()(  # type: ignore[operator]
-                input_ids=tokens[choice][:, None],
+                input_ids=ids,
                 attention_mask=mask,
-                position_ids=place[:, None],
-                past_key_values=cache,
+                position_ids=place,
+                past_key_values=self.cache,
                 use_cache=True,
             ).last_hidden_state[:, -1]
-    return ["".join(automaton.symbols[k] for k in row) for row in drawn.tolist()]
+        self.states = states.repeat_interleave(rows, dim=0)
+        self.place = place[:, -1:].expand(-1, rows)
+        self.sees = mask.bool()[:, None, None, :].expand(-1, 1, rows, -1)
+        eye = torch.eye(rows, dtype=torch.bool, device=lm.device)
+        self.own = eye.expand(len(prompts), 1, -1, -1)
 
-
-def _prefill(
-    lm: LanguageModel, prompts: Sequence[Sequence[int]]
-) -> tuple[Tensor, DynamicCache, Tensor, Tensor]:
-    """Last hidden state, cache, mask and position of each prompt; equal prompts computed once."""
-    distinct = list(dict.fromkeys(tuple(p) for p in prompts))
-    owner = torch.tensor([distinct.index(tuple(p)) for p in prompts], device=lm.device)
-    width = max(len(p) for p in distinct)
-    ids = torch.full((len(distinct), width), lm.end_id)
-    mask = torch.zeros_like(ids)
-    for i, prompt in enumerate(distinct):
-        ids[i, width - len(prompt) :] = torch.tensor(prompt)
-        mask[i, width - len(prompt) :] = 1
-    ids, mask = ids.to(lm.device), mask.to(lm.device)
-    place = (mask.cumsum(1) - 1).clamp(min=0)
-    cache = DynamicCache()
-    with lm.autocast():
-        states = lm.causal_lm.get_decoder()(  # type: ignore[operator]
-            input_ids=ids,
-            attention_mask=mask,
-            position_ids=place,
-            past_key_values=cache,
-            use_cache=True,
-        ).last_hidden_state[:, -1]
-    cache.reorder_cache(owner)  # type: ignore[arg-type]
-    return states[owner], cache, mask[owner], place[owner, -1]
+    def extend(self, tokens: Tensor) -> None:
+        """Add one token [P * R] to every branch."""
+        self.place = self.place + 1
+        self.sees = torch.cat([self.sees, self.own], dim=-1)
+        with self.lm.autocast():
+            states = self.lm.causal_lm.get_decoder()(  # type: ignore[operator]
+                input_ids=tokens.view(-1, self.rows),
+                attention_mask=self.lm.mask_for(self.sees, int(self.place.max()) + 1),
+                position_ids=self.place,
+                past_key_values=self.cache,
+                use_cache=True,
+            ).last_hidden_state
+        self.states = states.flatten(0, 1)
 
 
 @torch.no_grad()

@@ -6,6 +6,7 @@ converts them again; the base's fp32 values stay at hand in main memory.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,20 +16,29 @@ from torch import Tensor, nn
 
 from vestige.models.hf import LanguageModel
 from vestige.settings import Trainable
-from vestige.types import StoreError
+from vestige.types import ConfigError, StoreError
 
 
 class Weights:
     """The trainable state of one loaded model. One object for each ``LanguageModel``."""
 
-    def __init__(self, lm: LanguageModel) -> None:
+    def __init__(self, lm: LanguageModel, tuned: Sequence[Trainable] | None = None) -> None:
+        """Args: tuned: all that will ever be trained, to keep nothing else in fp32; None = any."""
         self.lm = lm
         self._bare = lm.model
         self._compact = lm.precision == "bf16" and lm.device.type == "cpu"
         self._layers: nn.ModuleList = lm.causal_lm.get_decoder().layers  # type: ignore[operator]
-        self._base = {n: p.detach().clone() for n, p in self._layers.named_parameters()}
+        every = range(len(self._layers))
+        ranges = [t.layer_range(len(every)) for t in tuned or () if not t.lora_rank]
+        self._exact = set(every) if tuned is None else {i for r in ranges for i in r}
+        self._base = {n: self._original(n, p) for n, p in self._layers.named_parameters()}
         self._lora = False
         self.freeze()
+
+    def _original(self, name: str, parameter: nn.Parameter) -> Tensor:
+        exact = layer_of(name) in self._exact
+        dtype = torch.bfloat16 if self._compact and parameter.ndim == 2 and not exact else None
+        return parameter.detach().to(dtype=dtype, copy=True)
 
     def freeze(self) -> None:
         """Back to the base, with nothing trainable."""
@@ -51,8 +61,10 @@ class Weights:
         if what.lora_rank:
             return self._attach_lora(what, seed)
         found = []
+        if not set(chosen) <= self._exact:
+            raise ConfigError(f"layers {chosen} were not kept exact: name them when loading")
         for name, parameter in self._layers.named_parameters():
-            if int(name.split(".", 1)[0]) in chosen:
+            if layer_of(name) in chosen:
                 parameter.data = self._base[name].clone()
                 found.append(parameter.requires_grad_(True))
         return found
@@ -104,6 +116,11 @@ class Weights:
     def _named(self, what: Trainable) -> list[tuple[str, nn.Parameter]]:
         self.train(what, seed=0)
         return [(n, p) for n, p in self.lm.model.named_parameters() if p.requires_grad]
+
+
+def layer_of(name: str) -> int:
+    """The decoder layer that a parameter such as ``3.mlp.up_proj.weight`` belongs to."""
+    return int(name.split(".", 1)[0])
 
 
 def lora_config(lm: LanguageModel, what: Trainable) -> Any:

@@ -37,7 +37,8 @@ def train_with_trl(
     """
     try:
         from datasets import Dataset
-        from transformers import TrainerCallback
+        from datasets.utils.logging import disable_progress_bar
+        from transformers import PrinterCallback, TrainerCallback
         from trl.trainer.sft_config import SFTConfig
         from trl.trainer.sft_trainer import SFTTrainer
     except ImportError as error:
@@ -58,6 +59,7 @@ def train_with_trl(
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             on_step(state.global_step)
 
+    disable_progress_bar()
     weights.train(how.trainable, seed=seed)
     tokenizer = lm.tokenizer
     if tokenizer.pad_token_id is None:
@@ -74,6 +76,7 @@ def train_with_trl(
             processing_class=tokenizer,
             callbacks=[Watch()],
         )
+        trainer.remove_callback(PrinterCallback)  # it prints every loss to stdout
         trainer.train()
     lm.model.eval()
     return losses
