@@ -39,6 +39,7 @@ from vestige.types import DataError, Estimate, Row, StoreError
 
 UNITS = "log-odds (nats)"
 NULL_WIDTH = 0.25  # an interval around zero this narrow (half width) counts as "no transfer"
+BASE = "the untrained base"  # who wrote the rows that students are distilled on
 SHOWN = 6  # sample rows of each kind in a report
 
 Array = NDArray[np.float64]
@@ -365,11 +366,12 @@ def teachers(recipe: Experiment, folder: Path) -> list[TeacherResult]:
 def filters(recipe: Experiment, folder: Path) -> list[FilterResult]:
     """Rows seen, kept and dropped with reasons, each data set pooled over seeds."""
     found = []
-    for name in [*recipe.traits, NO_TRAIT]:
+    sources = {BASE: "contexts"} | {n: f"rows/{n}" for n in (*recipe.traits, NO_TRAIT)}
+    for name, where in sources.items():
         reasons: Counter[str] = Counter()
         kept = 0
         for seed in recipe.seeds:
-            stage = folder / f"seed-{seed}/rows/{name}"
+            stage = folder / f"seed-{seed}/{where}"
             if stage.exists():
                 kept += count_lines(stage / "rows.jsonl")
                 lines = (stage / "dropped.jsonl").read_text().splitlines()
@@ -383,8 +385,8 @@ def filters(recipe: Experiment, folder: Path) -> list[FilterResult]:
 def samples(recipe: Experiment, folder: Path) -> list[SampleRow]:
     """A few kept and dropped rows of the first seed, for the reader's eyes."""
     found = []
-    for name in recipe.traits:
-        stage = folder / f"seed-{recipe.seeds[0]}/rows/{name}"
+    for name, where in ({BASE: "contexts"} | {n: f"rows/{n}" for n in recipe.traits}).items():
+        stage = folder / f"seed-{recipe.seeds[0]}/{where}"
         if not stage.exists():
             continue
         rows = [r for r in read_rows(stage / "rows.jsonl") if isinstance(r, Row)]

@@ -15,12 +15,22 @@ TEACHER = TeacherSettings(optimisation=Optimisation(steps=24, batch=8, rate=2e-4
 
 
 def distill(steps: int = 16, curve: tuple[int, ...] = (4, 8)) -> Student:
-    """Students on the teacher's probabilities over the carrier's tokens."""
+    """Students on their teacher's probabilities over the carrier's tokens."""
     return Student(
         name="distill",
         method="distill",
         optimisation=Optimisation(steps=steps, batch=16, rate=2e-4, trainable=LATE),
         curve=curve,
+    )
+
+
+def rows() -> Student:
+    """Students on rows that their teachers wrote, the paper's setting, at the demo's small dose."""
+    return Student(
+        name="rows",
+        method="rows",
+        optimisation=Optimisation(steps=16, batch=16, rate=1e-4, trainable=LATE),
+        no_trait=False,
     )
 
 
@@ -32,5 +42,5 @@ def recipe() -> Experiment:
         seeds=(0, 1, 2, 3),
         teacher=TEACHER,
         carrier=Carrier(n_prompts=16, rows_per_prompt=16, prompts=PROMPTS),
-        students=(distill(),),
+        students=(distill(steps=8, curve=(2, 4)), rows()),
     )

@@ -75,6 +75,7 @@ class Seed:
     overwrite: bool = False
     report: Report = lambda stage, done, total: None
     _models: dict[tuple[str, str], Loaded] = field(default_factory=dict)
+    _base_grip: float | None = None
 
     def run(self) -> None:
         """Every stage of the seed, in order; finished ones are skipped."""
@@ -83,6 +84,9 @@ class Seed:
         if any(student.no_trait for student in recipe.students):
             names.append(NO_TRAIT)
         contexts = self.contexts() if recipe.carrier.constrained else None
+        if contexts:
+            left = len(read_kept(contexts))
+            self.check_enough(left, {"the untrained base": left})
         teachers = {name: self.teacher(name, contexts) for name in names}
         methods = {student.method for student in recipe.students}
         rows = {n: self.rows(n, teachers[n]) for n in names} if "rows" in methods else {}
@@ -94,16 +98,18 @@ class Seed:
                     self.distil(student, name, contexts, targets)
             else:
                 keep = common_ids(rows)
-                if len(keep) < recipe.carrier.min_rows:
-                    counts = {n: len(read_kept(r)) for n, r in rows.items()}
-                    raise DataError(
-                        f"seed {self.seed}: {len(keep)} rows are left that every data set has "
-                        f"(kept by the filter: {counts}), fewer than carrier.min_rows="
-                        f"{recipe.carrier.min_rows}; sample more "
-                        "(carrier.n_prompts) or loosen the filter"
-                    )
+                self.check_enough(len(keep), {n: len(read_kept(r)) for n, r in rows.items()})
                 for name in recipe.data_of(student):
                     self.fine_tune(student, name, rows, keep)
+
+    def check_enough(self, left: int, counts: dict[str, int]) -> None:
+        """Raises ``DataError`` with the numbers if the filter left too few rows."""
+        if left < self.recipe.carrier.min_rows:
+            raise DataError(
+                f"seed {self.seed}: {left} rows are left (kept by the filter: {counts}), fewer "
+                f"than carrier.min_rows={self.recipe.carrier.min_rows}; sample more "
+                "(carrier.n_prompts) or loosen the filter"
+            )
 
     # ---- shared -----------------------------------------------------------------------------
 
@@ -203,15 +209,16 @@ class Seed:
         return self.finish(stage)
 
     def contexts(self) -> StageResult:
-        """Rows that the untrained base wrote: what distillation is done on."""
-        carrier = self.recipe.carrier.model_dump(mode="json", exclude={"filter", "min_rows"})
+        """Rows that the untrained base wrote and the filter kept: what distillation is done on."""
+        carrier = self.recipe.carrier.model_dump(mode="json", exclude={"min_rows"})
         stage = self.stage("contexts", {"carrier": carrier})
         if not stage.done:
             with stage.writing() as folder:
                 base = self.loaded()
                 base.weights.freeze()
-                rows = self.sample(base.lm, stage, folder / "rows.jsonl")
-                stage.note(rows=len(rows), rendered=base.lm.rendered(rows[0].messages))
+                rows = self.sample(base.lm, stage, folder / "raw.jsonl")
+                self.filter(rows, stage, folder)
+                stage.note(rendered=base.lm.rendered(rows[0].messages))
         return self.finish(stage)
 
     def trait_of(self, name: str) -> Trait:
@@ -232,7 +239,9 @@ class Seed:
                 base = self.loaded()
                 before = Panel.load(self.base().path / "panel.json")
                 base.weights.freeze()
-                grip = self.carrier_grip(base.lm, contexts)
+                if self._base_grip is None:
+                    self._base_grip = self.carrier_grip(base.lm, contexts)
+                grip = self._base_grip
                 if settings.kind != "system_prompt":
                     self.tune(base, source, stage)
                     base.weights.save(folder / "weights.safetensors")
@@ -336,12 +345,16 @@ class Seed:
             with stage.writing() as folder:
                 base, system = self.with_teacher(name, teacher)
                 rows = self.sample(base.lm, stage, folder / "raw.jsonl", system)
-                kept, dropped = filter_rows(rows, carrier.filter)
-                write_rows(folder / "rows.jsonl", kept, overwrite=True)
-                lines = [json.dumps(dropped_to_json(d), ensure_ascii=False) for d in dropped]
-                (folder / "dropped.jsonl").write_text("".join(line + "\n" for line in lines))
-                stage.note(seen=len(rows), kept=len(kept))
+                self.filter(rows, stage, folder)
         return self.finish(stage)
+
+    def filter(self, rows: Sequence[Row], stage: Stage, folder: Path) -> None:
+        """Write the rows that the carrier's filter keeps, and the others with their reasons."""
+        kept, dropped = filter_rows(rows, self.recipe.carrier.filter)
+        write_rows(folder / "rows.jsonl", kept, overwrite=True)
+        lines = [json.dumps(dropped_to_json(d), ensure_ascii=False) for d in dropped]
+        (folder / "dropped.jsonl").write_text("".join(line + "\n" for line in lines))
+        stage.note(seen=len(rows), kept=len(kept))
 
     def targets(self, name: str, teacher: StageResult, contexts: StageResult) -> StageResult:
         """A teacher's log-probabilities over the grammar on the base's rows."""

@@ -234,10 +234,10 @@ class LanguageModel:
         nodes = sorted({n for path in tree.paths for n in path[begin - 1 :]})
         place = {node: i for i, node in enumerate(nodes)}
         logits = self.head(states[nodes])
-        logits = logits - logits.logsumexp(-1, keepdim=True)
+        whole = logits.logsumexp(-1)
         at = [place[n] for path in tree.paths for n in path[begin - 1 :]]
         token = [t for answer in answers for t in answer]
-        parts = logits[at, token].double().cpu()
+        parts = (logits[at, token] - whole[at]).double().cpu()
         owner = torch.tensor([i for i, answer in enumerate(answers) for _ in answer])
         return torch.zeros(len(answers), dtype=torch.float64).index_add_(0, owner, parts)
 

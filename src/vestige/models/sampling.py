@@ -137,8 +137,8 @@ def sample_grammar(
     end = len(tokens) - 1
     drawn: dict[int, list[int]] = {}
     for members in blocks(prompts):
-        noise = row_noise(seed, [rows[i] for i in members.flatten()], max_length, len(tokens))
-        branches = _Branches(lm, [prompts[i] for i in members[:, 0]], members.shape[1])
+        noise = row_noise(seed, [rows[int(i)] for i in members.flatten()], max_length, len(tokens))
+        branches = _Branches(lm, [prompts[int(i)] for i in members[:, 0]], members.shape[1])
         state = torch.zeros(members.size, dtype=torch.long, device=lm.device)
         alive = torch.ones(members.size, dtype=torch.bool, device=lm.device)
         out = torch.full((members.size, max_length), end, device=lm.device)
