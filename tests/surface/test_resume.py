@@ -113,14 +113,14 @@ def test_a_run_leaves_everything_that_its_reader_needs(undisturbed: Path):
 def test_killed_at_random_moments_it_ends_the_same(undisturbed: Path, folders, tmp_path: Path):
     draw, config = random.Random(7), recipe(folders["llama"])
     kills = 0
-    for _ in range(4):
-        process = start(tmp_path, config, "--workers", "1")
-        time.sleep(draw.uniform(5, 14))
+    for _ in range(3):
+        process = start(tmp_path, config, "--workers", "2")
+        time.sleep(draw.uniform(6, 16))
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
             kills += 1
         process.communicate()
-    code, _, err = finish(start(tmp_path, config, "--workers", "1"))
+    code, _, err = finish(start(tmp_path, config, "--workers", "2"))
     assert code == 0, err
     assert kills >= 1
     assert outcome(tmp_path) == outcome(undisturbed)
@@ -129,10 +129,10 @@ def test_killed_at_random_moments_it_ends_the_same(undisturbed: Path, folders, t
 def test_another_config_reuses_nothing_and_the_same_one_everything(undisturbed: Path, folders):
     (run,) = (undisturbed / "runs").iterdir()
     before = {p: p.stat().st_mtime_ns for p in run.glob("seed-*/**/manifest.json")}
-    code, _, err = finish(start(undisturbed, recipe(folders["llama"]), "--workers", "1"))
+    code, _, err = finish(start(undisturbed, recipe(folders["llama"]), "--workers", "2"))
     assert code == 0, err
     assert {p: p.stat().st_mtime_ns for p in before} == before
-    process = start(undisturbed, recipe(folders["llama"], seeds=[0, 2]), "--workers", "1")
+    process = start(undisturbed, recipe(folders["llama"], seeds=[0, 2]), "--workers", "2")
     code, _, err = finish(process)
     assert code == 0, err
     other = next(p for p in (undisturbed / "runs").iterdir() if p != run)
@@ -167,7 +167,7 @@ def test_what_stops_a_run_says_why_in_one_line(folders, tmp_path: Path, changes,
     base = recipe(folders["llama"], students=[recipe(folders["llama"])["students"][1]])
     for key, value in changes.items():
         base[key] = base[key] | value if isinstance(value, dict) else value
-    code, _, err = finish(start(tmp_path, base, "--workers", "1"))
+    code, _, err = finish(start(tmp_path, base, "--workers", "2"))
     assert code == 2 and "Traceback" not in err
     assert all(word in err for word in words), err
     if "model" not in changes:
