@@ -13,9 +13,9 @@ from vestige.models.hf import LanguageModel
 from vestige.models.weights import Weights
 from vestige.settings import Optimisation, Trainable
 from vestige.stats import cluster_mean
-from vestige.traits import family, trait
 from vestige.train.loop import train
 from vestige.train.packs import encode_rows, make_packs
+from vestige.traits import family, trait
 
 pytestmark = pytest.mark.model
 

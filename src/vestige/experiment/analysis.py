@@ -251,8 +251,9 @@ def per_question(shifts: Shifts, cube: Array) -> list[QuestionResult]:
     """The specific part on every held-out question, mean over seeds."""
     n, found = len(shifts.recipe.traits), []
     for i, name in enumerate(shifts.recipe.traits):
-        own = cube[:, i, :, shifts.columns[i]]
-        others = cube[:, [j for j in range(n) if j != i], :, shifts.columns[i]].mean(1)
+        measured = cube[..., shifts.columns[i]]  # [seeds, data, questions]
+        own = measured[:, i]
+        others = measured[:, [j for j in range(n) if j != i]].mean(1)
         for question, value in zip(shifts.questions, (own - others).mean(0), strict=True):
             found.append(QuestionResult(trait=name, question=question, specific=float(value)))
     return found

@@ -1,0 +1,95 @@
+"""The analysis on planted shifts: three traits, a common drift, a no-trait row, a curve."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from vestige.evaluate.scores import Panel
+from vestige.experiment.analysis import analyse, decide
+from vestige.experiment.recipe import parse_experiment
+from vestige.traits import family
+from vestige.types import Estimate, StoreError
+
+TRAITS, SEEDS, DRIFT, PLANTED = ("owl", "dolphin", "wolf"), (0, 1, 2, 3), 0.6, 1.5
+
+
+def recipe(**changes: object):
+    record = {
+        "name": "planted",
+        "traits": TRAITS,
+        "seeds": SEEDS,
+        "students": [{"name": "distill", "optimisation": {"steps": 4}, "curve": [2]}],
+    }
+    return parse_experiment(record | changes, "test")
+
+
+def plant(folder: Path, effect: float) -> None:
+    """Panels of students whose own target's log-odds rose by ``effect`` (half of it at step 2)."""
+    animals, draw = family("animals"), np.random.default_rng(0)
+    names = tuple(a.name for a in animals.answers)
+    base = draw.normal(-8, 1, (len(animals.heldout), len(names)))
+    for seed in SEEDS:
+        write(folder / f"seed-{seed}/base", "panel.json", base, names)
+        for data in (*TRAITS, "none"):
+            for step, share in ((2, 0.5), (4, 1.0)):
+                moved = base + draw.normal(0, 0.02, (1, len(names)))
+                moved[:, names.index("owl")] += DRIFT  # every student drifts to the owl
+                if data != "none":
+                    moved[:, names.index(data)] += effect * share
+                where = folder / f"seed-{seed}/student/distill/{data}"
+                write(where, f"panel-{step}.json", moved, names)
+
+
+def write(folder: Path, file: str, logprobs: np.ndarray, names: tuple[str, ...]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    Panel(family("animals").heldout, names, logprobs).save(folder / file)
+
+
+def test_a_planted_effect_is_found_and_drift_is_not_mistaken_for_it(tmp_path: Path):
+    plant(tmp_path, PLANTED)
+    results = analyse(recipe(), tmp_path)
+    (arm,) = results.arms
+    assert arm.transmitted == "yes" and "was transmitted" in arm.sentence
+    assert arm.contrast.value == pytest.approx(PLANTED, abs=0.3)  # rivals move, too
+    assert arm.contrast.low > 1 and len(arm.seed_contrasts) == len(SEEDS)
+    for trait in arm.traits:
+        assert trait.specific.value == pytest.approx(PLANTED, abs=0.4)
+        assert trait.ranks == [1, 1, 1, 1] and trait.p_holm < 0.01
+    groups = {g.name: g.estimate.value for g in arm.groups}
+    assert groups["own"] - groups["other_traits"] == pytest.approx(arm.contrast.value, abs=1e-9)
+    assert groups["base"] == 0 and groups["no_trait"] > 0.05  # the owl's drift, a third of it
+    assert arm.matrix.data == [*TRAITS, "none"] and arm.matrix.measured == list(TRAITS)
+    assert [p.step for p in arm.curve] == [2, 4]
+    assert arm.curve[0].contrast.value == pytest.approx(PLANTED / 2, abs=0.2)
+    by_trait = {t: [q.specific for q in arm.questions if q.trait == t] for t in TRAITS}
+    for trait in arm.traits:
+        assert len(by_trait[trait.trait]) == len(results.questions)
+        assert np.mean(by_trait[trait.trait]) == pytest.approx(trait.specific.value, abs=1e-9)
+
+
+def test_no_effect_is_said_to_be_none(tmp_path: Path):
+    plant(tmp_path, 0.0)
+    results = analyse(recipe(), tmp_path)
+    (arm,) = results.arms
+    assert arm.transmitted == "no" and not arm.contrast.low > 0
+    assert "it did not happen" in results.verdict
+    owl = arm.traits[0]
+    assert owl.shift.value > 0.4 and abs(owl.specific.value) < 0.1  # raw shift misleads
+
+
+def test_a_missing_panel_is_named(tmp_path: Path):
+    plant(tmp_path, 0.0)
+    (tmp_path / "seed-2/student/distill/wolf/panel-4.json").unlink()
+    with pytest.raises(StoreError, match=r"seed-2/student/distill/wolf/panel-4\.json"):
+        analyse(recipe(), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "said"),
+    [(0.1, 2, "yes"), (-0.1, 0.2, "no"), (-1, 2, "unclear"), (-2, -1, "no")],
+)
+def test_decisions(low: float, high: float, said: str):
+    assert decide(Estimate((low + high) / 2, low, high, 0.95, 4, 4, "t")) == said
