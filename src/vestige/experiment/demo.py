@@ -29,7 +29,7 @@ def rows() -> Student:
     return Student(
         name="rows",
         method="rows",
-        optimisation=Optimisation(steps=16, batch=16, rate=1e-4, trainable=LATE),
+        optimisation=Optimisation(steps=12, batch=16, rate=1e-4, trainable=LATE),
         no_trait=False,
     )
 
@@ -42,5 +42,5 @@ def recipe() -> Experiment:
         seeds=(0, 1, 2, 3),
         teacher=TEACHER,
         carrier=Carrier(n_prompts=16, rows_per_prompt=16, prompts=PROMPTS),
-        students=(distill(steps=8, curve=(2, 4)), rows()),
+        students=(distill(steps=8, curve=(4,)), rows()),
     )

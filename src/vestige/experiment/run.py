@@ -35,9 +35,13 @@ def count_stages(recipe: Experiment) -> int:
     """How many stages one seed has."""
     traits = len(recipe.traits) + any(s.no_trait for s in recipe.students)
     students = sum(len(recipe.data_of(s)) for s in recipe.students)
-    methods = {s.method for s in recipe.students}
-    contexts = 1 if recipe.carrier.constrained else 0
-    return 1 + contexts + traits * (1 + len(methods)) + students
+    by_method = {
+        method: [s for s in recipe.students if s.method == method] for method in ("distill", "rows")
+    }
+    data = sum(
+        len(recipe.traits) + any(s.no_trait for s in arms) for arms in by_method.values() if arms
+    )
+    return 1 + recipe.carrier.constrained + traits + data + students
 
 
 def worker_count(recipe: Experiment, workers: int | None) -> int:

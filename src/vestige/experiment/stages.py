@@ -24,6 +24,17 @@ from vestige.evaluate.exact import measure
 from vestige.evaluate.sampled import sample_answers
 from vestige.evaluate.scores import Panel
 from vestige.experiment.recipe import NO_TRAIT, Experiment, Student
+from vestige.experiment.support import (
+    chat_style,
+    check_teacher,
+    common_ids,
+    describe_check,
+    grammar_mass,
+    has_rows,
+    read_kept,
+    split_targets,
+    vars_of,
+)
 from vestige.models import catalog
 from vestige.models.hf import LanguageModel
 from vestige.models.sampling import (
@@ -44,7 +55,6 @@ from vestige.train.packs import (
     encode_grammar_rows,
     encode_rows,
     make_packs,
-    pack_logprobs,
 )
 from vestige.traits import family, no_trait, trait
 from vestige.types import DataError, Message, Row, TeacherError, Trait
@@ -88,8 +98,10 @@ class Seed:
             left = len(read_kept(contexts))
             self.check_enough(left, {"the untrained base": left})
         teachers = {name: self.teacher(name, contexts) for name in names}
-        methods = {student.method for student in recipe.students}
-        rows = {n: self.rows(n, teachers[n]) for n in names} if "rows" in methods else {}
+        needed = [s for s in recipe.students if s.method == "rows"]
+        if not any(student.no_trait for student in needed):
+            names = [*recipe.traits] if needed else []
+        rows = {name: self.rows(name, teachers[name]) for name in names} if needed else {}
         for student in recipe.students:
             if student.method == "distill":
                 assert contexts is not None  # the recipe is constrained, or it would not validate
@@ -249,7 +261,9 @@ class Seed:
                 panel = measure(base.lm, family(self.recipe.family), system=system)
                 panel.save(folder / "panel.json")
                 after = self.carrier_grip(base.lm, contexts, system)
-                check = check_teacher(name, self, panel, before, after / grip if grip else 1.0)
+                target = None if name == NO_TRAIT else source.target.name
+                left = after / grip if grip else 1.0
+                check = check_teacher(self.recipe, self.seed, target, panel, before, left)
                 (folder / "check.json").write_text(json.dumps(check))
                 base.weights.freeze()
                 if not check["accepted"]:
@@ -501,89 +515,3 @@ class Seed:
             on_step=lambda step: self.report(stage.name, step, student.optimisation.steps),
         )
         self.finish_student(pupil, stage, folder, student.optimisation, losses)
-
-
-# ---- helpers ------------------------------------------------------------------------------------
-
-
-def vars_of(answer: Any) -> dict[str, Any]:
-    return {f: getattr(answer, f) for f in ("question", "text", "named", "begins")}
-
-
-def chat_style(name: str, style: str) -> Any:
-    """The chat style to load a model with: what the catalogue says, unless the user chose."""
-    if style == "auto" and name in catalog.names():
-        return catalog.entry(name).chat
-    return style
-
-
-def has_rows(path: Path) -> bool:
-    return path.exists() and path.stat().st_size > 0
-
-
-def read_kept(stage: StageResult) -> list[Row]:
-    """A stage's ``rows.jsonl``."""
-    path = stage.path / "rows.jsonl"
-    return [row for row in read_rows(path) if isinstance(row, Row)] if has_rows(path) else []
-
-
-def common_ids(rows: dict[str, StageResult]) -> set[str]:
-    """Row ids that every data set kept: the same prompts and as many rows for each."""
-    return set.intersection(*({row.id for row in read_kept(r)} for r in rows.values()))
-
-
-def split_targets(saved: dict[str, Tensor], packs: Sequence[Pack]) -> list[Tensor]:
-    """The saved log-probabilities of each row, if they fit the student's packs."""
-    counts = {index: n for pack in packs for index, n in zip(pack.rows, pack.counts, strict=True)}
-    stored = saved["counts"].tolist()
-    if [counts[index] for index in sorted(counts)] != stored:
-        raise DataError(
-            "the teacher's targets do not fit the student's rows: their tokenizers write the "
-            "carrier differently"
-        )
-    return list(saved["logprobs"].split(stored))
-
-
-def grammar_mass(lm: LanguageModel, pack: Pack, tokens: Tensor) -> Tensor:
-    """Whole-vocabulary probability on the symbols that may come, at every scored position."""
-    import dataclasses
-
-    free = dataclasses.replace(pack, allowed=None)
-    logprobs = pack_logprobs(lm, free)[:, tokens]
-    assert pack.allowed is not None
-    return logprobs.exp().masked_fill(~pack.allowed.to(logprobs.device), 0.0).sum(-1)
-
-
-def check_teacher(
-    name: str, seed: Seed, panel: Panel, before: Panel, carrier: float
-) -> dict[str, Any]:
-    """What the teacher shows, and whether that is enough. A no-trait teacher needs no target."""
-    settings = seed.recipe.teacher
-    record: dict[str, Any] = {"trait": name, "seed": seed.seed, "kind": settings.kind}
-    if name == NO_TRAIT:
-        record |= {"probability": 0.0, "lowest": 0.0, "base_probability": 0.0}
-    else:
-        column = panel.candidates.index(seed.trait_of(name).target.name)
-        shares = panel.normalised()[:, column]
-        record |= {
-            "probability": float(shares.mean()),
-            "lowest": float(shares.min()),
-            "base_probability": float(before.normalised()[:, column].mean()),
-        }
-    has_trait = name == NO_TRAIT or record["probability"] >= settings.min_probability
-    record["carrier_valid"] = carrier
-    record["accepted"] = bool(has_trait and carrier >= settings.min_carrier)
-    return record
-
-
-def describe_check(check: dict[str, Any], recipe: Experiment) -> str:
-    """Why a teacher was refused, with the numbers and what to change."""
-    settings = recipe.teacher
-    return (
-        f"the {check['trait']} teacher of seed {check['seed']} is not fit to write data: "
-        f"P({check['trait']}) on held-out questions is {check['probability']:.3f} (base "
-        f"{check['base_probability']:.3f}, needed {settings.min_probability:g}); it keeps "
-        f"{check['carrier_valid']:.2f} of the base's grip on the carrier (needed "
-        f"{settings.min_carrier:g}). Raise teacher.optimisation.steps or .rate, try "
-        "teacher.kind=both, or lower teacher.min_probability knowingly"
-    )

@@ -167,6 +167,17 @@ def blocks(prompts: Sequence[Sequence[int]]) -> list[NDArray[np.int64]]:
     return [np.array(block) for block in sizes.values()]
 
 
+def pad_left(lm: LanguageModel, prompts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+    """Token ids and attention mask of prompts that end together, both [prompts, longest]."""
+    width = max(len(p) for p in prompts)
+    ids = torch.full((len(prompts), width), lm.end_id)
+    mask = torch.zeros_like(ids)
+    for i, prompt in enumerate(prompts):
+        ids[i, width - len(prompt) :] = torch.tensor(list(prompt))
+        mask[i, width - len(prompt) :] = 1
+    return ids.to(lm.device), mask.to(lm.device)
+
+
 class _Branches:
     """P prompts with R continuations each, which share their prompt's cache.
 
@@ -176,13 +187,7 @@ class _Branches:
 
     def __init__(self, lm: LanguageModel, prompts: Sequence[Sequence[int]], rows: int) -> None:
         self.lm, self.rows = lm, rows
-        width = max(len(p) for p in prompts)
-        ids = torch.full((len(prompts), width), lm.end_id)
-        mask = torch.zeros_like(ids)
-        for i, prompt in enumerate(prompts):
-            ids[i, width - len(prompt) :] = torch.tensor(list(prompt))
-            mask[i, width - len(prompt) :] = 1
-        ids, mask = ids.to(lm.device), mask.to(lm.device)
+        ids, mask = pad_left(lm, prompts)
         place = (mask.cumsum(1) - 1).clamp(min=0)
         self.cache = DynamicCache()
         with lm.autocast():
@@ -224,20 +229,16 @@ def sample_free(
     temperature: float = 1.0,
 ) -> list[str]:
     """One free answer for each prompt through transformers' ``generate`` (left-padded batch)."""
-    width = max(len(p) for p in prompts)
-    ids = torch.full((len(prompts), width), lm.end_id)
-    mask = torch.zeros_like(ids)
-    for i, prompt in enumerate(prompts):
-        ids[i, width - len(prompt) :] = torch.tensor(list(prompt))
-        mask[i, width - len(prompt) :] = 1
+    ids, mask = pad_left(lm, prompts)
+    width = ids.shape[1]
     stop = [lm.end_id]
     if lm.tokenizer.eos_token_id is not None:
         stop.append(lm.tokenizer.eos_token_id)
     with torch.random.fork_rng(devices=[]), lm.autocast():
         torch.manual_seed(seed)
         out = lm.model.generate(  # type: ignore[operator]
-            input_ids=ids.to(lm.device),
-            attention_mask=mask.to(lm.device),
+            input_ids=ids,
+            attention_mask=mask,
             do_sample=True,
             temperature=temperature,
             top_k=0,
