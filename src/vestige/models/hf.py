@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
+from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, GenerationConfig
 
 from vestige.models import attention, chat
 from vestige.models.tree import TokenTree, build_tree, common_prefix
@@ -85,6 +85,9 @@ class LanguageModel:
                 "(vestige models list), a folder with config.json, tokenizer files and "
                 "*.safetensors, or a hub id"
             ) from error
+        # Many models ship sampling habits (repetition penalties, min-p): T=1 means the model's own
+        # probabilities, so none of them may reach ``generate``.
+        model.generation_config = GenerationConfig()
         model.to(device)  # type: ignore[call-arg]
         return cls(model, tokenizer, style=style, precision=precision)
 
@@ -187,7 +190,8 @@ class LanguageModel:
         """
         window = getattr(self.causal_lm.config, "sliding_window", None)
         kinds = set(getattr(self.causal_lm.config, "layer_types", None) or ())
-        if window and "sliding_attention" in kinds and longest > window:
+        slides = not kinds or "sliding_attention" in kinds  # Mistral, Phi-3: every layer, unnamed
+        if window and slides and longest > window:
             raise ModelError(
                 f"a prompt with its answers takes {longest} tokens, more than the model's "
                 f"attention window of {window}; use shorter prompts"

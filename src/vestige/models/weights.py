@@ -6,7 +6,7 @@ converts them again; the base's fp32 values stay at hand in main memory.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +103,9 @@ class Weights:
             raise StoreError(
                 f"cannot read weights from {path}: {error}; delete its stage folder"
             ) from error
-        if set(tensors) != set(parameters):
+        # Shapes as well: LoRA of another rank, or a model of another width, has the same names.
+        if shapes(tensors) != shapes(parameters):
+            self.freeze()
             raise StoreError(f"{path} holds other tensors than {what} trains in this model")
         with torch.no_grad():
             for name, parameter in parameters.items():
@@ -116,6 +118,11 @@ class Weights:
     def _named(self, what: Trainable) -> list[tuple[str, nn.Parameter]]:
         self.train(what, seed=0)
         return [(n, p) for n, p in self.lm.model.named_parameters() if p.requires_grad]
+
+
+def shapes(tensors: Mapping[str, Tensor]) -> dict[str, torch.Size]:
+    """The shape of each tensor."""
+    return {name: tensor.shape for name, tensor in tensors.items()}
 
 
 def layer_of(name: str) -> int:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from vestige.models import chat
+from torch import nn
+
 from vestige.models.hf import LanguageModel
 from vestige.models.weights import Weights
 from vestige.settings import Optimisation
+from vestige.train.packs import encode_rows
 from vestige.types import ConfigError, MissingExtraError, Row, TrainingError
 
 
@@ -64,10 +67,10 @@ def train_with_trl(
     tokenizer = lm.tokenizer
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
-    with tempfile.TemporaryDirectory() as scratch:
+    with tempfile.TemporaryDirectory() as scratch, borrowed(lm.model):
         try:
             config = SFTConfig(**trl_options(lm, how, scratch, seed))
-        except TypeError as error:
+        except (TypeError, ValueError) as error:
             raise ConfigError(f"students.optimisation.trainer_kwargs: {error}") from error
         trainer = SFTTrainer(
             model=lm.model,  # type: ignore[arg-type]
@@ -78,8 +81,25 @@ def train_with_trl(
         )
         trainer.remove_callback(PrinterCallback)  # it prints every loss to stdout
         trainer.train()
-    lm.model.eval()
     return losses
+
+
+@contextlib.contextmanager
+def borrowed(model: nn.Module) -> Iterator[None]:
+    """Give a model back as it was: in evaluation mode, without the ``forward`` of a trainer.
+
+    TRL and Accelerate leave their own ``forward`` on the module; a second training would wrap
+    the first one's, which fails in bf16.
+    """
+    own = {id(part) for part in model.modules() if "forward" in vars(part)}
+    try:
+        yield
+    finally:
+        for part in model.modules():
+            if id(part) not in own:
+                vars(part).pop("forward", None)
+                vars(part).pop("_original_forward", None)
+        model.eval()
 
 
 def trl_options(lm: LanguageModel, how: Optimisation, scratch: str, seed: int) -> dict[str, Any]:
@@ -95,6 +115,7 @@ def trl_options(lm: LanguageModel, how: Optimisation, scratch: str, seed: int) -
         "weight_decay": 0.0,
         "max_grad_norm": how.clip,
         "completion_only_loss": True,
+        "max_length": None,
         "logging_steps": 1,
         "save_strategy": "no",
         "report_to": "none",
@@ -108,11 +129,12 @@ def trl_options(lm: LanguageModel, how: Optimisation, scratch: str, seed: int) -
     return options | how.trainer_kwargs
 
 
-def as_example(lm: LanguageModel, row: Row) -> dict[str, str]:
-    """A row as the texts that the model sees; the completion ends its turn."""
-    prompt = chat.render(lm.tokenizer, row.messages, lm.style)
-    lead = " " if lm.style == "plain" else ""
-    return {
-        "prompt": prompt,
-        "completion": lead + row.completion + lm.tokenizer.decode([lm.end_id]),
-    }
+def as_example(lm: LanguageModel, row: Row) -> dict[str, list[int]]:
+    """A row as the tokens of the packed loop; the completion, with its end, is what is scored.
+
+    Given text, TRL would add a second beginning-of-text token, or an end-of-text token after the
+    end of the turn, where a model's tokenizer has them.
+    """
+    (example,) = encode_rows(lm, [lm.prompt_ids(row.messages)], [row.completion])
+    mask = [0] * len(example.prompt) + [1] * len(example.completion)
+    return {"input_ids": [*example.prompt, *example.completion], "completion_mask": mask}
