@@ -12,9 +12,9 @@ from __future__ import annotations
 import math
 import statistics
 
-import common
 import numpy as np
 
+import common
 from vestige.evaluate.exact import measure
 from vestige.evaluate.sampled import sample_answers
 from vestige.models.weights import Weights

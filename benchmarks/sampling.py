@@ -9,7 +9,6 @@ from __future__ import annotations
 import statistics
 
 import common
-
 from vestige.carriers.filtering import filter_rows
 from vestige.carriers.numbers import NumberFilter
 from vestige.models.sampling import sample_free, sample_grammar

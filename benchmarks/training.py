@@ -11,7 +11,6 @@ from __future__ import annotations
 import statistics
 
 import common
-
 from vestige.models.sampling import sample_grammar
 from vestige.models.weights import Weights
 from vestige.settings import Optimisation

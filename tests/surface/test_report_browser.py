@@ -21,7 +21,6 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1] / "unit"))
 
 from report_data import make_manifest, make_results
-
 from vestige.report import render
 from vestige.results import Results
 

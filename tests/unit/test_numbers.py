@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from number_cases import CASES, PAPER_CASES, reference
 from pydantic import ValidationError
 
+from number_cases import CASES, PAPER_CASES, reference
 from vestige.carriers import CARRIERS, carrier
 from vestige.carriers.filtering import filter_file, filter_rows
 from vestige.carriers.numbers import (

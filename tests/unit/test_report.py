@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from report_data import interval, make_manifest, make_results
 
+from report_data import interval, make_manifest, make_results
 from vestige.report import charts, render, render_runs
 from vestige.report.page import _ordinal, _percent, _places
 from vestige.results import CurvePoint, Interval, Results

@@ -6,9 +6,9 @@ from collections import Counter
 
 import pytest
 import torch
-from conftest import tiny_llama, tokenizer
 from scipy.stats import chisquare
 
+from conftest import tiny_llama, tokenizer
 from vestige.carriers.filtering import filter_rows
 from vestige.carriers.numbers import NumberFilter, NumberGrammar
 from vestige.models.hf import LanguageModel

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import TEMPLATE
 
+from conftest import TEMPLATE
 from vestige.carriers.numbers import NumberGrammar
 from vestige.models.hf import LanguageModel
 from vestige.models.sampling import compile_grammar, symbol_ids

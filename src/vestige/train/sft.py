@@ -16,6 +16,8 @@ from vestige.settings import Optimisation
 from vestige.train.packs import encode_rows
 from vestige.types import ConfigError, MissingExtraError, Row, TrainingError
 
+LEFT_BEHIND = {"forward", "_original_forward", "_is_accelerate_prepared"}
+
 
 def train_with_trl(
     lm: LanguageModel,
@@ -86,19 +88,18 @@ def train_with_trl(
 
 @contextlib.contextmanager
 def borrowed(model: nn.Module) -> Iterator[None]:
-    """Give a model back as it was: in evaluation mode, without the ``forward`` of a trainer.
+    """Give a model back as it was: in evaluation mode, without what a trainer hung on it.
 
-    TRL and Accelerate leave their own ``forward`` on the module; a second training would wrap
-    the first one's, which fails in bf16.
+    Accelerate marks a model as prepared and puts a ``forward`` of its own on it. A second training
+    of the same model would find the mark, leave out autocast, and fail in bf16.
     """
-    own = {id(part) for part in model.modules() if "forward" in vars(part)}
+    before = {id(part): set(vars(part)) for part in model.modules()}
     try:
         yield
     finally:
         for part in model.modules():
-            if id(part) not in own:
-                vars(part).pop("forward", None)
-                vars(part).pop("_original_forward", None)
+            for name in LEFT_BEHIND - before.get(id(part), set()):
+                vars(part).pop(name, None)
         model.eval()
 
 
