@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from conftest import tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import (
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+)
 
 from vestige.models.attention import grouped_attention
 from vestige.models.hf import LanguageModel
@@ -172,6 +181,59 @@ def test_weights_train_save_freeze_load(folders, tmp_path, what, precision):
     assert torch.equal(output(), base) and len(saved) == len(parameters)
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize(
+    "what",
+    [Trainable(), Trainable(layers=(0, 1)), Trainable(layers=(1, 3), lora_rank=2)],
+    ids=["all", "first layer", "lora"],
+)
+def test_weights_come_back_to_the_last_bit(folders, tmp_path, what, precision):
+    lm = LanguageModel.load(str(folders["llama"]), precision=precision)
+    weights = Weights(lm)
+    parameters = weights.train(what, seed=3)
+    with torch.no_grad():
+        for parameter in parameters:
+            parameter.add_(torch.randn_like(parameter) * 0.05)
+    trained = {name: tensor.clone() for name, tensor in weights.changed().items()}
+    weights.save(tmp_path / "w.safetensors")
+    weights.load(tmp_path / "w.safetensors", what)
+    loaded = dict(lm.model.named_parameters())
+    for name, tensor in trained.items():
+        # A frozen matrix is held in the precision that the model computes in.
+        assert torch.equal(loaded[name], tensor.to(loaded[name].dtype))
+        halved = precision == "bf16" and tensor.ndim == 2 and not what.lora_rank
+        assert loaded[name].dtype == (torch.bfloat16 if halved else torch.float32)
+
+
+def test_layers_that_are_never_trained_need_no_exact_copy(folders):
+    late = Trainable(layers=(2, 3))
+    lm = LanguageModel.load(str(folders["llama"]), precision="bf16")
+    weights = Weights(lm, [late])
+    (name, value) = next(iter(weights.train(late, seed=0) and weights.changed().items()))
+    other = LanguageModel.load(str(folders["llama"]), precision="bf16")
+    every = Weights(other)
+    every.train(late, seed=0)
+    assert torch.equal(every.changed()[name], value) and value.dtype == torch.float32
+    with pytest.raises(ConfigError, match="not kept exact"):
+        weights.train(Trainable(), seed=0)
+
+
+def test_lora_of_another_rank_and_models_of_another_width_are_refused(llama, tmp_path: Path):
+    weights, path = Weights(llama), tmp_path / "w.safetensors"
+    weights.train(Trainable(lora_rank=2), seed=0)
+    weights.save(path)
+    with pytest.raises(StoreError, match="other tensors"):
+        weights.load(path, Trainable(lora_rank=4))
+    assert not any(p.requires_grad for p in llama.model.parameters())
+    config = copy.deepcopy(llama.causal_lm.config)
+    config.intermediate_size *= 2
+    wider = Weights(LanguageModel(LlamaForCausalLM(config), llama.tokenizer, precision="fp32"))
+    wider.train(Trainable(), seed=0)
+    wider.save(path)
+    with pytest.raises(StoreError, match="other tensors"):
+        weights.load(path, Trainable())
+
+
 def test_weights_of_another_kind_are_refused(llama: LanguageModel, tmp_path: Path):
     weights = Weights(llama)
     weights.train(Trainable(layers=(0, 1)), seed=0)
@@ -191,11 +253,33 @@ def test_longer_than_the_attention_window_is_refused(folders):
         lm.hidden_states([1] * 510, [build_tree([[1, 2, 3, 4]])])
 
 
+@pytest.mark.parametrize("kind", ["gemma", "mistral"])
+@torch.no_grad()
+def test_an_attention_window_is_used_to_its_last_token_and_no_further(kind):
+    """Gemma names the layers whose window slides; in Mistral's configuration all do, unnamed."""
+    words = tokenizer()
+    small = {
+        "vocab_size": len(words), "hidden_size": 64, "intermediate_size": 96,
+        "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
+        "head_dim": 16, "sliding_window": 8,
+    }  # fmt: skip
+    torch.manual_seed(0)
+    if kind == "gemma":
+        layers = ["sliding_attention", "full_attention"]
+        model = Gemma3ForCausalLM(Gemma3TextConfig(**small, layer_types=layers))
+    else:
+        model = MistralForCausalLM(MistralConfig(**small))
+    lm = LanguageModel(model, words, precision="fp32")
+    ids = list(range(40, 49))
+    got = lm.hidden_states(ids[:4], [build_tree([ids[4:8]])]).states[0]
+    assert torch.allclose(got, plain_states(lm, ids[:8])[4:], atol=1e-4)
+    with pytest.raises(ModelError, match="window of 8"):
+        lm.hidden_states(ids[:4], [build_tree([ids[4:]])])
+
+
 @settings(max_examples=20, deadline=None)
 @given(st.text(alphabet="0123456789, ;ab", min_size=1, max_size=8))
 def test_token_ids_are_those_in_mid_sentence(text):
-    from conftest import tokenizer
-
     words = tokenizer()
     lm = LanguageModel.__new__(LanguageModel)
     lm.tokenizer = words

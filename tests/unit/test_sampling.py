@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections import Counter
+from pathlib import Path
 
 import pytest
 import torch
@@ -39,6 +42,25 @@ def test_a_row_does_not_depend_on_its_batch(lm: LanguageModel):
     assert draw(lm, texts[::-1], list(range(8))[::-1]) == together[::-1]
 
 
+def test_rows_that_share_a_prompt_do_not_see_each_other(lm: LanguageModel):
+    texts = ["Continue 7"] * 4 + ["And now 8, 9"] * 4 + ["x"]
+    together = draw(lm, texts, list(range(9)))
+    assert [draw(lm, [t], [i])[0] for i, t in enumerate(texts)] == together
+    mixed = [4, 0, 8, 5, 1, 2, 6, 7, 3]
+    assert draw(lm, [texts[i] for i in mixed], mixed) == [together[i] for i in mixed]
+
+
+def test_models_that_are_nearly_equal_draw_nearly_equal_rows(llama: LanguageModel):
+    texts, rows = ["Continue 7"] * 40, list(range(40))
+    first = draw(llama, texts, rows)
+    with torch.no_grad():
+        for parameter in llama.model.parameters():
+            parameter.mul_(1.0003)
+    second, third = draw(llama, texts, rows), draw(llama, texts, rows, seed=1)
+    assert sum(a == b for a, b in zip(first, second, strict=True)) > 35
+    assert sum(a == b for a, b in zip(second, third, strict=True)) < 5
+
+
 def test_the_seed_and_the_row_choose_the_noise(llama: LanguageModel):
     assert draw(llama, ["a"], [0]) == draw(llama, ["a"], [0])
     drawn = {draw(llama, ["a"], [row], seed)[0] for row in range(3) for seed in range(3)}
@@ -46,8 +68,14 @@ def test_the_seed_and_the_row_choose_the_noise(llama: LanguageModel):
 
 
 def test_first_symbols_follow_the_models_probabilities(llama: LanguageModel):
-    n, prompt = 2000, llama.question_ids("Continue 5, 6")
-    rows = sample_grammar(llama, [prompt] * n, range(n), RULES, seed=1, max_length=16)
+    n, part, prompt = 2000, 100, llama.question_ids("Continue 5, 6")
+    rows = [
+        row
+        for at in range(0, n, part)  # the rows of a prompt see each other's columns: n² in all
+        for row in sample_grammar(
+            llama, [prompt] * part, range(at, at + part), RULES, seed=1, max_length=1
+        )
+    ]
     digits = "123456789"
     ids = torch.tensor([llama.token_ids(d)[0] for d in digits])
     with torch.no_grad():
@@ -81,3 +109,16 @@ def test_free_sampling_is_seeded_and_stops_at_the_end(llama: LanguageModel):
     assert first == sample_free(llama, prompts, seed=3, max_new_tokens=12)
     assert first != sample_free(llama, prompts, seed=4, max_new_tokens=12)
     assert all("<|im_end|>" not in text for text in first)
+
+
+def test_a_models_sampling_habits_do_not_bend_its_probabilities(folders, tmp_path: Path):
+    """Many models ship a ``generation_config.json`` with penalties and cut-offs."""
+    shutil.copytree(folders["llama"], tmp_path / "m")
+    habits = {"do_sample": True, "repetition_penalty": 5.0, "min_p": 0.2, "top_k": 3}
+    (tmp_path / "m" / "generation_config.json").write_text(json.dumps(habits))
+    drawn = []
+    for folder in (folders["llama"], tmp_path / "m"):
+        lm = LanguageModel.load(str(folder), precision="fp32")
+        prompts = [lm.question_ids("aaaa")] * 60
+        drawn.append(sample_free(lm, prompts, seed=1, max_new_tokens=3))
+    assert drawn[0] == drawn[1] and len(set(drawn[0])) > 30
