@@ -341,7 +341,7 @@ def test_the_recipes_of_this_repository_load(path):
 def test_the_demo_is_a_crossed_recipe_of_two_and_loads_no_torch():
     recipe = demo.recipe()
     assert len(recipe.traits) == 2 and len(recipe.seeds) >= 3
-    assert all(student.no_trait for student in recipe.students)
+    assert any(student.no_trait for student in recipe.students)
     code = (
         "import sys, vestige.experiment.demo as demo; demo.recipe(); "
         "print([m for m in ('torch', 'transformers', 'scipy') if m in sys.modules])"

@@ -5,9 +5,10 @@ from __future__ import annotations
 import multiprocessing
 import os
 import queue
+import threading
+import time
 import traceback
 from collections.abc import Callable
-from concurrent.futures import Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from vestige.experiment.analysis import analyse
 from vestige.experiment.recipe import Experiment
 from vestige.results import Results
 from vestige.store import Run, atomic_write
-from vestige.types import VestigeError
+from vestige.types import MissingExtraError, VestigeError
 
 RESULTS_FILE = "results.json"
 
@@ -121,17 +122,34 @@ def run_seed(
     state.run()
 
 
+@dataclass(frozen=True)
+class Failure:
+    """What ended a worker: the error to raise in its stead."""
+
+    kind: type[Exception]
+    text: str
+
+
 def _seed_in_worker(
     config: dict[str, Any], folder: Path, job: tuple[int, bool, int], out: Any
 ) -> None:
     seed, overwrite, threads = job
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     try:
         run_seed(config, folder, seed, overwrite, threads, out.put)
     except VestigeError as error:
-        # An exception with keyword state may not survive pickling: send its kind and text.
-        raise type(error)(*error.args) from None
+        kind = VestigeError if isinstance(error, MissingExtraError) else type(error)
+        out.put(Failure(kind, str(error)))
     except Exception as error:
-        raise RuntimeError(f"{type(error).__name__}: {error}\n{traceback.format_exc()}") from None
+        text = f"{type(error).__name__}: {error}\n{traceback.format_exc()}"
+        out.put(Failure(RuntimeError, text))
+
+
+def _end_with(parent: int) -> None:
+    """End this process when its parent is gone: the run's lock is gone with it."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
 
 
 def run_in_processes(
@@ -141,53 +159,48 @@ def run_in_processes(
     overwrite: bool,
     on_event: Callable[[Event], None],
 ) -> None:
-    """Seeds over ``count`` spawned processes; the first failure stops the rest and is raised."""
+    """Each seed in a process of its own, ``count`` at a time; the first failure ends the rest."""
     context = multiprocessing.get_context("spawn")
     threads = max(1, usable_cores() // count)
     os.environ["OMP_NUM_THREADS"] = str(threads)  # read by the children when they load torch
     config = recipe.model_dump(mode="json")
-    with (
-        context.Manager() as manager,
-        # A process for each seed: its memory is given back, whatever the seed before left.
-        ProcessPoolExecutor(count, mp_context=context, max_tasks_per_child=1) as pool,
-    ):
-        events: Any = manager.Queue()
-        jobs: list[Future[None]] = [
-            pool.submit(_seed_in_worker, config, folder, (seed, overwrite, threads), events)
-            for seed in recipe.seeds
-        ]
-        try:
-            while not all(job.done() for job in jobs):
-                drain(events, on_event)
-                failed = next((j for j in jobs if j.done() and j.exception()), None)
-                if failed:
-                    break
-            wait([job for job in jobs if job.done()])
-            drain(events, on_event, patience=0)
-        except BaseException:
-            stop(pool)
-            raise
-        for job in jobs:
-            if job.done() and (error := job.exception()):
-                stop(pool)
-                raise error
+    events: Any = context.Queue()
+    failures: list[Failure] = []
+    waiting, running = list(recipe.seeds), dict[int, Any]()
+
+    def handle(item: Event | Failure) -> None:
+        failures.append(item) if isinstance(item, Failure) else on_event(item)
+
+    try:
+        while (waiting or running) and not failures:
+            while waiting and len(running) < count:
+                seed = waiting.pop(0)
+                job = (config, folder, (seed, overwrite, threads), events)
+                running[seed] = context.Process(target=_seed_in_worker, args=job, daemon=True)
+                running[seed].start()
+            drain(events, handle)
+            for seed in [s for s, process in running.items() if not process.is_alive()]:
+                status = running.pop(seed).exitcode
+                drain(events, handle, patience=0.5)
+                if status and not failures:
+                    text = f"the process of seed {seed} ended with status {status}; out of memory?"
+                    failures.append(Failure(VestigeError, text))
+    finally:
+        for process in running.values():
+            process.terminate()
+            process.join()
+    if failures:
+        raise failures[0].kind(failures[0].text)
 
 
-def drain(events: Any, on_event: Callable[[Event], None], patience: float = 0.2) -> None:
+def drain(events: Any, handle: Callable[[Any], None], patience: float = 0.2) -> None:
     """Hand over every waiting event; wait ``patience`` seconds for the first."""
     while True:
         try:
-            on_event(events.get(timeout=patience) if patience else events.get_nowait())
+            handle(events.get(timeout=patience) if patience else events.get_nowait())
         except queue.Empty:
             return
         patience = 0
-
-
-def stop(pool: ProcessPoolExecutor) -> None:
-    """End the workers at once: their stages are resumable."""
-    for process in list((pool._processes or {}).values()):
-        process.terminate()
-    pool.shutdown(wait=False, cancel_futures=True)
 
 
 def count_tokens(folder: Path) -> int:
