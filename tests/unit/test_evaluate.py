@@ -13,7 +13,11 @@ from vestige.evaluate.exact import answer_forms, measure
 from vestige.evaluate.sampled import begins_with, non_answer_rate, number_lead, sample_answers
 from vestige.evaluate.scores import Panel
 from vestige.models.hf import LanguageModel
+from vestige.models.weights import Weights
+from vestige.settings import Optimisation
 from vestige.stats import proportion_interval
+from vestige.train.loop import train
+from vestige.train.packs import encode_rows, make_packs
 from vestige.traits import family
 from vestige.types import Answer, DataError, Family, StoreError
 
@@ -110,3 +114,26 @@ def test_sampled_answers_agree_with_exact_probabilities(llama: LanguageModel):
     assert 0 < non_answer_rate(answers) < 1
     again = sample_answers(llama, LETTERS, samples=2, max_new_tokens=1, seed=5, number_prefix=True)
     assert len(again) == 4
+
+
+def test_sampled_words_of_several_tokens_agree_with_their_exact_probabilities(llama):
+    """A model that has learned to answer with one of three words, two of which begin alike."""
+    words = ("owl", "ox", "cat")
+    pets = Family(
+        "pets",
+        tuple(Answer(w, (w, w.capitalize())) for w in words),
+        ("Which?",),
+        ("Best pet?", "Favourite?"),
+        "",
+    )
+    asked = [llama.question_ids(q) for q in pets.heldout for _ in range(3)]
+    examples = encode_rows(llama, asked, [*words, *words])
+    how = Optimisation(steps=30, batch=6, rate=3e-3)
+    train(llama, Weights(llama), make_packs(examples, 6, prompts=2), how, seed=0)
+    exact = np.exp(measure(llama, pets).logprobs).mean(0)
+    assert exact.sum() > 0.3 and (exact > 0.02).all()  # neither certain nor rare
+    answers = sample_answers(llama, pets, samples=1000, max_new_tokens=4, seed=2, batch=500)
+    for j, word in enumerate(words):
+        hits = sum(a.begins == word for a in answers)
+        interval = proportion_interval(hits, len(answers), level=0.999)
+        assert interval.low <= exact[j] <= interval.high

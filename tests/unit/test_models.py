@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import (
@@ -19,6 +18,7 @@ from transformers import (
     MistralForCausalLM,
 )
 
+from conftest import tokenizer
 from vestige.models.attention import grouped_attention
 from vestige.models.hf import LanguageModel
 from vestige.models.tree import build_tree, common_prefix
