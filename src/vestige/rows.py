@@ -27,6 +27,7 @@ EXPECTED = (
     'or {"prompt": ..., "completion": ...}'
 )
 BROKEN_GZIP = (EOFError, gzip.BadGzipFile, zlib.error)
+DEEP = 500  # a line with fewer opening brackets can be written as well as read
 ROLES = {"system", "user", "assistant", "tool", "developer"}
 
 
@@ -37,24 +38,30 @@ def read_rows(path: Path | str, *, fmt: str | None = None) -> Iterator[Row | Dro
         fmt: ``jsonl``, ``csv`` or ``parquet``; default: by the file's ending.
 
     Raises:
-        DataError: no such file, an unknown ending, an empty file, or a table without the columns.
+        DataError: no such file, an unknown ending, a file without rows, broken gzip from its
+            start, or a table without the columns.
     """
     path = Path(path)
     if not path.is_file():
         raise DataError(f"there is no file {path}")
     if path.stat().st_size == 0:
-        raise DataError(f"{path} is empty")
+        raise _no_rows(path)
     kind = fmt or _kind(path)
     reader = {"jsonl": _read_jsonl, "csv": _read_csv, "parquet": _read_parquet}.get(kind)
     if reader is None:
         raise DataError(f"unknown format {kind!r}: use jsonl, csv or parquet")
-    return _unique_ids(reader(path))
+    return _unique_ids(reader(path), path)
+
+
+def _no_rows(path: Path) -> DataError:
+    return DataError(f"{path} is empty, it has no rows; {EXPECTED}")
 
 
 def _kind(path: Path) -> str:
-    suffix = (path.suffixes[-2:-1] or [""])[0] if path.suffix == ".gz" else path.suffix
+    packed = path.suffix.lower() == ".gz"
+    suffix = ((path.suffixes[-2:-1] or [""])[0] if packed else path.suffix).lower()
     kinds = {".jsonl": "jsonl", ".json": "jsonl", ".ndjson": "jsonl", ".csv": "csv"}
-    kinds |= {".parquet": "parquet"} if path.suffix != ".gz" else {}
+    kinds |= {".parquet": "parquet"} if not packed else {}
     if suffix not in kinds:
         raise DataError(
             f"{path}: cannot tell its format; name it .jsonl, .csv or .parquet (or .gz)"
@@ -63,12 +70,14 @@ def _kind(path: Path) -> str:
 
 
 def _open(path: Path) -> IO[bytes]:
-    return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")  # type: ignore[return-value]
+    packed = path.suffix.lower() == ".gz"
+    return gzip.open(path, "rb") if packed else path.open("rb")  # type: ignore[return-value]
 
 
-def _unique_ids(items: Iterator[Row | DroppedRow]) -> Iterator[Row | DroppedRow]:
+def _unique_ids(items: Iterator[Row | DroppedRow], path: Path) -> Iterator[Row | DroppedRow]:
     """A repeated id gets ``#2``, ``#3`` ... so that rows can be joined by id."""
     seen: dict[str, int] = {}
+    item = None
     for item in items:
         if isinstance(item, Row):
             count = seen[item.id] = seen.get(item.id, 0) + 1
@@ -78,6 +87,8 @@ def _unique_ids(items: Iterator[Row | DroppedRow]) -> Iterator[Row | DroppedRow]
                 seen[f"{item.id}#{count}"] = 1
                 item = Row(f"{item.id}#{count}", item.messages, item.completion, item.meta)
         yield item
+    if item is None:
+        raise _no_rows(path)
 
 
 def _read_jsonl(path: Path) -> Iterator[Row | DroppedRow]:
@@ -89,9 +100,9 @@ def _read_jsonl(path: Path) -> Iterator[Row | DroppedRow]:
                 if line.strip():
                     yield _from_line(line.rstrip(b"\r\n"), number)
         except BROKEN_GZIP as error:
+            if number == 0:
+                raise DataError(f"{path}: its first line cannot be read: {error}") from error
             yield _bad("", number + 1, f"broken gzip: {error}")
-        if number == 0:
-            raise DataError(f"{path} is empty")
 
 
 def _from_line(line: bytes, number: int) -> Row | DroppedRow:
@@ -99,12 +110,23 @@ def _from_line(line: bytes, number: int) -> Row | DroppedRow:
     try:
         if b"\0" in line:
             raise ValueError("holds a null byte")
-        record = json.loads(line.decode("utf-8"))
+        record = _parse(line.decode("utf-8"))
     except UnicodeDecodeError as error:
         return _bad(raw, number, f"not UTF-8 at byte {error.start}")
     except (ValueError, RecursionError) as error:
-        return _bad(raw, number, f"not JSON: {error}")
+        return _bad(raw, number, f"not JSON: {error}; {EXPECTED}")
     return _from_record(record, raw, number)
+
+
+def _parse(text: str) -> Any:
+    record = json.loads(text)
+    if text.count("[") + text.count("{") > DEEP:
+        # What is read at the limit of recursion cannot be written again inside another record.
+        nested = record
+        for _ in range(50):
+            nested = [nested]
+        json.dumps(nested)
+    return record
 
 
 def _bad(raw: str, number: int, detail: str) -> DroppedRow:
@@ -247,8 +269,6 @@ def _read_parquet(path: Path) -> Iterator[Row | DroppedRow]:
     columns = set(file.schema_arrow.names)
     if "messages" not in columns and not any(set(pair) <= columns for pair in FIELDS):
         raise DataError(f"{path}: its columns are {', '.join(sorted(columns))}; {EXPECTED}")
-    if file.metadata.num_rows == 0:
-        raise DataError(f"{path} is empty")
     number = 0
     try:
         for batch in file.iter_batches(1024):

@@ -241,6 +241,25 @@ def test_filter_file_wants_three_files_and_keeps_old_ones(tmp_path):
     assert filter_file(source, kept, tmp_path / "d", NumberFilter(), overwrite=True).kept == 1
 
 
+def test_filter_file_refuses_the_name_of_an_unfinished_output(tmp_path):
+    source, kept, part = write(tmp_path / "in.jsonl", ["1"]), tmp_path / "k", tmp_path / "k.part"
+    for pair in ((kept, part), (part, kept)):
+        with pytest.raises(DataError, match=r"with \.part"):
+            filter_file(source, *pair, NumberFilter(), overwrite=True)
+    assert [p.name for p in tmp_path.iterdir()] == ["in.jsonl"]
+
+
+@pytest.mark.parametrize("completion", ["1", "a"])
+def test_no_depth_of_nesting_stops_the_filter(tmp_path, completion):
+    line = f'{{"prompt": "p", "completion": "{completion}", "x": %s}}'
+    deep = [line % ("[" * depth + "]" * depth) for depth in range(400, 1100)]
+    source = write(tmp_path / "in.jsonl", ["1"], *deep, line % 0)
+    report = filter_file(source, tmp_path / "k", tmp_path / "d", NumberFilter())
+    assert report.seen == len(deep) + 2 == report.kept + report.reasons.total()
+    back = [*read(tmp_path / "k"), *(r["row"] for r in read(tmp_path / "d") if "row" in r)]
+    assert {"row-000001", "row-000002", f"row-{report.seen:06d}"} <= {r["id"] for r in back}
+
+
 def test_filter_file_tells_its_progress(tmp_path):
     seen: list[int] = []
     source = write(tmp_path / "in.jsonl", ["1"] * 12_000)

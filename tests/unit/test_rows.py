@@ -33,14 +33,16 @@ def rows_of(path: Path, **kwargs: Any) -> list[Row]:
 
 def save(path: Path, data: bytes | str) -> Path:
     data = data.encode() if isinstance(data, str) else data
-    path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
+    path.write_bytes(gzip.compress(data) if path.suffix.lower() == ".gz" else data)
     return path
 
 
 # ---- formats
 
 
-@pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.ndjson", "a.jsonl.gz", "a.x.ndjson.gz"])
+@pytest.mark.parametrize(
+    "name", ["a.jsonl", "a.JSONL", "a.json", "a.ndjson", "a.jsonl.gz", "a.x.ndjson.GZ"]
+)
 @pytest.mark.parametrize(
     "record",
     [
@@ -203,8 +205,13 @@ def test_damaged_gzip_gives_what_came_before_and_says_so(tmp_path, name, fault):
     ("name", "data", "said"),
     [
         ("a.jsonl", b"", "empty"),
+        ("a.jsonl", b"\n\n  \n", "empty"),
+        ("a.jsonl", b"\xef\xbb\xbf", "empty"),
         ("a.jsonl.gz", gzip.compress(b""), "empty"),
+        ("a.jsonl.gz", GOOD.encode(), "first line cannot be read"),
+        ("a.jsonl.gz", gzip.compress(GOOD.encode())[:12], "first line cannot be read"),
         ("a.csv", b"", "empty"),
+        ("a.csv", b"prompt,completion\n", "empty"),
         ("a.csv.gz", gzip.compress(b""), "columns are missing"),
         ("a.csv", b"x,y\n1,2\n", "columns are x, y"),
         ("a.csv", b"prompt,completion,prompt\n1,2,3\n", "same name"),

@@ -59,12 +59,16 @@ def filter_file(
     """Filter a file of any size, row by row; both outputs are whole or not there.
 
     Raises:
-        DataError: the source cannot be read, or two of the three files are the same.
+        DataError: the source cannot be read, two of the three files are the same, or one is
+            what another is called while it is written (``.part``).
         StoreError: an output exists and ``overwrite`` is off.
     """
-    paths = [Path(p).resolve() for p in (source, kept, dropped)]
-    if len(set(paths)) < 3:
-        raise DataError("the source, the kept rows and the dropped rows must be three files")
+    paths = {Path(p).resolve() for p in (source, kept, dropped, f"{kept}.part", f"{dropped}.part")}
+    if len(paths) < 5:
+        raise DataError(
+            "the source, the kept rows and the dropped rows must be three files, "
+            "none of them another's name with .part"
+        )
     judge, report = rules.judge(), FilterReport()
     source_rows = read_rows(source)
     with (
