@@ -20,6 +20,7 @@ from transformers import (
 
 from conftest import tokenizer
 from vestige.models.attention import grouped_attention
+from vestige.models.frozen import Below
 from vestige.models.hf import LanguageModel
 from vestige.models.tree import build_tree, common_prefix
 from vestige.models.weights import Weights
@@ -203,6 +204,66 @@ def test_weights_come_back_to_the_last_bit(folders, tmp_path, what, precision):
         assert torch.equal(loaded[name], tensor.to(loaded[name].dtype))
         halved = precision == "bf16" and tensor.ndim == 2 and not what.lora_rank
         assert loaded[name].dtype == (torch.bfloat16 if halved else torch.float32)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("rank", [0, 2], ids=["full", "lora"])
+@pytest.mark.parametrize("kind", ["llama", "gemma"])
+def test_states_below_the_tuned_layers_are_reused_and_change_nothing(
+    folders, kind, rank, precision
+):
+    what = Trainable(layers=(2, 3), lora_rank=rank)
+    lm = LanguageModel.load(str(folders[kind]), precision=precision)
+    weights = Weights(lm, [what])
+    reads = []
+    lm.layers[0].self_attn.register_forward_hook(lambda *_: reads.append(1))
+    trees = [build_tree([[1, 2, 3], [1, 4]]), build_tree([[9]])]
+    other = [build_tree([[1, 2, 3], [4, 1]]), build_tree([[9]])]
+
+    def look(trees, prefix=(5, 6)):
+        """States and gradients: as they come, and with nothing reused."""
+        found = []
+        for first in (2, 0):
+            lm.below.first = first
+            states = lm.hidden_states(prefix, trees).states.float()
+            tuned = [p for p in lm.model.parameters() if p.requires_grad]
+            states.square().sum().backward() if tuned else None
+            found.append([states.detach(), *[p.grad.clone() for p in tuned]])
+            for p in tuned:
+                p.grad = None
+        lm.below.first = 2
+        assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+        return found[0][0]
+
+    base = look(trees)
+    assert len(reads) == 4  # prefix and trees, twice
+    for parameter in weights.train(what, seed=3):
+        parameter.data.add_(torch.randn_like(parameter) * 0.05)
+    assert not torch.equal(look(trees), base)
+    assert len(reads) == 6  # the second time only without reuse
+    look(other)  # an unseen tree after a prefix that is known
+    look(trees, (5,))
+    assert len(reads) == 14
+    weights.freeze()
+    assert torch.equal(look(trees), base)
+    assert len(reads) == 16
+
+
+def test_reused_states_are_bounded_and_low_layers_guarded(folders):
+    late = Trainable(layers=(2, 3))
+    lm = LanguageModel.load(str(folders["llama"]), precision="fp32")
+    weights = Weights(lm, [late])
+    with pytest.raises(ConfigError, match="not kept exact"):
+        weights.train(Trainable(layers=(1, 3), lora_rank=2), seed=0)
+    lm.below = Below(lm.layers, 2, limit=3 * 64 * 4 * 2)  # two passes of three tokens
+    reads = []
+    lm.layers[0].self_attn.register_forward_hook(lambda *_: reads.append(1))
+    for tokens in ([1, 2, 3], [4, 5, 6], [1, 2, 3], [7, 8, 9], [1, 2, 3], [4, 5, 6]):
+        lm.hidden_states([], [build_tree([tokens])])
+    assert len(reads) == 4  # the least recently used went
+    assert not Below(lm.layers).first
+    everything = LanguageModel.load(str(folders["llama"]), precision="fp32")
+    assert not Weights(everything).lm.below.first
 
 
 def test_layers_that_are_never_trained_need_no_exact_copy(folders):

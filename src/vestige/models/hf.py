@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Any, Literal
 
 import numpy as np
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, GenerationConfig
 
 from vestige.models import attention, chat
+from vestige.models.frozen import Below
 from vestige.models.tree import TokenTree, build_tree, common_prefix
 from vestige.types import Message, ModelError
 
@@ -38,6 +40,7 @@ class LanguageModel:
     Attributes:
         model: the transformers (or PEFT) module, parameters in fp32.
         precision: ``bf16`` runs matrix products in bfloat16 by autocast, ``fp32`` nothing.
+        below: states of the layers that are never tuned, once somebody has said which.
     """
 
     def __init__(
@@ -52,6 +55,7 @@ class LanguageModel:
         self.tokenizer = tokenizer
         self.style: chat.ChatStyle = style
         self.precision = resolve_precision(precision, self.device)
+        self.below = Below(self.layers)
         chat.chat_template(tokenizer, style)
 
     @classmethod
@@ -134,6 +138,11 @@ class LanguageModel:
         inner = self.model
         return inner.get_base_model() if hasattr(inner, "get_base_model") else inner  # type: ignore[operator]
 
+    @property
+    def layers(self) -> nn.ModuleList:
+        """The decoder layers, first to last."""
+        return self.causal_lm.get_decoder().layers  # type: ignore[operator]
+
     @contextlib.contextmanager
     def autocast(self) -> Iterator[None]:
         """The precision that this model computes in."""
@@ -163,7 +172,8 @@ class LanguageModel:
             tokens[b, :n], places[b, :n] = tree.tokens, tree.depths + start
             sees[b, 0, :n, start : start + n] = tree.ancestor_mask()
         put = lambda array: torch.from_numpy(array).to(self.device)  # noqa: E731
-        with self.autocast():
+        key = (tuple(prefix), tokens.shape, tokens.tobytes(), sha256(sees.tobytes()).digest())
+        with self.autocast(), self.below.reuse(key):
             cache = DynamicCache()
             if start:
                 decoder(

@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from vestige.models.frozen import Below
 from vestige.models.hf import LanguageModel
 from vestige.settings import Trainable
 from vestige.types import ConfigError, StoreError
@@ -27,10 +28,15 @@ class Weights:
         self.lm = lm
         self._bare = lm.model
         self._compact = lm.precision == "bf16" and lm.device.type == "cpu"
-        self._layers: nn.ModuleList = lm.causal_lm.get_decoder().layers  # type: ignore[operator]
+        self._layers = lm.layers
         every = range(len(self._layers))
-        ranges = [t.layer_range(len(every)) for t in tuned or () if not t.lora_rank]
-        self._exact = set(every) if tuned is None else {i for r in ranges for i in r}
+        named = [Trainable()] if tuned is None else tuned
+        ranges = {what: what.layer_range(len(every)) for what in named}
+        self._exact = {i for what, r in ranges.items() if not what.lora_rank for i in r}
+        first = min((r.start for r in ranges.values()), default=len(every))
+        # Where upper layers read lower layers' keys (Gemma 3n), the lower ones cannot be skipped.
+        linked = getattr(lm.causal_lm.config, "num_kv_shared_layers", 0)
+        lm.below = Below(lm.layers, 0 if linked else first)
         self._base = {n: self._original(n, p) for n, p in self._layers.named_parameters()}
         self._lora = False
         self.freeze()
@@ -58,11 +64,14 @@ class Weights:
         """Start from the base with ``what`` trainable; ``seed`` draws LoRA's first factors."""
         self.freeze()
         chosen = what.layer_range(len(self._layers))
+        exact = (
+            chosen.start >= self.lm.below.first if what.lora_rank else set(chosen) <= self._exact
+        )
+        if not exact:
+            raise ConfigError(f"layers {chosen} were not kept exact: name them when loading")
         if what.lora_rank:
             return self._attach_lora(what, seed)
         found = []
-        if not set(chosen) <= self._exact:
-            raise ConfigError(f"layers {chosen} were not kept exact: name them when loading")
         for name, parameter in self._layers.named_parameters():
             if layer_of(name) in chosen:
                 parameter.data = self._base[name].clone()
@@ -134,8 +143,7 @@ def lora_config(lm: LanguageModel, what: Trainable) -> Any:
     """PEFT's configuration for ``what``: every linear map of the chosen decoder layers, by name."""
     from peft import LoraConfig
 
-    layers: nn.ModuleList = lm.causal_lm.get_decoder().layers  # type: ignore[operator]
-    chosen = {id(layers[i]) for i in what.layer_range(len(layers))}
+    chosen = {id(lm.layers[i]) for i in what.layer_range(len(lm.layers))}
     target_modules = [
         f"{path}.{name}"
         for path, block in lm.causal_lm.named_modules()
