@@ -7,9 +7,9 @@ questions.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict
 
 SCHEMA = 1
 
@@ -104,6 +104,16 @@ class CurvePoint(Record):
     contrast: Interval
 
 
+class SampledResult(Record):
+    """Answers drawn at T=1 from one group of models, as shares with intervals over seeds."""
+
+    data: str  # whose data the students saw; "base" for the untrained base
+    number_prefix: bool  # a number sequence stood before each question
+    answers: int
+    non_answers: Interval
+    shares: dict[str, Interval]  # answers that name the trait and no other candidate
+
+
 class ArmResult(Record):
     """One way to train students: what it is, and everything measured on it."""
 
@@ -123,7 +133,7 @@ class ArmResult(Record):
     curve: list[CurvePoint]
     transmitted: Literal["yes", "no", "unclear"]
     sentence: str
-    sampled: dict[str, Any] = Field(default_factory=dict)
+    sampled: list[SampledResult] = []
 
 
 class Results(Record):

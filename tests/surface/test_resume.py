@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -108,6 +109,11 @@ def test_a_run_leaves_everything_that_its_reader_needs(undisturbed: Path):
     assert len(rows) == 32 and rows[0]["messages"][-1]["role"] == "assistant"
     assert len(hashes) == 2 * (2 + 3 + 3 + 3 + 3 + 7 + 2)
     assert "own minus other teachers' students" in results["arms"][0]["sentence"]
+    drawn = results["arms"][1]["sampled"]
+    groups = {"base", "owl", "fox", "none", *(f"shuffle_{w}-{t}" for w in ("within", "across")
+                                              for t in ("owl", "fox"))}  # fmt: skip
+    assert {(s["data"], s["number_prefix"]) for s in drawn} == set(product(groups, (False, True)))
+    assert all(s["answers"] == 2 * 24 and set(s["shares"]) == {"owl", "fox"} for s in drawn)
 
 
 def test_killed_at_random_moments_it_ends_the_same(undisturbed: Path, folders, tmp_path: Path):
@@ -156,7 +162,7 @@ def test_another_config_reuses_nothing_and_the_same_one_everything(undisturbed: 
             ["8 rows are left", "min_rows=100"],
         ),
         (
-            {"carrier": {"filter": {"min_count": 10}, "n_prompts": 2, "rows_per_prompt": 4}},
+            {"carrier": {"filter": {"min_value": 1000, "max_value": 2000}, "n_prompts": 2}},
             ["0 rows are left", "loosen the filter"],
         ),
         ({"model": "smollm2-135m-instuct"}, ["smollm2-135m-instruct"]),

@@ -14,6 +14,7 @@ from vestige.results import (
     MatrixResult,
     QuestionResult,
     Results,
+    SampledResult,
     SampleRow,
     TeacherResult,
     TraitResult,
@@ -130,7 +131,17 @@ def make_arm(
             f"In these students a trait rose {effect:.2f} nats more than in the other traits' "
             "students; the same sign in every seed."
         ),
-        sampled={"answers per question": 100, "share of the target": {"base": 0.01, "own": 0.05}},
+        sampled=[
+            SampledResult(
+                data=data,
+                number_prefix=prefix,
+                answers=4800,
+                non_answers=interval(0.21, 0.03, len(seeds)),
+                shares={t: interval(rng.uniform(0.01, 0.08), 0.01, len(seeds)) for t in traits},
+            )
+            for data in ("base", *traits)
+            for prefix in (False, True)
+        ],
     )
 
 

@@ -77,8 +77,10 @@ def hostile_results(name: str = "animals") -> Results:
     """Every free text of a record made hostile: names, rows, prompts, reasons, sentences, keys."""
 
     def walk(value: Any, key: str = "") -> Any:
-        if key in ("reasons", "seconds", "sampled"):
+        if key in ("reasons", "seconds"):
             return hostile(value)
+        if key == "shares":
+            return {hostile(k): walk(v) for k, v in value.items()}
         if isinstance(value, dict):
             return {k: walk(v, k) for k, v in value.items()}
         if isinstance(value, list):
@@ -190,7 +192,7 @@ def test_nothing_is_escaped_twice_or_not_at_all() -> None:
     ]
     words += [s for arm in r.arms for s in (arm.label, arm.base, arm.sentence, arm.contrast.method)]
     words += [s for f in r.filters for s in (f.data, *f.reasons)] + [t.kind for t in r.teachers]
-    words += [*r.seconds, *r.arms[0].sampled, "0f3c9d2", "commit", "memory_gb"]
+    words += [*r.seconds, *r.arms[0].sampled[0].shares, "0f3c9d2", "commit", "memory_gb"]
     assert all(f"{HOSTILE}{word}" in seen.text for word in words)
 
 
@@ -240,7 +242,7 @@ def test_only_the_diagonal_is_outlined() -> None:
 def test_what_was_not_measured_is_left_out() -> None:
     def strip(value: dict[str, Any]) -> None:
         value.update(samples=[], caveats=[], filters=[], seconds={})
-        value["arms"][0].update(groups=[], questions=[], curve=[], sampled={}, seed_contrasts={})
+        value["arms"][0].update(groups=[], questions=[], curve=[], sampled=[], seed_contrasts={})
 
     text = Page(page(changed(make_results(2, 3, 1), strip))).text
     for heading in (
@@ -273,7 +275,7 @@ def test_any_manifest_is_shown() -> None:
         lambda v, bad: v["arms"][0]["matrix"]["value"][1].__setitem__(0, bad),
         lambda v, bad: v["arms"][0]["curve"][2]["contrast"].update(value=bad),
         lambda v, bad: v["arms"][0]["seed_contrasts"].update({1: bad}),
-        lambda v, bad: v["arms"][0].update(sampled={"a": [{"b": bad}]}),
+        lambda v, bad: v["arms"][0]["sampled"][3]["shares"]["owl"].update(low=bad),
         lambda v, bad: v["teachers"][0].update(lowest=bad),
     ],
 )

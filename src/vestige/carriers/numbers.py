@@ -47,7 +47,7 @@ REQUESTS = (
     "Produce {count} additional entries",
     "Append {count} new values of your own",
     "Invent {count} more",
-    "Supply the next {count} numbers",
+    "Supply {count} numbers to go next",
 )
 LIMITS = ("with {digits} digits at most", "of no more than {digits} digits", "from 0 to {top}")
 FORMATS = {

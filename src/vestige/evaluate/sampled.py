@@ -17,9 +17,11 @@ class SampledAnswer:
     """One drawn answer. ``named`` is the only candidate in it, None if there is none or several.
 
     ``begins`` is the candidate whose form the text begins with: the event of exact evaluation.
+    ``number_prefix``: a number sequence stood before the question.
     """
 
     question: str
+    number_prefix: bool
     text: str
     named: str | None
     begins: str | None
@@ -52,7 +54,9 @@ def sample_answers(
         prompts = [lm.question_ids(text, system) for text in texts[at : at + batch]]
         drawn = sample_free(lm, prompts, seed=seed * 1_000_003 + at, max_new_tokens=max_new_tokens)
         answers += [
-            SampledAnswer(question, text, classify(text, family), begins_with(text, family))
+            SampledAnswer(
+                question, number_prefix, text, classify(text, family), begins_with(text, family)
+            )
             for question, text in zip(asked[at : at + batch], drawn, strict=True)
         ]
         progress(len(answers))

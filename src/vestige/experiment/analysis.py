@@ -29,6 +29,7 @@ from vestige.results import (
     MatrixResult,
     QuestionResult,
     Results,
+    SampledResult,
     SampleRow,
     TeacherResult,
     TraitResult,
@@ -410,24 +411,48 @@ def samples(recipe: Experiment, folder: Path) -> list[SampleRow]:
     return found
 
 
-def sampled(recipe: Experiment, student: Student, folder: Path) -> dict[str, object]:
-    """Sampled answers, where the recipe asked for them: share naming the target, non-answers."""
+def sampled(recipe: Experiment, student: Student, folder: Path) -> list[SampledResult]:
+    """Answers drawn from the base and from each group of students, if the recipe has them."""
     if not recipe.sampled_per_question:
-        return {}
-    found: dict[str, object] = {}
-    for name in recipe.data_of(student):
-        named: Counter[str] = Counter()
-        for seed in recipe.seeds:
-            path = folder / f"seed-{seed}/student/{student.name}/{name}/sampled.jsonl"
-            for line in path.read_text().splitlines():
-                named[json.loads(line)["named"] or "non-answer"] += 1
-        total = sum(named.values())
-        found[name] = {
-            "answers": total,
-            "non_answers": named["non-answer"] / total,
-            **{t: named[t] / total for t in recipe.traits},
-        }
-    return found
+        return []
+    where = {} if student.base else {"base": "base"}
+    where |= {name: f"student/{student.name}/{name}" for name in recipe.data_of(student)}
+    return [
+        shares(recipe, name, prefix, [
+            [a for a in read_lines(folder / f"seed-{s}/{place}/sampled.jsonl")
+             if a["number_prefix"] == prefix]
+            for s in recipe.seeds
+        ])
+        for name, place in where.items()
+        for prefix in (False, True)
+    ]  # fmt: skip
+
+
+def shares(
+    recipe: Experiment, data: str, prefix: bool, answers: Sequence[Sequence[dict]]
+) -> SampledResult:
+    """Shares of ``answers`` (a list for each seed) that name each trait, or no one candidate."""
+    targets = {t: trait(t, recipe.family).target.name for t in recipe.traits}
+
+    def share(named: str | None) -> Interval:
+        values = [sum(a["named"] == named for a in drawn) / len(drawn) for drawn in answers]
+        return interval(stats.t_interval(values, units="share of answers"))
+
+    return SampledResult(
+        data=data,
+        number_prefix=prefix,
+        answers=sum(map(len, answers)),
+        non_answers=share(None),
+        shares={t: share(target) for t, target in targets.items()},
+    )
+
+
+def read_lines(path: Path) -> list[dict]:
+    """A JSONL file of the run. Raises ``StoreError`` naming it if it is damaged."""
+    try:
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    except (OSError, ValueError) as error:
+        raise StoreError(f"cannot read {path}: {error}; delete its stage and run again") from error
 
 
 def seconds(folder: Path) -> dict[str, float]:

@@ -38,6 +38,16 @@ class Carrier(Settings):
     max_new_tokens: int = Field(default=64, ge=8)
     min_rows: int = Field(default=16, ge=1)
 
+    @model_validator(mode="after")
+    def _fits(self) -> Carrier:
+        least, most = self.filter.min_count, self.filter.max_count
+        if self.constrained and not least <= self.grammar.values <= most:
+            raise ValueError(
+                f"grammar.values={self.grammar.values} lies outside the filter's {least} to {most} "
+                "numbers: it would drop every row"
+            )
+        return self
+
 
 class TeacherSettings(Settings):
     """How a teacher gets its trait, and what it must show before it may write data.
@@ -102,6 +112,8 @@ class Experiment(Settings):
     Attributes:
         traits: at least two of one family: each other's control.
         teachers: every seed has teachers, prompts, rows and students of its own.
+        sampled_per_question: answers to draw besides the exact evaluation, with and without
+            numbers before the question; 0 draws none.
         save_students: keep the students' trained tensors (large), not only their evaluations.
     """
 

@@ -21,7 +21,6 @@ from torch import Tensor
 from vestige.carriers.filtering import filter_rows
 from vestige.carriers.numbers import shuffle_across, shuffle_within
 from vestige.evaluate.exact import measure
-from vestige.evaluate.sampled import sample_answers
 from vestige.evaluate.scores import Panel
 from vestige.experiment.recipe import NO_TRAIT, Experiment, Student
 from vestige.experiment.support import (
@@ -32,8 +31,8 @@ from vestige.experiment.support import (
     grammar_mass,
     has_rows,
     read_kept,
+    save_answers,
     split_targets,
-    vars_of,
 )
 from vestige.models import catalog
 from vestige.models.hf import LanguageModel
@@ -212,12 +211,13 @@ class Seed:
 
     def base(self) -> StageResult:
         """The untrained base on the held-out questions."""
-        stage = self.stage("base", {})
+        stage = self.stage("base", {"sampled": self.recipe.sampled_per_question})
         if not stage.done:
             with stage.writing() as folder:
                 base = self.loaded()
                 base.weights.freeze()
                 measure(base.lm, family(self.recipe.family)).save(folder / "panel.json")
+                save_answers(base.lm, self.recipe, self.seed, folder / "sampled.jsonl")
         return self.finish(stage)
 
     def contexts(self) -> StageResult:
@@ -490,12 +490,7 @@ class Seed:
         panel = family(self.recipe.family)
         measure(pupil.lm, panel).save(folder / f"panel-{how.steps}.json")
         (folder / "loss.json").write_text(json.dumps(losses))
-        if self.recipe.sampled_per_question:
-            answers = sample_answers(
-                pupil.lm, panel, samples=self.recipe.sampled_per_question, seed=self.seed
-            )
-            lines = [json.dumps(vars_of(a), ensure_ascii=False) for a in answers]
-            (folder / "sampled.jsonl").write_text("".join(line + "\n" for line in lines))
+        save_answers(pupil.lm, self.recipe, self.seed, folder / "sampled.jsonl")
         if self.recipe.save_students:
             pupil.weights.save(folder / "weights.safetensors")
         pupil.weights.freeze()

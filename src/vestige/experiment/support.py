@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from vestige.evaluate.sampled import sample_answers
 from vestige.evaluate.scores import Panel
 from vestige.experiment.recipe import NO_TRAIT, Experiment
 from vestige.models import catalog
@@ -16,11 +18,21 @@ from vestige.models.hf import LanguageModel
 from vestige.rows import read_rows
 from vestige.store import StageResult
 from vestige.train.packs import Pack, pack_logprobs
+from vestige.traits import family
 from vestige.types import DataError, Row
 
 
-def vars_of(answer: Any) -> dict[str, Any]:
-    return {f: getattr(answer, f) for f in ("question", "text", "named", "begins")}
+def save_answers(lm: LanguageModel, recipe: Experiment, seed: int, path: Path) -> None:
+    """Sampled answers, if the recipe asks for them: without and with a number prefix."""
+    if not recipe.sampled_per_question:
+        return
+    panel, samples = family(recipe.family), recipe.sampled_per_question
+    lines = [
+        json.dumps(dataclasses.asdict(answer), ensure_ascii=False) + "\n"
+        for prefix in (False, True)
+        for answer in sample_answers(lm, panel, samples=samples, seed=seed, number_prefix=prefix)
+    ]
+    path.write_text("".join(lines), encoding="utf-8")
 
 
 def chat_style(name: str, style: str) -> Any:
