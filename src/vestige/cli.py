@@ -235,6 +235,46 @@ def plan(
     out.print(table)
 
 
+@app.command()
+def theorem(
+    cases: Annotated[int, typer.Option(min=1, help="Random networks to try.")] = 1000,
+    seed: Annotated[int, typer.Option(help="Another seed, other networks.")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Check the theorem behind all this on random networks; exit status 1 if it fails."""
+    from vestige.mlp.theorem import check_theorem, summarise
+
+    with err.status("checking") as status:
+        found = summarise(
+            check_theorem(cases, seed, lambda n: status.update(f"checking: {n} of {cases} cases"))
+        )
+    if as_json:
+        print(json.dumps(found))
+    else:
+        table = Table(
+            "teacher's step", "smallest cosine", "products below zero", "losses that did not fall",
+            "error of first order",
+        )  # fmt: skip
+        for line in found["steps"]:
+            table.add_row(
+                f"{line['step']:g}",
+                f"{line['smallest_cosine']:.4f}",
+                str(line["negative_products"]),
+                str(line["losses_that_did_not_fall"]),
+                f"{line['median_error_of_first_order']:.1e}",
+            )
+        out.print(table)
+        bad = found["counter_examples"]
+        out.print(
+            f"counter-examples at the smallest step: seeds {bad}" if bad else
+            f"{cases:,} networks, no counter-example: one step towards the teacher's outputs, on "
+            "any inputs, never leads away from the teacher, and lowers its loss.",
+            highlight=False,
+        )  # fmt: skip
+    if found["counter_examples"]:
+        raise typer.Exit(1)
+
+
 # ---- files --------------------------------------------------------------------------------------
 
 

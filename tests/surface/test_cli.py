@@ -81,7 +81,7 @@ def refused(outcome: Outcome, *words: str) -> None:
 def test_help_names_every_command(vst):
     asked = vst("--help")
     assert asked.code == 0
-    for name in ("demo", "run", "show", "report", "plan", "traits", "models", "filter"):
+    for name in ("demo", "run", "show", "report", "plan", "theorem", "traits", "models", "filter"):
         assert re.search(rf"\b{name}\b", asked.out)
         assert vst(name, "--help").code == 0
 
@@ -318,3 +318,13 @@ def test_debug_shows_the_traceback(environment, tmp_path):
     )  # fmt: skip
     assert done.returncode == 1
     assert "Traceback" in done.stderr and "StoreError" in done.stderr
+
+
+def test_theorem_is_checked_from_the_command_line(vst):
+    asked = vst("theorem", "--cases", "20", "--json")
+    found = json.loads(asked.out)
+    assert asked.code == 0 and found["cases"] == 20 and not found["counter_examples"]
+    assert [line["step"] for line in found["steps"]] == [1e-1, 1e-2, 1e-3, 1e-4, 1e-5]
+    asked = vst("theorem", "--cases", "3")
+    assert asked.code == 0 and "no counter-example" in asked.said
+    assert vst("theorem", "--cases", "0").code == 2
