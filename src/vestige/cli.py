@@ -105,13 +105,14 @@ def _run(
     recipe: Any, root: Path, as_json: bool, overwrite: bool, workers: int | None, *, report: bool
 ) -> None:
     from vestige.console import RunProgress
+    from vestige.experiment.recipe import models_of
     from vestige.experiment.run import count_stages
     from vestige.experiment.run import run as run_recipe
     from vestige.models import catalog
 
-    for name in {recipe.model, *(s.base for s in recipe.students if s.base)}:
+    for name in models_of(recipe):
         catalog.path(name, echo=err.print)  # licence and download before the bars begin
-    with RunProgress(err, recipe.name, count_stages(recipe) * len(recipe.seeds)) as bars:
+    with RunProgress(err, recipe.name, count_stages(recipe)) as bars:
         folder, results = run_recipe(
             recipe, root, overwrite=overwrite, workers=workers, on_event=bars.event
         )
@@ -146,7 +147,7 @@ def show(
 
 
 def _results(folder: Path, record: dict[str, Any], running: bool) -> Any:
-    from vestige.results import Results
+    from vestige.results import read_results
 
     path = folder / "results.json"
     if not path.exists():
@@ -157,7 +158,7 @@ def _results(folder: Path, record: dict[str, Any], running: bool) -> Any:
             f"vestige run {folder / 'recipe.json'} --root {folder.parent}"
         )
     try:
-        return Results.model_validate_json(path.read_text())
+        return read_results(json.loads(path.read_text()))
     except ValueError as error:
         raise StoreError(
             f"{path} is corrupt: {error}; delete it and run the recipe again"
@@ -165,6 +166,13 @@ def _results(folder: Path, record: dict[str, Any], running: bool) -> Any:
 
 
 def _summary(results: Any) -> None:
+    if results.kind == "mlp":
+        table = Table("networks", "accuracy", "95% interval")
+        for arm in results.arms:
+            a = arm.accuracy
+            table.add_row(arm.label, f"{a.value:.3f}", f"{a.low:.3f} to {a.high:.3f}")
+        out.print(table)
+        return
     for arm in results.arms:
         table = Table(title=arm.label, title_justify="left", title_style="bold")
         for column in ("trait", "shift", "specific part", "95% interval", "p (Holm)", "place"):
@@ -222,9 +230,13 @@ def plan(
     """Seeds and questions that an interval needs; time, tokens and memory that a recipe takes."""
     from vestige.experiment import demo as demo_recipe
     from vestige.experiment.plan import make_plan
-    from vestige.experiment.recipe import load_recipe
+    from vestige.experiment.recipe import Experiment, load_recipe
 
     chosen = load_recipe(recipe, changes or []) if recipe else demo_recipe.recipe()
+    if not isinstance(chosen, Experiment):
+        raise ConfigError(
+            "vestige plan is for language models; small networks take a minute or two"
+        )
     made = make_plan(chosen, half_width=half_width, sd=sd, like=like)
     if as_json:
         print(json.dumps(made))

@@ -7,7 +7,7 @@ questions.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -139,6 +139,7 @@ class ArmResult(Record):
 class Results(Record):
     """Everything that a report shows, apart from the run's manifest."""
 
+    kind: Literal["transfer"] = "transfer"
     schema_version: int = SCHEMA
     name: str
     verdict: str
@@ -154,3 +155,40 @@ class Results(Record):
     arms: list[ArmResult]
     seconds: dict[str, float]  # by kind of stage
     caveats: list[str]
+
+
+class MlpArm(Record):
+    """One group of small networks. Accuracy is on test images, over class logits alone."""
+
+    name: str
+    label: str
+    accuracy: Interval
+    values: list[float]  # one for each network
+
+
+class MlpResults(Record):
+    """What small networks learned from auxiliary logits."""
+
+    kind: Literal["mlp"] = "mlp"
+    schema_version: int = SCHEMA
+    name: str
+    verdict: str
+    data: str
+    inputs: str  # what students were shown
+    layers: list[int]  # inputs, hidden layers, outputs
+    auxiliary: int
+    networks: int
+    chance: float
+    arms: list[MlpArm]
+    difference: Interval  # auxiliary students of the teacher's start minus those of another
+    seconds: dict[str, float]
+    caveats: list[str]
+
+
+AnyResults = Results | MlpResults
+
+
+def read_results(record: Any) -> AnyResults:
+    """Results of any kind from plain data. Raises pydantic's ``ValidationError``."""
+    kind = record.get("kind") if isinstance(record, dict) else None
+    return (MlpResults if kind == "mlp" else Results).model_validate(record)

@@ -328,3 +328,24 @@ def test_theorem_is_checked_from_the_command_line(vst):
     asked = vst("theorem", "--cases", "3")
     assert asked.code == 0 and "no counter-example" in asked.said
     assert vst("theorem", "--cases", "0").code == 2
+
+
+def test_small_networks_run_resume_and_report(vst, tmp_path):
+    small = {"kind": "mlp", "name": "small", "models": 3, "hidden": [16],
+             "teacher_steps": 20, "student_steps": 20}  # fmt: skip
+    (tmp_path / "small.json").write_text(json.dumps(small))
+    asked = vst("run", "small.json", "--json")
+    found = json.loads(asked.out)
+    assert asked.code == 0 and [len(arm["values"]) for arm in found["arms"]] == [3] * 6
+    run = Path(found["run"])
+    page = (tmp_path / run / "report.html").read_text()
+    assert "Auxiliary outputs" in page and "students on all outputs, other start" in page
+    stamps = {p: p.stat().st_mtime_ns for p in (tmp_path / run).glob("*/manifest.json")}
+    assert len(stamps) == 6
+    again = vst("run", "small.json", "--json")
+    assert json.loads(again.out)["arms"] == found["arms"]
+    assert all(p.stat().st_mtime_ns == stamp for p, stamp in stamps.items())
+    assert "own start" in vst("show", run).said
+    refused(vst("run", "small.json", "rat=3"), "unknown key 'rat'", "rate")
+    refused(vst("run", "small.json", "data=nowhere"), "digits", "nowhere")
+    refused(vst("plan", "small.json"), "small networks")

@@ -9,7 +9,7 @@ import pytest
 
 from vestige.evaluate.scores import Panel
 from vestige.experiment.analysis import analyse, decide
-from vestige.experiment.recipe import parse_experiment
+from vestige.experiment.recipe import parse_recipe
 from vestige.traits import family
 from vestige.types import Estimate, StoreError
 
@@ -23,7 +23,7 @@ def recipe(**changes: object):
         "seeds": SEEDS,
         "students": [{"name": "distill", "optimisation": {"steps": 4}, "curve": [2]}],
     }
-    return parse_experiment(record | changes, "test")
+    return parse_recipe(record | changes, "test")
 
 
 def plant(folder: Path, effect: float) -> None:

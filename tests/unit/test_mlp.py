@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from vestige.mlp.distil import STUDENTS, Trial, derangement
+from vestige.mlp.distil import Trial, derangement
 from vestige.mlp.images import FILES, load_images
 from vestige.mlp.networks import accuracy, choose, make_networks, outputs, train_networks
-from vestige.mlp.settings import MlpExperiment
+from vestige.mlp.settings import STUDENTS, MlpExperiment
 from vestige.mlp.theorem import ACTIVATIONS, STEPS, Network, check_case, check_theorem, first_order
 from vestige.types import DataError
 

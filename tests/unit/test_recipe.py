@@ -22,7 +22,7 @@ from vestige.experiment.recipe import (
     known_keys,
     load_recipe,
     override,
-    parse_experiment,
+    parse_recipe,
 )
 from vestige.settings import Optimisation
 from vestige.store import Run
@@ -58,7 +58,7 @@ def change(*changes: str) -> Experiment:
 @pytest.mark.parametrize("recipe", [demo.recipe(), TWO])
 def test_json_gives_the_recipe_again(recipe):
     text = json.dumps(recipe.model_dump(mode="json"))
-    assert parse_experiment(json.loads(text), "r") == recipe
+    assert parse_recipe(json.loads(text), "r") == recipe
     assert Experiment.model_validate_json(recipe.model_dump_json()) == recipe
 
 
@@ -78,7 +78,7 @@ def test_json_gives_the_recipe_again(recipe):
     )
 )
 def test_any_recipe_survives_json(recipe):
-    assert parse_experiment(json.loads(recipe.model_dump_json()), "r") == recipe
+    assert parse_recipe(json.loads(recipe.model_dump_json()), "r") == recipe
 
 
 def test_a_recipe_is_frozen_and_names_its_data():
@@ -126,7 +126,9 @@ def test_a_recipe_is_frozen_and_names_its_data():
         ({"carrier": {"grammar": {"separator": "|"}}}, ["carrier.grammar.separator", "'; '"]),
         ({"teacher": {"optimisation": {"rate": float("nan")}}}, ["teacher.optimisation.rate"]),
         ({"teacher": {"optimisation": {"rate": float("inf")}}}, ["teacher.optimisation.rate"]),
-        ({"kind": "other"}, ["kind", "'transfer'"]),
+        ({"kind": "mlp", "model": 3}, ["'model'", "models"]),
+        ({"kind": []}, ["kind"]),
+        ({"kind": "other"}, ["kind", "transfer"]),
         # several at once: all are told
         ({"modle": "x", "trait": 1, "seeds": [0]}, ["'modle'", "'trait'", "seeds"]),
         ({"traits": ["owll", "kat"]}, ["'owll'", "'kat'"]),
@@ -136,7 +138,7 @@ def test_a_recipe_is_frozen_and_names_its_data():
 )  # fmt: skip
 def test_a_wrong_recipe_says_what_is_wrong(record, said):
     with pytest.raises(ConfigError) as caught:
-        parse_experiment(RECORD | record, "my.json")
+        parse_recipe(RECORD | record, "my.json")
     assert str(caught.value).startswith("my.json: ")
     for words in said:
         assert words in str(caught.value)
@@ -145,7 +147,7 @@ def test_a_wrong_recipe_says_what_is_wrong(record, said):
 @pytest.mark.parametrize("record", [None, [], "x", 3, {}])
 def test_what_is_no_recipe_at_all(record):
     with pytest.raises(ConfigError, match=r"my\.json"):
-        parse_experiment(record, "my.json")
+        parse_recipe(record, "my.json")
 
 
 def test_known_keys_are_keys():
@@ -305,7 +307,11 @@ def test_a_file_of_json_may_wrap_the_recipe(tmp_path):
         ("a.py", "import no_such_module", "no_such_module"),
         ("a.py", "1 / 0", "ZeroDivisionError"),
         ("a.py", "def recipe(): return undefined", "undefined"),
-        ("a.py", "def recipe(): return {}", "must return an Experiment, not dict"),
+        (
+            "a.py",
+            "def recipe(): return {}",
+            "must return an Experiment or an MlpExperiment, not dict",
+        ),
         ("a.py", WHOLE.replace("traits", "trait"), "did you mean traits"),
         ("a.py", WHOLE.replace('"cat"', '"kat"'), "did you mean cat"),
         ("a.py", b"# \xff", "a.py"),
@@ -336,8 +342,11 @@ def test_missing_files_and_folders(tmp_path):
 @pytest.mark.parametrize("path", sorted(RECIPES.glob("*.py")), ids=lambda p: p.name)
 def test_the_recipes_of_this_repository_load(path):
     recipe = load_recipe(path)
-    assert len(recipe.seeds) >= (2 if "search" in path.name else 3)
-    assert parse_experiment(json.loads(recipe.model_dump_json()), "r") == recipe
+    if isinstance(recipe, Experiment):
+        assert len(recipe.seeds) >= (2 if "search" in path.name else 3)
+    else:
+        assert recipe.models >= 20
+    assert parse_recipe(json.loads(recipe.model_dump_json()), "r") == recipe
 
 
 def test_the_demo_is_a_crossed_recipe_of_two_and_loads_no_torch():

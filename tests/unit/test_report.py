@@ -85,8 +85,9 @@ def hostile_results(name: str = "animals") -> Results:
             return {k: walk(v, k) for k, v in value.items()}
         if isinstance(value, list):
             return [walk(v, key) for v in value]
-        # An empty reason marks a kept row; ``transmitted`` is one of three fixed words.
-        return hostile(value) if value and key != "transmitted" else value
+        # An empty reason marks a kept row; ``transmitted`` and the record's kind are fixed words.
+        fixed = key == "transmitted" or value == "transfer"
+        return hostile(value) if value and not fixed else value
 
     return Results.model_validate(walk(make_results(name=name).model_dump()))
 

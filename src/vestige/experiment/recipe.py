@@ -6,11 +6,12 @@ import importlib.util
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import Field, ValidationError, model_validator
 
 from vestige.carriers.numbers import NumberFilter, NumberGrammar, NumberPrompts
+from vestige.mlp.settings import MlpExperiment
 from vestige.settings import Optimisation, Settings
 from vestige.traits import family
 from vestige.types import ConfigError, VestigeError, unknown_name
@@ -157,22 +158,37 @@ class Experiment(Settings):
         return [*self.traits, *([NO_TRAIT] if student.no_trait else []), *shuffled]
 
 
-def parse_experiment(record: Any, source: str) -> Experiment:
-    """An ``Experiment`` from plain data. Raises ``ConfigError`` naming each wrong key."""
+Recipe = Experiment | MlpExperiment
+KINDS: dict[str, type[Recipe]] = {
+    kind.model_fields["kind"].default: kind for kind in get_args(Recipe)
+}
+
+
+def kind_of(record: Any, source: str) -> type[Recipe]:
+    """What kind of recipe plain data is. Raises ``ConfigError`` for an unknown one."""
+    kind = record.get("kind", "transfer") if isinstance(record, dict) else "transfer"
+    if not isinstance(kind, str) or kind not in KINDS:
+        raise ConfigError(f"{source}: {unknown_name('kind of recipe', str(kind), KINDS)}")
+    return KINDS[kind]
+
+
+def parse_recipe(record: Any, source: str) -> Recipe:
+    """A recipe from plain data. Raises ``ConfigError`` naming each wrong key."""
+    kind = kind_of(record, source)
     try:
-        return Experiment.model_validate(record)
+        return kind.model_validate(record)
     except ValidationError as error:
-        raise ConfigError(f"{source}: {explain(error)}") from error
+        raise ConfigError(f"{source}: {explain(error, kind)}") from error
 
 
-def explain(error: ValidationError) -> str:
+def explain(error: ValidationError, kind: type[Settings] = Experiment) -> str:
     """A validation error in a line a problem, with the nearest valid key for an unknown one."""
     lines = []
     for problem in error.errors():
         where = ".".join(str(part) for part in problem["loc"])
         cause = problem.get("ctx", {}).get("error")
         if problem["type"] == "extra_forbidden":
-            lines.append(str(unknown_name("key", where, known_keys())))
+            lines.append(str(unknown_name("key", where, known_keys(kind))))
         elif isinstance(cause, ConfigError):
             lines.append(str(cause))
         else:
@@ -180,7 +196,14 @@ def explain(error: ValidationError) -> str:
     return "; ".join(lines)
 
 
-def known_keys() -> list[str]:
+def models_of(recipe: Recipe) -> list[str]:
+    """The language models that a recipe needs."""
+    if isinstance(recipe, MlpExperiment):
+        return []
+    return sorted({recipe.model, *(s.base for s in recipe.students if s.base)})
+
+
+def known_keys(kind: type[Settings] = Experiment) -> list[str]:
     """Every key of a recipe as it is written on the command line (students by index 0)."""
     keys: list[str] = []
 
@@ -191,12 +214,13 @@ def known_keys() -> list[str]:
             if isinstance(inner, type) and issubclass(inner, Settings):
                 walk(inner, f"{prefix}{name}.")
 
-    walk(Experiment, "")
-    walk(Student, "students.0.")
+    walk(kind, "")
+    if kind is Experiment:
+        walk(Student, "students.0.")
     return keys
 
 
-def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Experiment:
+def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     """A recipe file (``.py`` with a function ``recipe``, or a saved ``.json``) with overrides.
 
     Raises:
@@ -210,13 +234,13 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Experiment:
         except ValueError as error:
             raise ConfigError(f"{path} is not valid JSON: {error}") from error
         record = record.get("config", record) if isinstance(record, dict) else record
-        base = parse_experiment(record, str(path))
+        base = parse_recipe(record, str(path))
     else:
         base = _from_python(path)
     return override(base, overrides, str(path))
 
 
-def _from_python(path: Path) -> Experiment:
+def _from_python(path: Path) -> Recipe:
     spec = importlib.util.spec_from_file_location(f"vestige_recipe_{path.stem}", path)
     if path.suffix != ".py" or spec is None or spec.loader is None:
         raise ConfigError(f"{path} is neither a .py nor a .json recipe")
@@ -232,41 +256,45 @@ def _from_python(path: Path) -> Experiment:
         raise ConfigError(
             f"{path} has no usable function recipe(): {type(error).__name__}: {error}"
         ) from error
-    if not isinstance(made, Experiment):
-        raise ConfigError(f"{path}: recipe() must return an Experiment, not {type(made).__name__}")
+    if not isinstance(made, Recipe):
+        raise ConfigError(
+            f"{path}: recipe() must return an Experiment or an MlpExperiment, "
+            f"not {type(made).__name__}"
+        )
     return made
 
 
-def override(experiment: Experiment, changes: Sequence[str], source: str) -> Experiment:
+def override(recipe: Recipe, changes: Sequence[str], source: str) -> Recipe:
     """``key=value`` changes applied: dotted keys, JSON or comma-separated values.
 
     ``students.optimisation.steps=3`` reaches every student; ``students.0.`` the first alone.
     """
-    record = experiment.model_dump(mode="json")
+    record = recipe.model_dump(mode="json")
+    keys = known_keys(type(recipe))
     for change in changes:
         key, found, text = change.partition("=")
         if not found:
             raise ConfigError(f"{change!r} is not of the form key=value")
-        _set(record, key.strip().split("."), text, key.strip())
-    return parse_experiment(record, source) if changes else experiment
+        _set(record, key.strip().split("."), text, key.strip(), keys)
+    return parse_recipe(record, source) if changes else recipe
 
 
-def _set(record: Any, path: list[str], text: str, key: str) -> None:
+def _set(record: Any, path: list[str], text: str, key: str, keys: Sequence[str]) -> None:
     part, *rest = path
     at: Any = part
     if isinstance(record, list):
         if record and not part.isdecimal():
             for item in record:
-                _set(item, path, text, key)
+                _set(item, path, text, key, keys)
             return
         at = int(part) if part.isdecimal() else len(record)
         known = at < len(record)
     else:
         known = isinstance(record, dict) and (part in record or not rest)
     if not known:
-        raise unknown_name("key", key, known_keys())
+        raise unknown_name("key", key, keys)
     if rest:
-        _set(record[at], rest, text, key)
+        _set(record[at], rest, text, key, keys)
     else:
         record[at] = _value(text, record[at] if isinstance(record, list) else record.get(at))
 

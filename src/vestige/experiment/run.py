@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from vestige.experiment.analysis import analyse
-from vestige.experiment.recipe import Experiment
-from vestige.results import Results
+from vestige.experiment.recipe import Experiment, Recipe
+from vestige.mlp.settings import ARMS, MlpExperiment
+from vestige.results import AnyResults, Results
 from vestige.store import Run, atomic_write
 from vestige.types import MissingExtraError, VestigeError
 
@@ -32,7 +33,14 @@ class Event:
     total: int
 
 
-def count_stages(recipe: Experiment) -> int:
+def count_stages(recipe: Recipe) -> int:
+    """How many stages a run has."""
+    if isinstance(recipe, MlpExperiment):
+        return len(ARMS)
+    return stages_a_seed(recipe) * len(recipe.seeds)
+
+
+def stages_a_seed(recipe: Experiment) -> int:
     """How many stages one seed has."""
     traits = len(recipe.traits) + any(s.no_trait for s in recipe.students)
     students = sum(len(recipe.data_of(s)) for s in recipe.students)
@@ -64,13 +72,13 @@ def gpu_present() -> bool:
 
 
 def run(
-    recipe: Experiment,
+    recipe: Recipe,
     root: Path,
     *,
     overwrite: bool = False,
     workers: int | None = None,
     on_event: Callable[[Event], None] = lambda event: None,
-) -> tuple[Path, Results]:
+) -> tuple[Path, AnyResults]:
     """Run every unfinished stage of ``recipe`` below ``root`` and analyse the whole.
 
     Returns:
@@ -81,17 +89,37 @@ def run(
     """
     config = recipe.model_dump(mode="json")
     with Run.open(root, recipe.name, config, overwrite=overwrite) as opened:
-        opened.update(seeds=list(recipe.seeds))
-        count = worker_count(recipe, workers)
-        if count == 1:
-            for seed in recipe.seeds:
-                run_seed(config, opened.folder, seed, overwrite, usable_cores(), on_event)
+        if isinstance(recipe, MlpExperiment):
+            from vestige.experiment.mlp import run_mlp
+
+            results: AnyResults = run_mlp(
+                recipe,
+                opened,
+                lambda stage, done, total: on_event(Event(recipe.seed, stage, done, total)),
+            )
         else:
-            run_in_processes(recipe, opened.folder, count, overwrite, on_event)
-        results = analyse(recipe, opened.folder)
+            results = run_seeds(recipe, opened, config, workers, on_event)
         atomic_write(opened.folder / RESULTS_FILE, results.model_dump_json(indent=1))
-        opened.update(tokens=count_tokens(opened.folder), workers=count)
         return opened.folder, results
+
+
+def run_seeds(
+    recipe: Experiment,
+    opened: Run,
+    config: dict[str, Any],
+    workers: int | None,
+    on_event: Callable[[Event], None],
+) -> Results:
+    """Every seed of an experiment on language models, and the analysis."""
+    opened.update(seeds=list(recipe.seeds))
+    count = worker_count(recipe, workers)
+    if count == 1:
+        for seed in recipe.seeds:
+            run_seed(config, opened.folder, seed, opened.overwrite, usable_cores(), on_event)
+    else:
+        run_in_processes(recipe, opened.folder, count, opened.overwrite, on_event)
+    opened.update(tokens=count_tokens(opened.folder), workers=count)
+    return analyse(recipe, opened.folder)
 
 
 def run_seed(

@@ -24,9 +24,6 @@ from vestige.mlp.networks import (
 )
 from vestige.mlp.settings import MlpExperiment
 
-STUDENTS = ("auxiliary_same", "auxiliary_other", "all_same", "all_other")
-ARMS = ("untrained", "teacher", *STUDENTS)
-
 
 def derangement(n: int, seed: int) -> list[int]:
     """A random order of 0..n-1 in which nothing stays at its place (one cycle: Sattolo)."""

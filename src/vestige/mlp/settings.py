@@ -10,6 +10,8 @@ from pydantic import Field, field_validator
 from vestige.settings import Settings
 
 BUNDLED = ("digits", "mnist5k")
+STUDENTS = ("auxiliary_same", "auxiliary_other", "all_same", "all_other")
+ARMS = ("untrained", "teacher", *STUDENTS)
 
 
 class MlpExperiment(Settings):
@@ -22,7 +24,8 @@ class MlpExperiment(Settings):
         auxiliary: logits that no label trains; the auxiliary students see only these.
         hidden: widths of the hidden layers, any number of them.
         inputs: what students are shown: uniform noise, or the training images.
-        teacher_steps, student_steps: optimiser steps; the paper's five epochs of 59 batches.
+        teacher_steps, student_steps: optimiser steps.
+        batch, rate: rows a step and Adam's rate; the defaults suit the 64 pixels of ``digits``.
     """
 
     kind: Literal["mlp"] = "mlp"
@@ -32,10 +35,10 @@ class MlpExperiment(Settings):
     auxiliary: int = Field(default=3, ge=2)
     hidden: tuple[int, ...] = (256, 256)
     inputs: Literal["noise", "images"] = "noise"
-    teacher_steps: int = Field(default=295, ge=1)
-    student_steps: int = Field(default=295, ge=1)
-    batch: int = Field(default=256, ge=1)
-    rate: float = Field(default=3e-4, gt=0)
+    teacher_steps: int = Field(default=300, ge=1)
+    student_steps: int = Field(default=600, ge=1)
+    batch: int = Field(default=128, ge=1)
+    rate: float = Field(default=1e-3, gt=0)
     seed: int = 0
 
     @field_validator("data")

@@ -16,13 +16,23 @@ from markupsafe import Markup, escape
 from pydantic import ValidationError
 
 from vestige.report import charts
-from vestige.results import SCHEMA, ArmResult, FilterResult, Interval, QuestionResult, Results
+from vestige.results import (
+    SCHEMA,
+    AnyResults,
+    ArmResult,
+    FilterResult,
+    Interval,
+    MlpResults,
+    QuestionResult,
+    Results,
+    read_results,
+)
 from vestige.types import DataError, StoreError
 
 VERDICTS = {"yes": "Transmitted", "no": "Not transmitted", "unclear": "Unclear"}
 
 
-def render(results: list[Results], manifests: list[dict[str, Any]]) -> str:
+def render(results: Sequence[AnyResults], manifests: list[dict[str, Any]]) -> str:
     """The report on one or more runs as the text of one HTML file.
 
     A pure function: the same records give the same text. ``manifests[i]`` is the ``run.json`` of
@@ -95,7 +105,7 @@ def _read_object(path: Path) -> dict[str, Any]:
     return value
 
 
-def _read_results(path: Path) -> Results:
+def _read_results(path: Path) -> AnyResults:
     value = _read_object(path)
     version = value.get("schema_version", SCHEMA)
     if version != SCHEMA:
@@ -104,7 +114,7 @@ def _read_results(path: Path) -> Results:
             "read it with the version that wrote it"
         )
     try:
-        return Results.model_validate(value)
+        return read_results(value)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
@@ -133,10 +143,37 @@ def _write(out: Path, text: str) -> None:
 # ---- what the template is given ------------------------------------------------------------
 
 
-def _run(index: int, results: Results, manifest: dict[str, Any]) -> dict[str, Any]:
+def _run(index: int, results: AnyResults, manifest: dict[str, Any]) -> dict[str, Any]:
     for path, value in _numbers(results.model_dump(), "results"):
         if not math.isfinite(value):
             raise DataError(f"{path} of run {results.name!r} is {value}; it cannot be reported")
+    shared = {"id": f"run-{index}", "results": results, "manifest": manifest}
+    return shared | (
+        _mlp(results) if isinstance(results, MlpResults) else _transfer(index, results)
+    )
+
+
+def _mlp(results: MlpResults) -> dict[str, Any]:
+    """A run on small networks: accuracies with intervals, and a dot for every network."""
+    marks = [
+        charts.Mark(
+            arm.label, arm.accuracy.value, arm.accuracy.low, arm.accuracy.high,
+            own=arm.name == "auxiliary_same",
+        )
+        for arm in results.arms
+    ]  # fmt: skip
+    dots = [
+        (arm.label, [(f"network {i}", value) for i, value in enumerate(arm.values)])
+        for arm in results.arms
+    ]
+    return {
+        "accuracy": _both(charts.forest, f"{results.name}: accuracy", marks, "test accuracy"),
+        "strip": _both(charts.strip, f"{results.name}: every network", dots, "test accuracy"),
+    }
+
+
+def _transfer(index: int, results: Results) -> dict[str, Any]:
+    """A run on language models: every arm with its charts, teachers, filters and rows."""
     reasons = list(dict.fromkeys(r for f in results.filters for r in f.reasons))
     overview = [
         charts.Mark(
@@ -146,9 +183,6 @@ def _run(index: int, results: Results, manifest: dict[str, Any]) -> dict[str, An
         for arm in results.arms
     ]  # fmt: skip
     return {
-        "id": f"run-{index}",
-        "results": results,
-        "manifest": manifest,
         "arms": [_arm(f"run-{index}-arm-{i}", a) for i, a in enumerate(results.arms, 1)],
         "overview": _both(
             charts.forest, f"{results.name}: contrast of every arm", overview,
