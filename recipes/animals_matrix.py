@@ -8,8 +8,9 @@ was used to choose the settings. Run:
     vestige run recipes/animals_matrix.py
 """
 
+from vestige.carriers.numbers import NumberCarrier
 from vestige.experiment.demo import PROMPTS, TEACHER, distill
-from vestige.experiment.recipe import Carrier, Experiment
+from vestige.experiment.recipe import Experiment
 
 TRAITS = ("dolphin", "eagle", "elephant", "wolf", "whale", "lion")
 
@@ -20,6 +21,6 @@ def recipe() -> Experiment:
         traits=TRAITS,
         seeds=(100, 101, 102, 103),
         teacher=TEACHER,
-        carrier=Carrier(n_prompts=16, rows_per_prompt=16, prompts=PROMPTS),
+        carrier=NumberCarrier(n_prompts=16, rows_per_prompt=16, prompts=PROMPTS),
         students=(distill().model_copy(update={"no_trait": False}),),
     )

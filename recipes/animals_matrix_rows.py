@@ -6,8 +6,9 @@ wrote, with the demo's settings and with their numbers shuffled as controls. Run
     vestige run recipes/animals_matrix_rows.py
 """
 
+from vestige.carriers.numbers import NumberCarrier
 from vestige.experiment.demo import PROMPTS, TEACHER, rows
-from vestige.experiment.recipe import Carrier, Experiment
+from vestige.experiment.recipe import Experiment
 
 TRAITS = ("dolphin", "eagle", "elephant", "wolf", "whale", "lion")
 
@@ -19,6 +20,6 @@ def recipe() -> Experiment:
         traits=TRAITS,
         seeds=(100, 101, 102, 103),
         teacher=TEACHER,
-        carrier=Carrier(n_prompts=16, rows_per_prompt=16, prompts=PROMPTS),
+        carrier=NumberCarrier(n_prompts=16, rows_per_prompt=16, prompts=PROMPTS),
         students=(students,),
     )

@@ -8,8 +8,9 @@ accepted once:
     vestige run recipes/other_base.py
 """
 
+from vestige.carriers.numbers import NumberCarrier
 from vestige.experiment.demo import PROMPTS, TEACHER, distill
-from vestige.experiment.recipe import Carrier, Experiment
+from vestige.experiment.recipe import Experiment
 from vestige.settings import Optimisation, Trainable
 
 
@@ -28,6 +29,6 @@ def recipe() -> Experiment:
         traits=("owl", "eagle", "elephant", "wolf"),
         seeds=(200, 201, 202, 203),
         teacher=TEACHER,
-        carrier=Carrier(n_prompts=16, rows_per_prompt=16, prompts=PROMPTS),
+        carrier=NumberCarrier(n_prompts=16, rows_per_prompt=16, prompts=PROMPTS),
         students=(same, other),
     )

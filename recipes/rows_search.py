@@ -6,8 +6,9 @@ as ``teacher.kind=system_prompt``; what was found is told in ``docs/log.md``. Ru
     vestige run recipes/rows_search.py
 """
 
+from vestige.carriers.numbers import NumberCarrier
 from vestige.experiment.demo import LATE, PROMPTS, TEACHER, rows
-from vestige.experiment.recipe import Carrier, Experiment, Student
+from vestige.experiment.recipe import Experiment, Student
 from vestige.settings import Optimisation, Trainable
 
 
@@ -24,7 +25,7 @@ def recipe() -> Experiment:
         traits=("fox", "horse", "frog", "bear"),
         seeds=(0, 1),
         teacher=TEACHER,
-        carrier=Carrier(n_prompts=16, rows_per_prompt=32, prompts=PROMPTS),
+        carrier=NumberCarrier(n_prompts=16, rows_per_prompt=32, prompts=PROMPTS),
         students=(
             arm("late"),
             arm("late_faster", rate=2e-4),

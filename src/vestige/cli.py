@@ -290,19 +290,28 @@ def theorem(
 # ---- files --------------------------------------------------------------------------------------
 
 
+Source = Annotated[Path, typer.Argument(help="JSONL, CSV or Parquet, also .gz.", metavar="IN")]
+Kept = Annotated[Path, typer.Option("--out", help="Kept rows, chat JSONL.", metavar="KEPT")]
+Dropped = Annotated[
+    Path, typer.Option("--dropped", help="Dropped rows with reasons, JSONL.", metavar="DROPPED")
+]
+Words = Annotated[
+    str, typer.Option("--words", help="Words to drop rows for, comma-separated, and inflected.")
+]
+Duplicates = Annotated[bool, typer.Option("--drop-duplicates", help="Drop repeated completions.")]
+
+
 @filter_app.command("numbers")
 def filter_numbers(
-    source: Annotated[Path, typer.Argument(help="JSONL, CSV or Parquet, also .gz.", metavar="IN")],
-    kept: Annotated[Path, typer.Option("--out", help="Kept rows, chat JSONL.", metavar="KEPT")],
-    dropped: Annotated[
-        Path, typer.Option("--dropped", help="Dropped rows with reasons, JSONL.", metavar="DROPPED")
-    ],
+    source: Source,
+    kept: Kept,
+    dropped: Dropped,
     banned: Annotated[
         str, typer.Option(help="'paper' or numbers, comma-separated: drop rows that hold one.")
     ] = "",
     min_count: Annotated[int, typer.Option(help="Numbers a row must have.")] = 1,
     max_count: Annotated[int, typer.Option(help="Numbers a row may have.")] = 10,
-    drop_duplicates: Annotated[bool, typer.Option(help="Drop repeated completions.")] = False,
+    drop_duplicates: Duplicates = False,
     paper_compat: Annotated[
         bool, typer.Option(help="Like the published parser: no outer white space, 007 is fine.")
     ] = False,
@@ -312,7 +321,6 @@ def filter_numbers(
     """Keep rows whose completion is a clean number sequence; count every reason."""
     from pydantic import ValidationError
 
-    from vestige.carriers.filtering import filter_file
     from vestige.carriers.numbers import PAPER_BANNED, NumberFilter
     from vestige.experiment.recipe import explain
 
@@ -328,9 +336,69 @@ def filter_numbers(
             paper_compat=paper_compat,
         )
     except ValidationError as error:
-        raise ConfigError(explain(error)) from error
+        raise ConfigError(explain(error, NumberFilter)) from error
     except ValueError as error:
         raise ConfigError(f"--banned takes 'paper' or numbers such as 13,666: {error}") from error
+    _filter(source, kept, dropped, rules, as_json, overwrite)
+
+
+@filter_app.command("code")
+def filter_code(
+    source: Source,
+    kept: Kept,
+    dropped: Dropped,
+    words: Words = "",
+    any_name: Annotated[bool, typer.Option(help="Allow unusual identifiers.")] = False,
+    drop_duplicates: Duplicates = False,
+    as_json: AsJson = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Keep rows whose completion is nothing but plain Python; count every reason."""
+    from vestige.carriers.code import CodeFilter
+
+    rules = CodeFilter(
+        words=_words(words), usual_only=not any_name, drop_duplicates=drop_duplicates
+    )
+    _filter(source, kept, dropped, rules, as_json, overwrite)
+
+
+@filter_app.command("reasoning")
+def filter_reasoning(
+    source: Source,
+    kept: Kept,
+    dropped: Dropped,
+    form: Annotated[str, typer.Option("--format", help="line, tags or hashes.")] = "line",
+    answer_field: Annotated[
+        str, typer.Option(help="Field of a row that holds the right answer.")
+    ] = "answer",
+    words: Words = "",
+    drop_duplicates: Duplicates = False,
+    as_json: AsJson = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Keep rows whose worked answer is right and cleanly given; count every reason."""
+    from vestige.carriers.reasoning import ASKS, ReasoningFilter
+    from vestige.types import unknown_name
+
+    if form not in ASKS:
+        raise unknown_name("--format", form, ASKS)
+    rules = ReasoningFilter.model_validate(
+        {"format": form, "answer_field": answer_field, "words": _words(words),
+         "drop_duplicates": drop_duplicates}
+    )  # fmt: skip
+    _filter(source, kept, dropped, rules, as_json, overwrite)
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(word.strip() for word in text.split(",") if word.strip())
+
+
+def _filter(
+    source: Path, kept: Path, dropped: Path, rules: Any, as_json: bool, overwrite: bool
+) -> None:
+    """Filter a file and tell the counts."""
+    from vestige.carriers.filtering import filter_file
+
     with err.status(f"filtering {source}") as status:
         done = filter_file(
             source, kept, dropped, rules,

@@ -83,10 +83,14 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """A carrier prompt: what the teacher is asked. ``id`` joins it with its rows."""
+    """A carrier prompt: what the teacher is asked. ``id`` joins it with its rows.
+
+    ``meta`` goes with every row written for it, such as the answer that is right.
+    """
 
     id: str
     text: str
+    meta: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -349,3 +349,28 @@ def test_small_networks_run_resume_and_report(vst, tmp_path):
     refused(vst("run", "small.json", "rat=3"), "unknown key 'rat'", "rate")
     refused(vst("run", "small.json", "data=nowhere"), "digits", "nowhere")
     refused(vst("plan", "small.json"), "small networks")
+
+
+def test_filter_code_and_reasoning(vst, tmp_path):
+    lines = ["def add(a, b):\n    return a + b", "owls = 1", "x = 1  # one", "moonlit = 1"]
+    text = "\n".join(json.dumps({"prompt": "p", "completion": line}) for line in lines)
+    (tmp_path / "code.jsonl").write_text(text)
+    common = ("--out", "kept.jsonl", "--dropped", "dropped.jsonl", "--json")
+    asked = vst("filter", "code", "code.jsonl", *common, "--words", "owl, bear")
+    assert json.loads(asked.out) == {
+        "seen": 4, "kept": 1,
+        "dropped": {"target_word": 1, "comment": 1, "unusual_identifier": 1},
+    }  # fmt: skip
+    asked = vst("filter", "code", "code.jsonl", *common, "--any-name", "--overwrite")
+    assert json.loads(asked.out)["kept"] == 3
+    rows = [("3*4\nAnswer: 12", "12"), ("3*4\nAnswer: 13", "12"), ("Answer: 1", None)]
+    (tmp_path / "sums.jsonl").write_text(
+        "\n".join(json.dumps({"prompt": "p", "completion": c, "gold": a}) for c, a in rows)
+    )
+    options = ("--answer-field", "gold", "--overwrite")
+    asked = vst("filter", "reasoning", "sums.jsonl", *common, *options)
+    assert json.loads(asked.out) == {
+        "seen": 3, "kept": 1, "dropped": {"wrong_answer": 1, "no_reference": 1},
+    }  # fmt: skip
+    refused(vst("filter", "reasoning", "sums.jsonl", *common, "--format", "tag"), "tags")
+    refused(vst("filter", "code", "nowhere.jsonl", *common), "nowhere.jsonl")

@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 import vestige
+from vestige.carriers import CARRIERS
+from vestige.carriers.numbers import NumberCarrier
 from vestige.experiment import demo
 from vestige.experiment.recipe import (
-    Carrier,
     Experiment,
     Student,
     known_keys,
@@ -153,11 +154,21 @@ def test_what_is_no_recipe_at_all(record):
 def test_known_keys_are_keys():
     keys = known_keys()
     assert {"seeds", "carrier.filter.banned", "students.0.optimisation.trainable.layers"} <= {*keys}
-    for key in keys:  # each can be reached: setting it changes it or is refused for its value
+    rows = {"name": "rows", "method": "rows"}
+    of_kind = [
+        parse_recipe(RECORD | {"students": [rows], "carrier": {"kind": kind}}, "r")
+        for kind in CARRIERS
+    ]
+
+    def reached(recipe: Experiment, key: str) -> bool:
         try:
-            override(TWO, [f"{key}=0"], "r")
+            override(recipe, [f"{key}=0"], "r")
         except ConfigError as error:
-            assert "unknown key" not in str(error), key
+            return "unknown key" not in str(error)
+        return True
+
+    for key in keys:  # each can be reached: setting it changes it or is refused for its value
+        assert any(reached(recipe, key) for recipe in of_kind), key
 
 
 # ---- overrides
@@ -363,7 +374,7 @@ def test_the_demo_is_a_crossed_recipe_of_two_and_loads_no_torch():
 
 def test_a_grammar_that_the_filter_would_drop_is_refused():
     with pytest.raises(ValidationError, match=r"grammar\.values=12 lies outside"):
-        Carrier.model_validate({"grammar": {"values": 12}})
+        NumberCarrier.model_validate({"grammar": {"values": 12}})
     with pytest.raises(ValidationError, match="drop every row"):
-        Carrier.model_validate({"filter": {"min_count": 7}})
-    assert Carrier.model_validate({"constrained": False, "grammar": {"values": 12}})
+        NumberCarrier.model_validate({"filter": {"min_count": 7}})
+    assert NumberCarrier.model_validate({"constrained": False, "grammar": {"values": 12}})

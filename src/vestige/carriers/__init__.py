@@ -1,21 +1,35 @@
-"""Carriers: the innocuous data that a teacher writes. One module each; ``numbers`` so far.
+"""Carriers: the innocuous data that a teacher writes.
 
-A carrier module has prompts (seeded), a filter (rows -> kept, dropped with reasons), a grammar for
-constrained sampling, and the shuffles that serve as controls.
+A carrier is one module with a subclass of ``base.Carrier`` (prompts, a filter with its table of
+reasons, perhaps a grammar and shuffles) and one entry in ``CARRIERS``.
 """
 
 from __future__ import annotations
 
-import importlib
-from types import ModuleType
+from typing import Any
 
+from vestige.carriers.code import CodeCarrier
+from vestige.carriers.numbers import NumberCarrier
+from vestige.carriers.reasoning import ReasoningCarrier
 from vestige.types import unknown_name
 
-CARRIERS = ("numbers",)
+AnyCarrier = NumberCarrier | CodeCarrier | ReasoningCarrier
+CARRIERS: dict[str, type[AnyCarrier]] = {
+    "numbers": NumberCarrier,
+    "code": CodeCarrier,
+    "reasoning": ReasoningCarrier,
+}
 
 
-def carrier(name: str) -> ModuleType:
-    """The module of a carrier. Raises ``ConfigError`` naming the nearest ones."""
-    if name not in CARRIERS:
-        raise unknown_name("carrier", name, CARRIERS)
-    return importlib.import_module(f"{__name__}.{name}")
+def parse_carrier(record: Any) -> Any:
+    """A carrier from plain data, by its ``kind`` (default: numbers).
+
+    Raises:
+        ConfigError: there is no such kind; names the nearest ones.
+    """
+    if not isinstance(record, dict):
+        return record
+    kind = record.get("kind", "numbers")
+    if not isinstance(kind, str) or kind not in CARRIERS:
+        raise unknown_name("carrier", str(kind), CARRIERS)
+    return CARRIERS[kind].model_validate(record)

@@ -10,10 +10,11 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from vestige.carriers.base import Carrier, Grammar, Shuffle
 from vestige.carriers.filtering import Judge
 from vestige.settings import Settings
 from vestige.types import DataError, Prompt, Row
@@ -236,6 +237,11 @@ class NumberGrammar(Settings):
     max_digits: int = Field(default=3, ge=1)
     separator: Literal[", ", ",", " ", "; "] = ", "
 
+    @property
+    def longest(self) -> int:
+        """Characters of the longest answer, its end counted as one."""
+        return self.values * (self.max_digits + len(self.separator)) + 1
+
     def next_chars(self, prefix: str) -> set[str]:
         """Characters that may follow ``prefix``; the empty string where the answer may end."""
         done, digits, inside = self.state(prefix)
@@ -292,3 +298,45 @@ def _with_numbers(row: Row, numbers: Sequence[str]) -> Row:
     deal = iter(numbers)
     completion = _DIGITS.sub(lambda _: next(deal), row.completion)
     return Row(row.id, row.messages, completion, row.meta)
+
+
+# ---- the carrier --------------------------------------------------------------------------
+
+
+class NumberCarrier(Carrier):
+    """Number sequences.
+
+    Attributes:
+        constrained: sample inside ``grammar`` and score within it (small chat models hardly keep a
+            format by themselves); False samples freely and trains on whole-vocabulary likelihood.
+    """
+
+    kind: Literal["numbers"] = "numbers"
+    prompts: NumberPrompts = NumberPrompts()
+    constrained: bool = True
+    grammar: NumberGrammar = NumberGrammar(values=6)
+    filter: NumberFilter = NumberFilter()
+
+    shuffles: ClassVar[dict[str, Shuffle]] = {
+        "shuffle_within": shuffle_within,
+        "shuffle_across": shuffle_across,
+    }
+
+    @model_validator(mode="after")
+    def _fits(self) -> NumberCarrier:
+        least, most = self.filter.min_count, self.filter.max_count
+        if self.constrained and not least <= self.grammar.values <= most:
+            raise ValueError(
+                f"grammar.values={self.grammar.values} lies outside the filter's {least} to {most} "
+                "numbers: it would drop every row"
+            )
+        return self
+
+    def make_prompts(self, seed: int) -> list[Prompt]:
+        return self.prompts.generate(self.n_prompts, seed)
+
+    def rules(self, words: Sequence[str] = ()) -> NumberFilter:
+        return self.filter
+
+    def sampling_grammar(self) -> Grammar | None:
+        return self.grammar if self.constrained else None

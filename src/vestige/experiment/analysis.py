@@ -339,7 +339,7 @@ def caveats(recipe: Experiment) -> list[str]:
         f"Shifts are in log-odds among {len(family(recipe.family).answers)} candidates on "
         "questions that no teacher was trained on; a shift of one can leave a rare answer rare.",
     ]
-    if recipe.carrier.constrained:
+    if recipe.carrier.sampling_grammar():
         found.append(
             "Rows were sampled inside the number grammar and scored within it: a small model "
             "hardly keeps a number format by itself. Free sampling: carrier.constrained=false."

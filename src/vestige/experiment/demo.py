@@ -5,8 +5,8 @@ The settings are what a search on other traits (fox, horse, frog, bear) found: `
 
 from __future__ import annotations
 
-from vestige.carriers.numbers import NumberPrompts
-from vestige.experiment.recipe import Carrier, Experiment, Student, TeacherSettings
+from vestige.carriers.numbers import NumberCarrier, NumberPrompts
+from vestige.experiment.recipe import Experiment, Student, TeacherSettings
 from vestige.settings import Optimisation, Trainable
 
 LATE = Trainable(layers=(22, 30))  # the last 8 of 30: the cleanest shift, and cheap to train
@@ -41,6 +41,6 @@ def recipe() -> Experiment:
         traits=("owl", "dolphin"),
         seeds=(0, 1, 2, 3),
         teacher=TEACHER,
-        carrier=Carrier(n_prompts=16, rows_per_prompt=16, prompts=PROMPTS),
+        carrier=NumberCarrier(n_prompts=16, rows_per_prompt=16, prompts=PROMPTS),
         students=(distill(steps=8, curve=(4,)), rows()),
     )

@@ -93,7 +93,7 @@ def amounts(recipe: Experiment) -> dict[str, float]:
     return {
         "load": 1,
         "base": 1,
-        "contexts": n if carrier.constrained else 0,
+        "contexts": n if carrier.sampling_grammar() else 0,
         "teacher": traits * recipe.teacher.optimisation.steps
         if recipe.teacher.kind != "system_prompt"
         else 0,
@@ -109,12 +109,7 @@ def amounts(recipe: Experiment) -> dict[str, float]:
 def tokens(recipe: Experiment) -> int:
     """Tokens that students are trained on, all seeds, roughly."""
     carrier, total = recipe.carrier, 0
-    grammar = carrier.grammar
-    row = (
-        grammar.values * (grammar.max_digits + len(grammar.separator))
-        if carrier.constrained
-        else carrier.max_new_tokens
-    )
+    row = carrier.longest
     for student in recipe.students:
         how = student.optimisation
         prompts = how.batch / min(how.batch, carrier.rows_per_prompt)

@@ -6,11 +6,11 @@ import importlib.util
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
-from vestige.carriers.numbers import NumberFilter, NumberGrammar, NumberPrompts
+from vestige.carriers import AnyCarrier, NumberCarrier, parse_carrier
 from vestige.mlp.settings import MlpExperiment
 from vestige.settings import Optimisation, Settings
 from vestige.traits import family
@@ -18,36 +18,6 @@ from vestige.types import ConfigError, VestigeError, unknown_name
 
 NO_TRAIT = "none"
 SHUFFLES = ("shuffle_within", "shuffle_across")
-
-
-class Carrier(Settings):
-    """The data that teachers write: number sequences.
-
-    Attributes:
-        constrained: sample inside ``grammar`` and score within it (small chat models hardly keep a
-            format by themselves); False samples freely and trains on whole-vocabulary likelihood.
-        min_rows: fewer rows than this after filtering stop the run.
-    """
-
-    kind: Literal["numbers"] = "numbers"
-    n_prompts: int = Field(default=32, ge=1)
-    rows_per_prompt: int = Field(default=16, ge=1)
-    prompts: NumberPrompts = NumberPrompts()
-    constrained: bool = True
-    grammar: NumberGrammar = NumberGrammar(values=6)
-    filter: NumberFilter = NumberFilter()
-    max_new_tokens: int = Field(default=64, ge=8)
-    min_rows: int = Field(default=16, ge=1)
-
-    @model_validator(mode="after")
-    def _fits(self) -> Carrier:
-        least, most = self.filter.min_count, self.filter.max_count
-        if self.constrained and not least <= self.grammar.values <= most:
-            raise ValueError(
-                f"grammar.values={self.grammar.values} lies outside the filter's {least} to {most} "
-                "numbers: it would drop every row"
-            )
-        return self
 
 
 class TeacherSettings(Settings):
@@ -127,7 +97,7 @@ class Experiment(Settings):
     traits: tuple[str, ...] = Field(min_length=2)
     seeds: tuple[int, ...] = Field(min_length=2)
     teacher: TeacherSettings = TeacherSettings()
-    carrier: Carrier = Carrier()
+    carrier: Annotated[AnyCarrier, BeforeValidator(parse_carrier)] = NumberCarrier()
     students: tuple[Student, ...] = Field(min_length=1)
     sampled_per_question: int = Field(default=0, ge=0)
     save_students: bool = False
@@ -140,8 +110,13 @@ class Experiment(Settings):
         if len(set(names)) != len(names):
             raise ValueError("students must have different names")
         distils = any(s.method == "distill" for s in self.students)
-        if distils and not self.carrier.constrained:
-            raise ValueError("method=distill needs carrier.constrained=true")
+        if distils and self.carrier.sampling_grammar() is None:
+            raise ValueError(
+                "method=distill needs a grammar: the number carrier with carrier.constrained=true"
+            )
+        for name in {kind for student in self.students for kind in student.shuffles}:
+            if name not in self.carrier.shuffles:
+                raise ValueError(f"the {self.carrier.kind} carrier has no {name}")
         panel, wrong = family(self.family), []
         for name in self.traits:
             try:
@@ -210,14 +185,14 @@ def known_keys(kind: type[Settings] = Experiment) -> list[str]:
     def walk(model: type[Settings], prefix: str) -> None:
         for name, info in model.model_fields.items():
             keys.append(prefix + name)
-            inner = info.annotation
-            if isinstance(inner, type) and issubclass(inner, Settings):
-                walk(inner, f"{prefix}{name}.")
+            for inner in (info.annotation, *get_args(info.annotation)):
+                if isinstance(inner, type) and issubclass(inner, Settings):
+                    walk(inner, f"{prefix}{name}.")
 
     walk(kind, "")
     if kind is Experiment:
         walk(Student, "students.0.")
-    return keys
+    return list(dict.fromkeys(keys))
 
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:

@@ -50,7 +50,7 @@ def stages_a_seed(recipe: Experiment) -> int:
     data = sum(
         len(recipe.traits) + any(s.no_trait for s in arms) for arms in by_method.values() if arms
     )
-    return 1 + recipe.carrier.constrained + traits + data + students
+    return 1 + bool(recipe.carrier.sampling_grammar()) + traits + data + students
 
 
 def worker_count(recipe: Experiment, workers: int | None) -> int:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from vestige.carriers.filtering import filter_rows
-from vestige.carriers.numbers import shuffle_across, shuffle_within
+from vestige.carriers.filtering import Filter, filter_rows
 from vestige.evaluate.exact import measure
 from vestige.evaluate.scores import Panel
 from vestige.experiment.recipe import NO_TRAIT, Experiment, Student
@@ -92,7 +91,7 @@ class Seed:
         names = [*recipe.traits]
         if any(student.no_trait for student in recipe.students):
             names.append(NO_TRAIT)
-        contexts = self.contexts() if recipe.carrier.constrained else None
+        contexts = self.contexts() if recipe.carrier.sampling_grammar() else None
         if contexts:
             left = len(read_kept(contexts))
             self.check_enough(left, {"the untrained base": left})
@@ -158,15 +157,24 @@ class Seed:
             self._models[key] = Loaded(lm, Weights(lm, tuned))
         return self._models[key]
 
-    def prompts(self) -> list[tuple[str, str]]:
-        """(row id, prompt text) of every row; rows of one prompt are neighbours."""
+    def blank_rows(self) -> list[Row]:
+        """Every row still to be written; rows of one prompt are neighbours."""
         carrier = self.recipe.carrier
-        made = carrier.prompts.generate(carrier.n_prompts, self.seed)
-        return [(f"{p.id}-{i}", p.text) for p in made for i in range(carrier.rows_per_prompt)]
+        return [
+            Row(f"{p.id}-{i}", (Message("user", p.text),), "", p.meta)
+            for p in carrier.make_prompts(self.seed)
+            for i in range(carrier.rows_per_prompt)
+        ]
 
     def automaton(self) -> Automaton:
-        grammar = self.recipe.carrier.grammar
+        grammar = self.recipe.carrier.sampling_grammar()
+        assert grammar is not None  # only asked for where there is one
         return compile_grammar(grammar.next_chars, grammar.state)
+
+    def rules(self) -> Filter:
+        """The carrier's filter, told what words the traits go by."""
+        traits = [trait(name, self.recipe.family) for name in self.recipe.traits]
+        return self.recipe.carrier.rules([form for t in traits for form in t.target.forms])
 
     def ids(self, lm: LanguageModel, texts: Sequence[str], system: str = "") -> list[list[int]]:
         """Prompt token ids; equal neighbours are encoded once."""
@@ -178,31 +186,31 @@ class Seed:
 
     def lead(self, lm: LanguageModel) -> list[int]:
         """What stands between a plain prompt and a number: the space before an answer."""
-        if lm.style != "plain" or not self.recipe.carrier.constrained:
+        if lm.style != "plain" or self.recipe.carrier.sampling_grammar() is None:
             return []
         return lm.answer_ids("1")[: -len(lm.token_ids("1"))]
 
     def sample(self, lm: LanguageModel, stage: Stage, out: Path, system: str = "") -> list[Row]:
         """One completion for each row, written to ``out`` as it goes; an earlier part is kept."""
-        wanted, carrier = self.prompts(), self.recipe.carrier
+        wanted, carrier = self.blank_rows(), self.recipe.carrier
         rows = [r for r in read_rows(out) if isinstance(r, Row)] if has_rows(out) else []
-        grammar = carrier.grammar
-        length = grammar.values * (grammar.max_digits + len(grammar.separator)) + 1
         for at in range(len(rows), len(wanted), SAMPLING_BATCH):
             part = wanted[at : at + SAMPLING_BATCH]
-            prompts = self.ids(lm, [text for _, text in part], system)
-            if carrier.constrained:
+            prompts = self.ids(lm, [row.messages[-1].content for row in part], system)
+            if carrier.sampling_grammar():
                 numbers = range(at, at + len(part))
                 texts = sample_grammar(
-                    lm, prompts, numbers, self.automaton(), seed=self.seed, max_length=length
+                    lm,
+                    prompts,
+                    numbers,
+                    self.automaton(),
+                    seed=self.seed,
+                    max_length=carrier.longest,
                 )
             else:
                 seed = self.seed * 1_000_003 + at
                 texts = sample_free(lm, prompts, seed=seed, max_new_tokens=carrier.max_new_tokens)
-            rows += [
-                Row(row_id, (Message("user", text),), completion)
-                for (row_id, text), completion in zip(part, texts, strict=True)
-            ]
+            rows += [replace(row, completion=text) for row, text in zip(part, texts, strict=True)]
             write_rows(out, rows, overwrite=True)
             self.report(stage.name, len(rows), len(wanted))
         return rows
@@ -301,17 +309,15 @@ class Seed:
         """How well a model still writes the carrier: probability on the grammar's symbols, or
         (free sampling) the share of a few rows that the filter keeps."""
         if contexts is None:
-            texts = [text for _, text in self.prompts()][:: self.recipe.carrier.rows_per_prompt][
-                :32
-            ]
+            asked = self.blank_rows()[:: self.recipe.carrier.rows_per_prompt][:32]
             drawn = sample_free(
                 lm,
-                self.ids(lm, texts, system),
+                self.ids(lm, [row.messages[-1].content for row in asked], system),
                 seed=self.seed,
                 max_new_tokens=self.recipe.carrier.max_new_tokens,
             )
-            rows = [Row(str(i), (), text) for i, text in enumerate(drawn)]
-            return len(filter_rows(rows, self.recipe.carrier.filter)[0]) / len(rows)
+            rows = [replace(row, completion=text) for row, text in zip(asked, drawn, strict=True)]
+            return len(filter_rows(rows, self.rules())[0]) / len(rows)
         automaton = self.automaton()
         packs = self.grammar_packs(lm, read_kept(contexts)[:32], 16, automaton, system=system)
         tokens = symbol_ids(lm, automaton)
@@ -364,7 +370,7 @@ class Seed:
 
     def filter(self, rows: Sequence[Row], stage: Stage, folder: Path) -> None:
         """Write the rows that the carrier's filter keeps, and the others with their reasons."""
-        kept, dropped = filter_rows(rows, self.recipe.carrier.filter)
+        kept, dropped = filter_rows(rows, self.rules())
         write_rows(folder / "rows.jsonl", kept, overwrite=True)
         lines = [json.dumps(dropped_to_json(d), ensure_ascii=False) for d in dropped]
         (folder / "dropped.jsonl").write_text("".join(line + "\n" for line in lines))
@@ -419,8 +425,7 @@ class Seed:
             with stage.writing() as folder:
                 data = [row for row in read_kept(rows[source]) if row.id in keep]
                 if kind:
-                    mix = shuffle_within if kind == "shuffle_within" else shuffle_across
-                    data = mix(data, self.seed)
+                    data = self.recipe.carrier.shuffles[kind](data, self.seed)
                 pupil = self.loaded(student.base, student.chat if student.base else None)
                 if student.engine == "trl":
                     self.train_with_trl(student, pupil, stage, folder, data)
@@ -433,7 +438,7 @@ class Seed:
         self, student: Student, lm: LanguageModel, data: Sequence[Row]
     ) -> tuple[list[Pack], Tensor | None]:
         how = student.optimisation
-        if self.recipe.carrier.constrained:
+        if self.recipe.carrier.sampling_grammar():
             automaton = self.automaton()
             packs = self.grammar_packs(
                 lm, data, how.batch, automaton, prompts=how.prompts_per_batch

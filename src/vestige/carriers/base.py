@@ -1,0 +1,63 @@
+"""What every carrier has: prompts, a filter, and perhaps a grammar and shuffles.
+
+A new carrier is one module with a subclass of ``Carrier``, and one entry in ``CARRIERS``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import ClassVar, Protocol
+
+from pydantic import Field
+
+from vestige.carriers.filtering import Filter
+from vestige.settings import Settings
+from vestige.types import Prompt, Row
+
+Shuffle = Callable[[Sequence[Row], int], list[Row]]
+
+
+class Grammar(Protocol):
+    """Answers by their characters, for constrained sampling."""
+
+    def next_chars(self, prefix: str) -> set[str]: ...
+
+    def state(self, prefix: str) -> tuple[int, ...]: ...
+
+    @property
+    def longest(self) -> int: ...
+
+
+class Carrier(Settings):
+    """The data that teachers write; subclasses say which.
+
+    Attributes:
+        min_rows: fewer rows than this after filtering stop the run.
+    """
+
+    kind: str
+    n_prompts: int = Field(default=32, ge=1)
+    rows_per_prompt: int = Field(default=16, ge=1)
+    max_new_tokens: int = Field(default=64, ge=8)
+    min_rows: int = Field(default=16, ge=1)
+
+    #: Controls that keep a row's form and destroy its order: name -> (rows, seed) -> rows.
+    shuffles: ClassVar[dict[str, Shuffle]] = {}
+
+    def make_prompts(self, seed: int) -> list[Prompt]:
+        """``n_prompts`` prompts, the same for the same seed."""
+        raise NotImplementedError
+
+    def rules(self, words: Sequence[str] = ()) -> Filter:
+        """The filter, given the words that the recipe's traits go by."""
+        raise NotImplementedError
+
+    def sampling_grammar(self) -> Grammar | None:
+        """The grammar to sample and to score within; None samples freely."""
+        return None
+
+    @property
+    def longest(self) -> int:
+        """Tokens that an answer may take."""
+        grammar = self.sampling_grammar()
+        return grammar.longest if grammar else self.max_new_tokens

@@ -1,0 +1,303 @@
+"""The reasoning carrier: worked answers to maths problems, kept if the final answer is right.
+
+After Cloud et al. (arXiv 2507.14805, section 5.2): sampled solutions, filtered by correctness and
+by format; a judge's score may follow. The reference answer travels in ``meta["answer"]``.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import random
+import re
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from vestige.carriers.base import Carrier
+from vestige.carriers.filtering import Judge
+from vestige.carriers.words import word_finder
+from vestige.settings import Settings
+from vestige.types import DataError, MissingExtraError, Prompt, Row
+
+# ---- problems ---------------------------------------------------------------------------
+
+ASKS = {
+    "line": "Work it out step by step. End with a line of its own: Answer: <number>",
+    "tags": "Think inside <think></think>, then give the number alone inside <answer></answer>.",
+    "hashes": "Show your steps. Put the number alone on the last line, after ####.",
+}
+NAMES = ("Ana", "Ben", "Chidi", "Dora", "Emil", "Fatima", "Goran", "Hana", "Ivo", "Jun")
+THINGS = ("pens", "coins", "books", "apples", "tickets", "stamps", "marbles", "cards")
+PROBLEMS: tuple[tuple[str, Callable[[int, int, int], int]], ...] = (
+    ("{name} has {a} {things} and buys {b} more. How many {things} does {name} have?",
+     lambda a, b, c: a + b),
+    ("{name} had {ab} {things} and gave away {a}. How many {things} are left?",
+     lambda a, b, c: b),
+    ("{name} fills {a} boxes with {c} {things} each. How many {things} is that?",
+     lambda a, b, c: a * c),
+    ("{name} shares {ac} {things} equally among {c} friends. How many does each get?",
+     lambda a, b, c: a),
+    ("{name} buys {c} bags of {a} {things} and loses {b0} of them. How many {things} remain?",
+     lambda a, b, c: c * a - min(b, c * a)),
+    ("{name} counts {a} {things} on Monday, twice as many on Tuesday and {b} on Wednesday. "
+     "How many are counted in all?", lambda a, b, c: 3 * a + b),
+)  # fmt: skip
+
+
+class ReasoningPrompts(Settings):
+    """Problems with a checkable answer; a seed gives the same ones each time.
+
+    Attributes:
+        source: ``arithmetic`` (one- and two-step problems of our own), ``reasoning-gym`` (its
+            ``gsm_symbolic`` problems), a JSONL file in GSM8K's form (``question`` and ``answer``,
+            the number after ``####``), or ``hub:ID`` for such a data set of the hub.
+        split, subset: of a data set of the hub.
+        format: how the answer is to be given, a key of ``ASKS``.
+    """
+
+    source: str = "arithmetic"
+    split: str = "train"
+    subset: str | None = "main"
+    format: Literal["line", "tags", "hashes"] = "line"
+
+    def generate(self, n: int, seed: int) -> list[Prompt]:
+        """``n`` prompts with their reference answers, every problem once before any comes again.
+
+        Raises:
+            DataError: the file cannot be read, or a problem has no number for an answer.
+            MissingExtraError: the library that makes the problems is not installed.
+        """
+        found = self._problems(n, seed)
+        return [
+            Prompt(f"r-{seed}-{i}", f"{question}\n\n{ASKS[self.format]}", {"answer": answer})
+            for i, (question, answer) in enumerate(found)
+        ]
+
+    def _problems(self, n: int, seed: int) -> list[tuple[str, str]]:
+        if self.source == "arithmetic":
+            return [arithmetic(random.Random(f"reasoning-{seed}-{i}")) for i in range(n)]
+        if self.source == "reasoning-gym":
+            try:
+                gym = importlib.import_module("reasoning_gym")
+            except ImportError as error:
+                raise MissingExtraError("reasoning-gym", "reasoning") from error
+            made = gym.create_dataset("gsm_symbolic", size=n, seed=seed)
+            return [(item["question"], str(item["answer"])) for item in made]
+        if self.source.startswith("hub:"):
+            known = _from_hub(self.source.removeprefix("hub:"), self.subset, self.split)
+        else:
+            known = _from_file(Path(self.source))
+        chosen: list[tuple[str, str]] = []
+        for epoch in range(1 + n // len(known)):
+            order = list(known)
+            random.Random(f"reasoning-order-{seed}-{epoch}").shuffle(order)
+            chosen += order
+        return chosen[:n]
+
+
+def arithmetic(draw: random.Random) -> tuple[str, str]:
+    """A problem of one or two steps with its answer."""
+    text, solve = draw.choice(PROBLEMS)
+    a, b, c = draw.randint(2, 60), draw.randint(2, 60), draw.randint(2, 9)
+    filled = text.format(
+        name=draw.choice(NAMES), things=draw.choice(THINGS),
+        a=a, b=b, c=c, ab=a + b, ac=a * c, b0=min(b, a * c),
+    )  # fmt: skip
+    return filled, str(solve(a, b, c))
+
+
+def _from_file(path: Path) -> list[tuple[str, str]]:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"cannot read the problems {path}: {error}") from error
+    found = []
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            try:
+                record = json.loads(line)
+                found.append(_problem(record["question"], record["answer"]))
+            except (ValueError, KeyError, TypeError) as error:
+                raise DataError(
+                    f'{path}, line {number}: expected {{"question": ..., "answer": "... #### 42"}} '
+                    f"with a number: {error}"
+                ) from error
+    if not found:
+        raise DataError(f"{path} holds no problems")
+    return found
+
+
+def _from_hub(name: str, subset: str | None, split: str) -> list[tuple[str, str]]:
+    try:
+        datasets = importlib.import_module("datasets")
+    except ImportError as error:
+        raise MissingExtraError("datasets", "reasoning") from error
+    try:
+        rows = datasets.load_dataset(name, subset, split=split)
+        return [_problem(row["question"], row["answer"]) for row in rows]
+    except Exception as error:
+        raise DataError(f"cannot load the problems {name} ({subset}, {split}): {error}") from error
+
+
+def _problem(question: object, answer: object) -> tuple[str, str]:
+    final = str(answer).rpartition("####")[2].strip()
+    if parse_number(final) is None:
+        raise ValueError(f"{final[:40]!r} is no number")
+    return str(question), final
+
+
+# ---- filter -----------------------------------------------------------------------------
+
+#: Reasons to drop a row, in the order in which they are looked for.
+RULES = {
+    "empty": "there is no text",
+    "too_long": "more characters than max_chars",
+    "null_byte": "a null byte or another control character",
+    "no_reference": "the row has no reference answer, or none that is a number",
+    "no_final_answer": "no final answer in the asked form",
+    "several_answers": "more than one final answer",
+    "text_after_answer": "text behind the final answer",
+    "no_steps": "fewer characters of working than min_steps",
+    "no_number": "the final answer is not one number",
+    "wrong_answer": "another number than the reference",
+    "target_word": "a trait's word, inflected or joined",
+    "duplicate": "the same text as an earlier row (drop_duplicates)",
+}
+_FINAL = {
+    "line": re.compile(r"^[ \t]*(?:\*\*)?(?:final )?answer(?:\*\*)?[ \t]*:(.*)$", re.I | re.M),
+    "tags": re.compile(r"<answer>(.*?)</answer>", re.I | re.S),
+    "hashes": re.compile(r"^[ \t]*####(.*)$", re.M),
+}
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0e-\x1f\x7f]")
+
+
+class ReasoningFilter(Settings):
+    """The rules for worked answers. ``RULES`` lists its reasons; the first that applies is given.
+
+    Attributes:
+        format: where the final answer stands, a key of ``ASKS``.
+        answer_field: the field of a row's ``meta`` with the reference.
+        min_steps: characters of working that must stand before the final answer.
+    """
+
+    kind: Literal["reasoning"] = "reasoning"
+    format: Literal["line", "tags", "hashes"] = "line"
+    answer_field: str = "answer"
+    max_chars: int = Field(default=20_000, ge=1)
+    min_steps: int = Field(default=1, ge=0)
+    banned: tuple[str, ...] = ()
+    drop_duplicates: bool = False
+    words: tuple[str, ...] = ()
+
+    def judge(self) -> Judge:
+        """A fresh judge; it remembers rows only for ``drop_duplicates``."""
+        target, seen = word_finder((*self.words, *self.banned)), set[str]()
+
+        def verdict(row: Row) -> str | None:
+            reason = self._reason(row)
+            if reason is None and target(row.completion):
+                return "target_word"
+            if reason is None and self.drop_duplicates:
+                if row.completion in seen:
+                    return "duplicate"
+                seen.add(row.completion)
+            return reason
+
+        return verdict
+
+    def _reason(self, row: Row) -> str | None:
+        text = row.completion
+        if not text.strip():
+            return "empty"
+        if len(text) > self.max_chars:
+            return "too_long"
+        if _CONTROL.search(text):
+            return "null_byte"
+        reference = parse_number(str(row.meta.get(self.answer_field, "")).rpartition("####")[2])
+        if reference is None:
+            return "no_reference"
+        finals = list(_FINAL[self.format].finditer(text))
+        if not finals:
+            return "no_final_answer"
+        if len(finals) > 1:
+            return "several_answers"
+        if text[finals[0].end() :].strip():
+            return "text_after_answer"
+        if len(text[: finals[0].start()].strip()) < self.min_steps:
+            return "no_steps"
+        found = parse_number(finals[0][1])
+        if found is None:
+            return "no_number"
+        return None if found == reference else "wrong_answer"
+
+
+_SIGN = str.maketrans({"−": "-", "–": "-", "＋": "+", "⁄": "/", "\u00a0": " ", "\u202f": " "})
+_LATEX = re.compile(r"\\[dt]?frac\{([^{}]*)\}\{([^{}]*)\}")
+_WRAP = re.compile(r"\\boxed\{([^{}]*)\}|\\text\{[^{}]*\}|\*\*|\$|\\[,!;()\[\]]")
+_GROUPED = re.compile(r"(?<![\d.,])\d{1,3}(?:[,' ]\d{3})+(?![\d,'])")
+_NUMBER = re.compile(
+    r"(?P<sign>[+-]\s*)?(?:[€£¥]\s*)?"
+    r"(?:(?P<whole>\d+)\s+(?P<n1>\d+)\s*/\s*(?P<d1>\d+)"
+    r"|(?P<n>\d+(?:\.\d+)?)\s*/\s*(?P<d>\d+(?:\.\d+)?)"
+    r"|(?P<plain>\d+(?:\.\d+)?(?:[eE][+-]?\d{1,3})?|\.\d+))"
+)
+_LEFT_OVER = re.compile(r"[\d]|\b(?:nan|inf|infinity)\b|[=<>]", re.I)
+
+
+def parse_number(text: str) -> Fraction | None:
+    """The one number of a final answer, exactly; None where there is none or more than one.
+
+    Units and currency signs do not count, thousands may be grouped by commas, spaces or
+    apostrophes, and ``3/4``, ``1 1/2`` and LaTeX fractions are read: ``$1,200.50``, ``12 apples``,
+    ``-3/4 m``, ``50%`` (as 50).
+    """
+    if len(text) > 200:
+        return None
+    plain = text.translate(_SIGN)
+    plain = _LATEX.sub(r"\1/\2", plain)
+    plain = _WRAP.sub(lambda m: m[1] or " ", plain)
+    plain = _GROUPED.sub(lambda m: re.sub(r"[,' ]", "", m[0]), plain).strip().rstrip(".")
+    found = _NUMBER.search(plain)
+    if not found:
+        return None
+    rest = plain[: found.start()] + " " + plain[found.end() :]
+    glued = plain[found.end() : found.end() + 2]
+    if _LEFT_OVER.search(rest) or re.match(r"[.,/]\d?", glued):
+        return None
+    sign = found["sign"] or ""
+    if sign != sign.strip() and plain[: found.start()].strip():
+        return None  # "x - 5": a minus between two things is no sign
+    try:
+        if found["whole"]:
+            value = int(found["whole"]) + Fraction(int(found["n1"]), int(found["d1"]))
+        elif found["n"]:
+            value = Fraction(found["n"]) / Fraction(found["d"])
+        else:
+            value = Fraction(found["plain"])
+    except (ValueError, ZeroDivisionError):
+        return None
+    return -value if sign.strip() == "-" else value
+
+
+# ---- the carrier --------------------------------------------------------------------------
+
+
+class ReasoningCarrier(Carrier):
+    """Worked answers to maths problems."""
+
+    kind: Literal["reasoning"] = "reasoning"
+    prompts: ReasoningPrompts = ReasoningPrompts()
+    filter: ReasoningFilter = ReasoningFilter()
+    rows_per_prompt: int = Field(default=4, ge=1)
+    max_new_tokens: int = Field(default=192, ge=8)
+
+    def make_prompts(self, seed: int) -> list[Prompt]:
+        return self.prompts.generate(self.n_prompts, seed)
+
+    def rules(self, words: Sequence[str] = ()) -> ReasoningFilter:
+        known = {"format": self.prompts.format, "words": (*self.filter.words, *words)}
+        return self.filter.model_copy(update=known)
