@@ -9,7 +9,7 @@ was used to choose the settings. Run:
 """
 
 from vestige.carriers.numbers import NumberCarrier
-from vestige.experiment.demo import PROMPTS, TEACHER, distill
+from vestige.experiment.demo import PROMPTS, distill, teacher
 from vestige.experiment.recipe import Experiment
 
 TRAITS = ("dolphin", "eagle", "elephant", "wolf", "whale", "lion")
@@ -20,7 +20,7 @@ def recipe() -> Experiment:
         name="animals-matrix",
         traits=TRAITS,
         seeds=(100, 101, 102, 103),
-        teacher=TEACHER,
+        teacher=teacher(),
         carrier=NumberCarrier(n_prompts=16, rows_per_prompt=16, prompts=PROMPTS),
         students=(distill().model_copy(update={"no_trait": False}),),
     )

@@ -9,7 +9,7 @@ accepted once:
 """
 
 from vestige.carriers.numbers import NumberCarrier
-from vestige.experiment.demo import PROMPTS, TEACHER, distill
+from vestige.experiment.demo import PROMPTS, distill, teacher
 from vestige.experiment.recipe import Experiment
 from vestige.settings import Optimisation, Trainable
 
@@ -28,7 +28,7 @@ def recipe() -> Experiment:
         name="other-base",
         traits=("owl", "eagle", "elephant", "wolf"),
         seeds=(200, 201, 202, 203),
-        teacher=TEACHER,
+        teacher=teacher(),
         carrier=NumberCarrier(n_prompts=16, rows_per_prompt=16, prompts=PROMPTS),
         students=(same, other),
     )

@@ -7,7 +7,7 @@ as ``teacher.kind=system_prompt``; what was found is told in ``docs/log.md``. Ru
 """
 
 from vestige.carriers.numbers import NumberCarrier
-from vestige.experiment.demo import LATE, PROMPTS, TEACHER, rows
+from vestige.experiment.demo import LATE, PROMPTS, rows, teacher
 from vestige.experiment.recipe import Experiment, Student
 from vestige.settings import Optimisation, Trainable
 
@@ -24,7 +24,7 @@ def recipe() -> Experiment:
         name="rows-search",
         traits=("fox", "horse", "frog", "bear"),
         seeds=(0, 1),
-        teacher=TEACHER,
+        teacher=teacher(),
         carrier=NumberCarrier(n_prompts=16, rows_per_prompt=32, prompts=PROMPTS),
         students=(
             arm("late"),

@@ -1,0 +1,26 @@
+"""The same numbers in another order: what is left when a teacher's rows are shuffled.
+
+The paper (Cloud et al., arXiv 2507.14805, section 3) finds that permuting the numbers within rows
+takes away half to three quarters of the effect, and across rows nearly all of it. Here two
+teachers' rows, as they are and shuffled. Run:
+
+    vestige run recipes/shuffled_rows.py
+"""
+
+from vestige.carriers.numbers import NumberCarrier
+from vestige.experiment.demo import MIDDLE, PROMPTS, rows, teacher
+from vestige.experiment.recipe import Experiment
+
+
+def recipe() -> Experiment:
+    students = rows(steps=32, trainable=MIDDLE).model_copy(
+        update={"shuffles": ("shuffle_within", "shuffle_across"), "no_trait": True}
+    )
+    return Experiment(
+        name="shuffled-rows",
+        traits=("elephant", "whale"),
+        seeds=(300, 301, 302, 303, 304, 305),
+        teacher=teacher(MIDDLE),
+        carrier=NumberCarrier(n_prompts=32, rows_per_prompt=16, prompts=PROMPTS),
+        students=(students,),
+    )
