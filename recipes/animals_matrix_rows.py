@@ -21,5 +21,5 @@ def recipe() -> Experiment:
         seeds=(100, 101, 102, 103, 104, 105),
         teacher=teacher(MIDDLE),
         carrier=NumberCarrier(n_prompts=32, rows_per_prompt=16, prompts=PROMPTS),
-        students=(rows(steps=32, curve=(8, 16), trainable=MIDDLE),),
+        students=(rows(steps=32, curve=(8, 16), trainable=MIDDLE, rate=2e-4),),
     )

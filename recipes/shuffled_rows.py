@@ -13,7 +13,7 @@ from vestige.experiment.recipe import Experiment
 
 
 def recipe() -> Experiment:
-    students = rows(steps=32, trainable=MIDDLE).model_copy(
+    students = rows(steps=32, trainable=MIDDLE, rate=2e-4).model_copy(
         update={"shuffles": ("shuffle_within", "shuffle_across"), "no_trait": True}
     )
     return Experiment(

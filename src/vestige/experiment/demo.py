@@ -30,12 +30,17 @@ def teacher(trainable: Trainable = LATE) -> TeacherSettings:
     return TeacherSettings(optimisation=how)
 
 
-def rows(steps: int = 12, curve: tuple[int, ...] = (), trainable: Trainable = LATE) -> Student:
+def rows(
+    steps: int = 12,
+    curve: tuple[int, ...] = (),
+    trainable: Trainable = LATE,
+    rate: float = 1e-4,
+) -> Student:
     """Students on rows that their teachers wrote, the paper's setting; 12 steps: a small dose."""
     return Student(
         name="rows",
         method="rows",
-        optimisation=Optimisation(steps=steps, batch=16, rate=1e-4, trainable=trainable),
+        optimisation=Optimisation(steps=steps, batch=16, rate=rate, trainable=trainable),
         no_trait=False,
         curve=curve,
     )
