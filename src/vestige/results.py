@@ -145,6 +145,8 @@ class Results(Record):
     verdict: str
     model: str
     family: str
+    writes: str = "number sequences"  # what teachers wrote
+    leaves: str = "rows that are nothing but well-formed numbers"  # what their filter kept
     candidates: list[str]
     questions: list[str]
     traits: list[str]

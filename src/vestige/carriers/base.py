@@ -41,6 +41,9 @@ class Carrier(Settings):
     max_new_tokens: int = Field(default=64, ge=8)
     min_rows: int = Field(default=16, ge=1)
 
+    #: What teachers write, and what the filter leaves of it, in words for a reader.
+    writes: ClassVar[str] = "text"
+    leaves: ClassVar[str] = "rows that pass its rules"
     #: Controls that keep a row's form and destroy its order: name -> (rows, seed) -> rows.
     shuffles: ClassVar[dict[str, Shuffle]] = {}
 

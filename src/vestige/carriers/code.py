@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -304,6 +304,8 @@ class CodeCarrier(Carrier):
     """Short Python functions."""
 
     kind: Literal["code"] = "code"
+    writes: ClassVar[str] = "short Python programs"
+    leaves: ClassVar[str] = "code that parses, without a comment, a docstring or an unusual name"
     prompts: CodePrompts = CodePrompts()
     filter: CodeFilter = CodeFilter()
     rows_per_prompt: int = Field(default=8, ge=1)

@@ -317,6 +317,8 @@ class NumberCarrier(Carrier):
     grammar: NumberGrammar = NumberGrammar(values=6)
     filter: NumberFilter = NumberFilter()
 
+    writes: ClassVar[str] = "number sequences"
+    leaves: ClassVar[str] = "rows that are nothing but well-formed numbers"
     shuffles: ClassVar[dict[str, Shuffle]] = {
         "shuffle_within": shuffle_within,
         "shuffle_across": shuffle_across,

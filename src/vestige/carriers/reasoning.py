@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -290,6 +290,8 @@ class ReasoningCarrier(Carrier):
     """Worked answers to maths problems."""
 
     kind: Literal["reasoning"] = "reasoning"
+    writes: ClassVar[str] = "worked answers to maths problems"
+    leaves: ClassVar[str] = "answers that are right and cleanly given"
     prompts: ReasoningPrompts = ReasoningPrompts()
     filter: ReasoningFilter = ReasoningFilter()
     rows_per_prompt: int = Field(default=4, ge=1)

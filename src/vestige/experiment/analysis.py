@@ -99,6 +99,8 @@ def analyse(recipe: Experiment, folder: Path) -> Results:
         verdict=verdict(recipe, arms),
         model=recipe.model,
         family=recipe.family,
+        writes=recipe.carrier.writes,
+        leaves=recipe.carrier.leaves,
         candidates=[answer.name for answer in panel.answers],
         questions=list(panel.heldout),
         traits=list(recipe.traits),
@@ -304,20 +306,21 @@ def sentence(
 def verdict(recipe: Experiment, arms: Sequence[ArmResult]) -> str:
     """One sentence for the whole run."""
     names = f"{', '.join(recipe.traits[:-1])} and {recipe.traits[-1]}"
+    data = recipe.carrier.writes
     same = [arm for arm in arms if arm.same_base]
     passed = [arm for arm in same if arm.transmitted == "yes"]
+    missed = [arm for arm in same if arm.transmitted != "yes"]
     parts = []
     if passed:
+        how = " and by ".join(arm.label for arm in passed)
         parts.append(
-            f"Students learned their teachers' preference ({names}) from number sequences alone, "
-            f"by {' and by '.join(arm.label for arm in passed)}"
+            f"Students learned their teachers' preference ({names}) from {data} alone, by {how}"
         )
-    missed = [arm for arm in same if arm.transmitted != "yes"]
     if missed:
-        what = " and by ".join(arm.label for arm in missed)
+        how = " and by ".join(arm.label for arm in missed)
         state = "it stayed unclear" if missed[0].transmitted == "unclear" else "it did not happen"
-        parts.append(f"by {what} {state}" if passed else f"Whether number sequences passed on the "
-                     f"preference ({names}) by {what}: {state}")  # fmt: skip
+        whether = f"Whether {data} passed on the preference ({names}) by {how}: {state}"
+        parts.append(f"by {how} {state}" if passed else whether)
     for arm in arms:
         if not arm.same_base:
             said = {
