@@ -10,79 +10,52 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from vestige.carriers.filtering import Filter, filter_rows
+from vestige.carriers.filtering import filter_rows
 from vestige.evaluate.exact import measure
 from vestige.evaluate.scores import Panel
-from vestige.experiment.recipe import NO_TRAIT, Experiment, Student
+from vestige.experiment.recipe import NO_TRAIT, Student
 from vestige.experiment.support import (
-    chat_style,
     check_teacher,
     common_ids,
     describe_check,
     grammar_mass,
-    has_rows,
     read_kept,
     save_answers,
     split_targets,
 )
-from vestige.models import catalog
+from vestige.experiment.workshop import Loaded, Workshop
 from vestige.models.hf import LanguageModel
 from vestige.models.sampling import (
-    Automaton,
-    compile_grammar,
     sample_free,
-    sample_grammar,
     symbol_ids,
 )
-from vestige.models.weights import Weights
-from vestige.rows import dropped_to_json, read_rows, write_rows
+from vestige.rows import dropped_to_json, write_rows
 from vestige.settings import Optimisation
-from vestige.store import Stage, StageResult, hash_config, make_stage
+from vestige.store import Stage, StageResult
 from vestige.train.loop import teacher_logprobs, train
 from vestige.train.packs import (
-    Example,
     Pack,
-    encode_grammar_rows,
     encode_rows,
     make_packs,
 )
-from vestige.traits import family, no_trait, trait
-from vestige.types import DataError, Message, Row, TeacherError, Trait
+from vestige.traits import family
+from vestige.types import DataError, Row, TeacherError, Trait
 
 SAMPLING_BATCH = 128
 Report = Callable[[str, int, int], None]  # stage name, done, total
 
 
 @dataclass
-class Loaded:
-    """A model in memory with the way back to its base."""
+class Seed(Workshop):
+    """The stages of one seed, in the order in which ``run`` goes through them."""
 
-    lm: LanguageModel
-    weights: Weights
-
-
-@dataclass
-class Seed:
-    """Everything that one seed's stages need.
-
-    Attributes:
-        report: called with (stage, done, total) as work goes on; total 0 means unknown.
-    """
-
-    recipe: Experiment
-    folder: Path
-    seed: int
-    overwrite: bool = False
-    report: Report = lambda stage, done, total: None
-    _models: dict[tuple[str, str], Loaded] = field(default_factory=dict)
     _base_grip: float | None = None
 
     def run(self) -> None:
@@ -121,100 +94,6 @@ class Seed:
                 "(carrier.n_prompts) or loosen the filter"
             )
 
-    # ---- shared -----------------------------------------------------------------------------
-
-    def stage(self, name: str, config: Any, inputs: Sequence[StageResult] = ()) -> Stage:
-        """The stage ``seed-N/name``; its key holds the model and this seed as well."""
-        recipe = self.recipe
-        config = {
-            "model": [recipe.model, recipe.chat, recipe.precision],
-            "family": hash_config(family(recipe.family)),
-            "seed": self.seed,
-            **config,
-        }
-        full = f"seed-{self.seed}/{name}"
-        return make_stage(self.folder, full, config, inputs, overwrite=self.overwrite)
-
-    def finish(self, stage: Stage) -> StageResult:
-        """The finished stage, told to whoever watches."""
-        self.report(stage.name, 0, 0)
-        return stage.result
-
-    def loaded(self, base: str | None = None, chat: str | None = None) -> Loaded:
-        """The recipe's model (or another base), loaded once."""
-        key = (base or self.recipe.model, chat or self.recipe.chat)
-        if key not in self._models:
-            name, style = key
-            lm = LanguageModel.load(
-                catalog.path(name),
-                style=chat_style(name, style),
-                precision=self.recipe.precision,
-            )
-            recipe, own = self.recipe, base is None
-            tuned = [s.optimisation.trainable for s in recipe.students if (s.base is None) == own]
-            if own and recipe.teacher.kind != "system_prompt":
-                tuned.append(recipe.teacher.optimisation.trainable)
-            self._models[key] = Loaded(lm, Weights(lm, tuned))
-        return self._models[key]
-
-    def blank_rows(self) -> list[Row]:
-        """Every row still to be written; rows of one prompt are neighbours."""
-        carrier = self.recipe.carrier
-        return [
-            Row(f"{p.id}-{i}", (Message("user", p.text),), "", p.meta)
-            for p in carrier.make_prompts(self.seed)
-            for i in range(carrier.rows_per_prompt)
-        ]
-
-    def automaton(self) -> Automaton:
-        grammar = self.recipe.carrier.sampling_grammar()
-        assert grammar is not None  # only asked for where there is one
-        return compile_grammar(grammar.next_chars, grammar.state)
-
-    def rules(self) -> Filter:
-        """The carrier's filter, told what words the traits go by."""
-        traits = [trait(name, self.recipe.family) for name in self.recipe.traits]
-        return self.recipe.carrier.rules([form for t in traits for form in t.target.forms])
-
-    def ids(self, lm: LanguageModel, texts: Sequence[str], system: str = "") -> list[list[int]]:
-        """Prompt token ids; equal neighbours are encoded once."""
-        known: dict[str, list[int]] = {}
-        for text in texts:
-            if text not in known:
-                known[text] = lm.question_ids(text, system) + self.lead(lm)
-        return [known[text] for text in texts]
-
-    def lead(self, lm: LanguageModel) -> list[int]:
-        """What stands between a plain prompt and a number: the space before an answer."""
-        if lm.style != "plain" or self.recipe.carrier.sampling_grammar() is None:
-            return []
-        return lm.answer_ids("1")[: -len(lm.token_ids("1"))]
-
-    def sample(self, lm: LanguageModel, stage: Stage, out: Path, system: str = "") -> list[Row]:
-        """One completion for each row, written to ``out`` as it goes; an earlier part is kept."""
-        wanted, carrier = self.blank_rows(), self.recipe.carrier
-        rows = [r for r in read_rows(out) if isinstance(r, Row)] if has_rows(out) else []
-        for at in range(len(rows), len(wanted), SAMPLING_BATCH):
-            part = wanted[at : at + SAMPLING_BATCH]
-            prompts = self.ids(lm, [row.messages[-1].content for row in part], system)
-            if carrier.sampling_grammar():
-                numbers = range(at, at + len(part))
-                texts = sample_grammar(
-                    lm,
-                    prompts,
-                    numbers,
-                    self.automaton(),
-                    seed=self.seed,
-                    max_length=carrier.longest,
-                )
-            else:
-                seed = self.seed * 1_000_003 + at
-                texts = sample_free(lm, prompts, seed=seed, max_new_tokens=carrier.max_new_tokens)
-            rows += [replace(row, completion=text) for row, text in zip(part, texts, strict=True)]
-            write_rows(out, rows, overwrite=True)
-            self.report(stage.name, len(rows), len(wanted))
-        return rows
-
     # ---- teachers ---------------------------------------------------------------------------
 
     def base(self) -> StageResult:
@@ -240,10 +119,6 @@ class Seed:
                 self.filter(rows, stage, folder)
                 stage.note(rendered=base.lm.rendered(rows[0].messages))
         return self.finish(stage)
-
-    def trait_of(self, name: str) -> Trait:
-        panel = family(self.recipe.family)
-        return no_trait(panel) if name == NO_TRAIT else trait(name, self.recipe.family)
 
     def teacher(self, name: str, contexts: StageResult | None) -> StageResult:
         """A checked teacher with the trait. Raises ``TeacherError`` with the numbers if unfit."""
@@ -277,9 +152,6 @@ class Seed:
                 if not check["accepted"]:
                     raise TeacherError(describe_check(check, self.recipe))
         return self.finish(stage)
-
-    def system(self, source: Trait) -> str:
-        return source.system_prompt if self.recipe.teacher.kind != "tuned" else ""
 
     def tune(self, base: Loaded, source: Trait, stage: Stage) -> None:
         how = self.recipe.teacher.optimisation
@@ -324,32 +196,6 @@ class Seed:
         with torch.no_grad():
             mass = [grammar_mass(lm, pack, tokens) for pack in packs]
         return float(torch.cat(mass).mean())
-
-    def grammar_packs(
-        self,
-        lm: LanguageModel,
-        rows: Sequence[Row],
-        batch: int,
-        automaton: Automaton,
-        *,
-        system: str = "",
-        prompts: int = 1,
-    ) -> list[Pack]:
-        asked = self.ids(lm, [row.messages[-1].content for row in rows], system)
-        examples = encode_grammar_rows(lm, asked, [r.completion for r in rows], automaton)
-        ids = symbol_ids(lm, automaton)
-        return make_packs(examples, batch, prompts=prompts, automaton=automaton, ids=ids)
-
-    def with_teacher(self, name: str, teacher: StageResult) -> tuple[Loaded, str]:
-        """The recipe's model turned into a teacher, and the system prompt it needs."""
-        base = self.loaded()
-        if self.recipe.teacher.kind == "system_prompt":
-            base.weights.freeze()
-        else:
-            base.weights.load(
-                teacher.path / "weights.safetensors", self.recipe.teacher.optimisation.trainable
-            )
-        return base, self.system(self.trait_of(name))
 
     # ---- data -------------------------------------------------------------------------------
 
@@ -433,20 +279,6 @@ class Seed:
                     packs, ids = self.row_packs(student, pupil.lm, data)
                     self.train_student(student, pupil, stage, folder, packs, ids, None)
         return self.finish(stage)
-
-    def row_packs(
-        self, student: Student, lm: LanguageModel, data: Sequence[Row]
-    ) -> tuple[list[Pack], Tensor | None]:
-        how = student.optimisation
-        if self.recipe.carrier.sampling_grammar():
-            automaton = self.automaton()
-            packs = self.grammar_packs(
-                lm, data, how.batch, automaton, prompts=how.prompts_per_batch
-            )
-            return packs, symbol_ids(lm, automaton)
-        asked = self.ids(lm, [row.messages[-1].content for row in data])
-        examples: list[Example] = encode_rows(lm, asked, [row.completion for row in data])
-        return make_packs(examples, how.batch, prompts=how.prompts_per_batch), None
 
     def student_stage(self, student: Student, name: str, inputs: Sequence[StageResult]) -> Stage:
         config = {
