@@ -83,10 +83,13 @@ def skipped(layers: nn.ModuleList, passes: Sequence[Tensor]) -> Iterator[None]:
     def go_on(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         return hidden_states
 
+    before = [vars(layer).get("forward") for layer in layers]  # a hook's own, if there is one
     for layer, forward in zip(layers, [begin, *[go_on] * (len(layers) - 1)], strict=True):
         layer.forward = forward
     try:
         yield
     finally:
-        for layer in layers:
-            del layer.forward  # the class's own again
+        for layer, own in zip(layers, before, strict=True):
+            del layer.forward
+            if own is not None:
+                layer.forward = own
