@@ -1,0 +1,8 @@
+"""LLM judges: a number from 0 to 100 for each row, by an API model or a local one.
+
+- ``settings``: which model, which prompt, what counts as lost; no torch;
+- ``rate``: ratings with their cache, resumable; what could not be rated is counted, never dropped
+  in silence;
+- ``local``: the exact expectation over the rating's tokens;
+- ``api``: any OpenAI-compatible service, through the ``openai`` library.
+"""

@@ -1,0 +1,185 @@
+"""Ratings: one for each row, or the reason why there is none; kept as they come."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+from vestige.judge.settings import LOCAL, JudgeSettings
+from vestige.store import hash_config
+from vestige.types import DataError, Row, ScoreTable
+
+Status = Literal["rated", "refused", "unreadable", "failed"]
+_RATING = re.compile(
+    r"\s*(?:rating|score)?\s*[:=]?\s*\**(\d{1,3}(?:\.\d+)?)\**"
+    r"\s*(?:/\s*100|%|out of 100)?\s*\.?\s*",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True)
+class Rating:
+    """What a judge said of one row.
+
+    Attributes:
+        score: 0 to 100; None unless ``status`` is ``rated``.
+        status: ``refused`` = the judge would not answer, ``unreadable`` = it gave no rating,
+            ``failed`` = no answer came (tried again next time).
+        how: ``expected`` over the rating's tokens, or ``parsed`` from its text.
+    """
+
+    score: float | None
+    status: Status
+    how: Literal["expected", "parsed", ""] = ""
+    text: str = ""
+
+
+class Judge(Protocol):
+    """Answers in any order: (index of the text, rating)."""
+
+    def answers(self, texts: Sequence[str]) -> Iterator[tuple[int, Rating]]: ...
+
+
+def load_judge(settings: JudgeSettings) -> Judge:
+    """The judge that ``settings`` name.
+
+    Raises:
+        ModelError: a local model cannot be loaded.
+        MissingExtraError: the API library is not installed.
+        ConfigError: there is no API key.
+    """
+    if settings.model.startswith(LOCAL):
+        from vestige.judge.local import LocalJudge
+
+        return LocalJudge(settings)
+    from vestige.judge.api import ApiJudge
+
+    return ApiJudge(settings)
+
+
+def rate(
+    rows: Sequence[Row],
+    settings: JudgeSettings,
+    cache: Path,
+    *,
+    judge: Judge | None = None,
+    progress: Callable[[int], object] = lambda done: None,
+) -> dict[str, Rating]:
+    """A rating for every row, by id. Ratings that ``cache`` holds are not asked for again.
+
+    Raises:
+        DataError: more than ``max_lost`` of the rows went unrated; the counts are told, and what
+            was rated is kept.
+    """
+    known = read_cache(cache)
+    texts = {row.id: settings.ask(row) for row in rows}
+    keys = {row_id: hash_config([settings.identity, text]) for row_id, text in texts.items()}
+    todo = list(dict.fromkeys(key for key in keys.values() if key not in known))
+    text_of = {keys[row_id]: text for row_id, text in texts.items()}
+    if todo:
+        judge = judge or load_judge(settings)
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        with cache.open("a", encoding="utf-8") as out:
+            if cache.stat().st_size and not _ends_a_line(cache):
+                out.write("\n")  # a line that a kill cut off
+            for index, rating in judge.answers([text_of[key] for key in todo]):
+                known[todo[index]] = rating
+                if rating.status != "failed":
+                    record = {"key": todo[index], **asdict(rating)}
+                    out.write(json.dumps(record, ensure_ascii=False) + "\n")
+                    out.flush()
+                progress(sum(key in known for key in keys.values()))
+    found = {row_id: known[key] for row_id, key in keys.items()}
+    check_losses(found.values(), settings)
+    return found
+
+
+def read_cache(path: Path) -> dict[str, Rating]:
+    """Cached ratings by key; a line that a kill cut off is left out."""
+    found: dict[str, Rating] = {}
+    if not path.exists():
+        return found
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            record = json.loads(line)
+            key = record.pop("key")
+            found[key] = Rating(**record)
+        except (ValueError, TypeError, KeyError, AttributeError):
+            continue
+    return found
+
+
+def _ends_a_line(path: Path) -> bool:
+    with path.open("rb") as file:
+        file.seek(-1, 2)
+        return file.read(1) == b"\n"
+
+
+def check_losses(ratings: Iterable[Rating], settings: JudgeSettings) -> None:
+    """Raises ``DataError`` with the counts if too many rows went unrated."""
+    counts = Counter(rating.status for rating in ratings)
+    total, rated = sum(counts.values()), counts["rated"]
+    if total and (total - rated) / total > settings.max_lost:
+        told = ", ".join(f"{n} {status}" for status, n in sorted(counts.items()))
+        raise DataError(
+            f"the judge {settings.model} rated {rated} of {total} rows ({told}), fewer than "
+            f"max_lost={settings.max_lost:g} allows; try another model or prompt. Ratings so far "
+            "are kept"
+        )
+
+
+def parse_rating(text: str) -> float | None:
+    """The rating that a text consists of, or None: ``85``, ``Score: 85/100.``, ``**7**``."""
+    found = _RATING.fullmatch(text)
+    value = float(found[1]) if found else math.nan
+    return value if 0 <= value <= 100 else None
+
+
+def expected_rating(probabilities: dict[str, float], min_mass: float) -> float | None:
+    """Mean rating over tokens that are whole numbers from 0 to 100; None below ``min_mass``."""
+    ratings: dict[int, float] = {}
+    for token, p in probabilities.items():
+        word = token.strip()
+        if word.isascii() and word.isdecimal() and len(word) <= 3 and int(word) <= 100:
+            ratings[int(word)] = ratings.get(int(word), 0.0) + p
+    mass = sum(ratings.values())
+    if not math.isfinite(mass) or mass <= 0 or mass < min_mass:
+        return None
+    return sum(value * p for value, p in ratings.items()) / mass
+
+
+def score_table(ratings: dict[str, Rating], settings: JudgeSettings) -> ScoreTable:
+    """Ratings as a table; an unrated row is NaN with its status as the reason."""
+    return ScoreTable(
+        values={i: math.nan if r.score is None else r.score for i, r in ratings.items()},
+        method=f"judge {settings.model}, prompt {settings.prompt}",
+        units="rating, 0 to 100",
+        higher_means=settings.prompt,
+        reasons={i: r.status for i, r in ratings.items() if r.score is None},
+    )
+
+
+def agreement(ratings: dict[str, Rating], labels: dict[str, bool]) -> dict[str, float | int]:
+    """How a judge does on rows labelled by hand.
+
+    Returns:
+        ``auroc``: chance that a row labelled True is rated above one labelled False, ties half;
+        ``rated`` and ``unrated`` rows. Raises ``DataError`` unless both labels were rated.
+    """
+    rated = {i: r.score for i, r in ratings.items() if i in labels and r.score is not None}
+    yes = [score for i, score in rated.items() if labels[i]]
+    no = [score for i, score in rated.items() if not labels[i]]
+    if not yes or not no:
+        raise DataError("agreement needs rated rows of both labels")
+    wins = sum((a > b) + 0.5 * (a == b) for a in yes for b in no)
+    return {
+        "auroc": wins / (len(yes) * len(no)),
+        "rated": len(rated),
+        "unrated": len(labels) - len(rated),
+    }
