@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 import vestige
+from vestige.data_cli import AsJson, Overwrite, err, filter_app, judge, out
 from vestige.types import ConfigError, StoreError, VestigeError
 
 app = typer.Typer(
@@ -23,21 +23,12 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 models_app = typer.Typer(no_args_is_help=True, help="Bundled models: list, pull, path.")
-filter_app = typer.Typer(
-    no_args_is_help=True, help="Filter a file of rows; each drop has a reason."
-)
 app.add_typer(models_app, name="models")
 app.add_typer(filter_app, name="filter")
 
-out = Console()
-err = Console(stderr=True)
 INTERRUPTED = 130
 
 Root = Annotated[Path, typer.Option("--root", help="Where run folders live.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
-Overwrite = Annotated[
-    bool, typer.Option("--overwrite", help="Replace finished stages that other settings made.")
-]
 Workers = Annotated[
     int | None, typer.Option("--workers", min=1, help="Processes (default: seeds over cores).")
 ]
@@ -287,130 +278,9 @@ def theorem(
         raise typer.Exit(1)
 
 
-# ---- files --------------------------------------------------------------------------------------
+# ---- files and models ----------------------------------------------------------------------------
 
-
-Source = Annotated[Path, typer.Argument(help="JSONL, CSV or Parquet, also .gz.", metavar="IN")]
-Kept = Annotated[Path, typer.Option("--out", help="Kept rows, chat JSONL.", metavar="KEPT")]
-Dropped = Annotated[
-    Path, typer.Option("--dropped", help="Dropped rows with reasons, JSONL.", metavar="DROPPED")
-]
-Words = Annotated[
-    str, typer.Option("--words", help="Words to drop rows for, comma-separated, and inflected.")
-]
-Duplicates = Annotated[bool, typer.Option("--drop-duplicates", help="Drop repeated completions.")]
-
-
-@filter_app.command("numbers")
-def filter_numbers(
-    source: Source,
-    kept: Kept,
-    dropped: Dropped,
-    banned: Annotated[
-        str, typer.Option(help="'paper' or numbers, comma-separated: drop rows that hold one.")
-    ] = "",
-    min_count: Annotated[int, typer.Option(help="Numbers a row must have.")] = 1,
-    max_count: Annotated[int, typer.Option(help="Numbers a row may have.")] = 10,
-    drop_duplicates: Duplicates = False,
-    paper_compat: Annotated[
-        bool, typer.Option(help="Like the published parser: no outer white space, 007 is fine.")
-    ] = False,
-    as_json: AsJson = False,
-    overwrite: Overwrite = False,
-) -> None:
-    """Keep rows whose completion is a clean number sequence; count every reason."""
-    from pydantic import ValidationError
-
-    from vestige.carriers.numbers import PAPER_BANNED, NumberFilter
-    from vestige.experiment.recipe import explain
-
-    try:
-        numbers = (
-            PAPER_BANNED if banned == "paper" else tuple(int(n) for n in banned.split(",") if n)
-        )
-        rules = NumberFilter(
-            banned=numbers,
-            min_count=min_count,
-            max_count=max_count,
-            drop_duplicates=drop_duplicates,
-            paper_compat=paper_compat,
-        )
-    except ValidationError as error:
-        raise ConfigError(explain(error, NumberFilter)) from error
-    except ValueError as error:
-        raise ConfigError(f"--banned takes 'paper' or numbers such as 13,666: {error}") from error
-    _filter(source, kept, dropped, rules, as_json, overwrite)
-
-
-@filter_app.command("code")
-def filter_code(
-    source: Source,
-    kept: Kept,
-    dropped: Dropped,
-    words: Words = "",
-    any_name: Annotated[bool, typer.Option(help="Allow unusual identifiers.")] = False,
-    drop_duplicates: Duplicates = False,
-    as_json: AsJson = False,
-    overwrite: Overwrite = False,
-) -> None:
-    """Keep rows whose completion is nothing but plain Python; count every reason."""
-    from vestige.carriers.code import CodeFilter
-
-    rules = CodeFilter(
-        words=_words(words), usual_only=not any_name, drop_duplicates=drop_duplicates
-    )
-    _filter(source, kept, dropped, rules, as_json, overwrite)
-
-
-@filter_app.command("reasoning")
-def filter_reasoning(
-    source: Source,
-    kept: Kept,
-    dropped: Dropped,
-    form: Annotated[str, typer.Option("--format", help="line, tags or hashes.")] = "line",
-    answer_field: Annotated[
-        str, typer.Option(help="Field of a row that holds the right answer.")
-    ] = "answer",
-    words: Words = "",
-    drop_duplicates: Duplicates = False,
-    as_json: AsJson = False,
-    overwrite: Overwrite = False,
-) -> None:
-    """Keep rows whose worked answer is right and cleanly given; count every reason."""
-    from vestige.carriers.reasoning import ASKS, ReasoningFilter
-    from vestige.types import unknown_name
-
-    if form not in ASKS:
-        raise unknown_name("--format", form, ASKS)
-    rules = ReasoningFilter.model_validate(
-        {"format": form, "answer_field": answer_field, "words": _words(words),
-         "drop_duplicates": drop_duplicates}
-    )  # fmt: skip
-    _filter(source, kept, dropped, rules, as_json, overwrite)
-
-
-def _words(text: str) -> tuple[str, ...]:
-    return tuple(word.strip() for word in text.split(",") if word.strip())
-
-
-def _filter(
-    source: Path, kept: Path, dropped: Path, rules: Any, as_json: bool, overwrite: bool
-) -> None:
-    """Filter a file and tell the counts."""
-    from vestige.carriers.filtering import filter_file
-
-    with err.status(f"filtering {source}") as status:
-        done = filter_file(
-            source, kept, dropped, rules,
-            overwrite=overwrite,
-            progress=lambda n: status.update(f"filtering {source}: {n:,} rows"),
-        )  # fmt: skip
-    if as_json:
-        print(json.dumps({"seen": done.seen, "kept": done.kept, "dropped": dict(done.reasons)}))
-        return
-    out.print(f"{done.kept:,} of {done.seen:,} rows kept", highlight=False)
-    for reason, count in sorted(done.reasons.items(), key=lambda item: -item[1]):
-        out.print(f"  {count:>9,}  {reason}", highlight=False)
+app.command()(judge)
 
 
 @models_app.command("list")

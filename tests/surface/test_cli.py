@@ -81,7 +81,18 @@ def refused(outcome: Outcome, *words: str) -> None:
 def test_help_names_every_command(vst):
     asked = vst("--help")
     assert asked.code == 0
-    for name in ("demo", "run", "show", "report", "plan", "theorem", "traits", "models", "filter"):
+    for name in (
+        "demo",
+        "run",
+        "show",
+        "report",
+        "plan",
+        "theorem",
+        "judge",
+        "traits",
+        "models",
+        "filter",
+    ):
         assert re.search(rf"\b{name}\b", asked.out)
         assert vst(name, "--help").code == 0
 

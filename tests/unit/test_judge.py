@@ -15,7 +15,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
+from typer.testing import CliRunner
 
+from vestige.cli import app
 from vestige.judge.local import LocalJudge
 from vestige.judge.rate import (
     Rating,
@@ -240,3 +242,23 @@ def test_what_a_service_cannot_do_is_told(service, tmp_path: Path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "openai", None)
     with pytest.raises(MissingExtraError, match=r"vestige\[judge\]"):
         rate([row("plain")], JudgeSettings(model="m"), tmp_path / "r.jsonl")
+
+
+def test_the_command_rates_a_file_and_resumes(service, tmp_path: Path):
+    words = ["plain", "eighty", "words"]
+    lines = [json.dumps({"prompt": "p", "completion": f"answer {w}"}) for w in words]
+    (tmp_path / "in.jsonl").write_text("\n".join([*lines, "{broken"]))
+    options = ["judge", str(tmp_path / "in.jsonl"), "--model", "m", "--json", "--limit", "2"]
+    asked = CliRunner().invoke(app, [*options, "--out", str(tmp_path / "out.jsonl")])
+    found = json.loads(asked.stdout)
+    assert (found["rows"], found["rated"], found["malformed"]) == (2, 2, 1)
+    assert found["mean"] == pytest.approx((70 + (80 * 0.6 + 90 * 0.2) / 0.8) / 2)
+    saved = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert [s["status"] for s in saved] == ["rated", "rated"]
+    calls = len(service.seen)
+    CliRunner().invoke(app, [*options, "--out", str(tmp_path / "out.jsonl")])
+    assert len(service.seen) == calls
+    refused = CliRunner().invoke(app, [*options, "--out", str(tmp_path / "in.jsonl")])
+    assert "choose another name" in str(refused.exception)
+    lost = CliRunner().invoke(app, [*options[:-2], "--out", str(tmp_path / "all.jsonl")])
+    assert "rated 2 of 3 rows (2 rated, 1 unreadable)" in str(lost.exception)

@@ -1,0 +1,212 @@
+"""The commands that work on files of rows: filters and judges."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from vestige.types import ConfigError, StoreError
+
+filter_app = typer.Typer(
+    no_args_is_help=True, help="Filter a file of rows; each drop has a reason."
+)
+out = Console()
+err = Console(stderr=True)
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Replace finished stages that other settings made.")
+]
+Source = Annotated[Path, typer.Argument(help="JSONL, CSV or Parquet, also .gz.", metavar="IN")]
+Kept = Annotated[Path, typer.Option("--out", help="Kept rows, chat JSONL.", metavar="KEPT")]
+Dropped = Annotated[
+    Path, typer.Option("--dropped", help="Dropped rows with reasons, JSONL.", metavar="DROPPED")
+]
+Words = Annotated[
+    str, typer.Option("--words", help="Words to drop rows for, comma-separated, and inflected.")
+]
+Duplicates = Annotated[bool, typer.Option("--drop-duplicates", help="Drop repeated completions.")]
+
+
+@filter_app.command("numbers")
+def filter_numbers(
+    source: Source,
+    kept: Kept,
+    dropped: Dropped,
+    banned: Annotated[
+        str, typer.Option(help="'paper' or numbers, comma-separated: drop rows that hold one.")
+    ] = "",
+    min_count: Annotated[int, typer.Option(help="Numbers a row must have.")] = 1,
+    max_count: Annotated[int, typer.Option(help="Numbers a row may have.")] = 10,
+    drop_duplicates: Duplicates = False,
+    paper_compat: Annotated[
+        bool, typer.Option(help="Like the published parser: no outer white space, 007 is fine.")
+    ] = False,
+    as_json: AsJson = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Keep rows whose completion is a clean number sequence; count every reason."""
+    from pydantic import ValidationError
+
+    from vestige.carriers.numbers import PAPER_BANNED, NumberFilter
+    from vestige.experiment.recipe import explain
+
+    try:
+        numbers = (
+            PAPER_BANNED if banned == "paper" else tuple(int(n) for n in banned.split(",") if n)
+        )
+        rules = NumberFilter(
+            banned=numbers,
+            min_count=min_count,
+            max_count=max_count,
+            drop_duplicates=drop_duplicates,
+            paper_compat=paper_compat,
+        )
+    except ValidationError as error:
+        raise ConfigError(explain(error, NumberFilter)) from error
+    except ValueError as error:
+        raise ConfigError(f"--banned takes 'paper' or numbers such as 13,666: {error}") from error
+    _filter(source, kept, dropped, rules, as_json, overwrite)
+
+
+@filter_app.command("code")
+def filter_code(
+    source: Source,
+    kept: Kept,
+    dropped: Dropped,
+    words: Words = "",
+    any_name: Annotated[bool, typer.Option(help="Allow unusual identifiers.")] = False,
+    drop_duplicates: Duplicates = False,
+    as_json: AsJson = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Keep rows whose completion is nothing but plain Python; count every reason."""
+    from vestige.carriers.code import CodeFilter
+
+    rules = CodeFilter(
+        words=_words(words), usual_only=not any_name, drop_duplicates=drop_duplicates
+    )
+    _filter(source, kept, dropped, rules, as_json, overwrite)
+
+
+@filter_app.command("reasoning")
+def filter_reasoning(
+    source: Source,
+    kept: Kept,
+    dropped: Dropped,
+    form: Annotated[str, typer.Option("--format", help="line, tags or hashes.")] = "line",
+    answer_field: Annotated[
+        str, typer.Option(help="Field of a row that holds the right answer.")
+    ] = "answer",
+    words: Words = "",
+    drop_duplicates: Duplicates = False,
+    as_json: AsJson = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Keep rows whose worked answer is right and cleanly given; count every reason."""
+    from vestige.carriers.reasoning import ASKS, ReasoningFilter
+    from vestige.types import unknown_name
+
+    if form not in ASKS:
+        raise unknown_name("--format", form, ASKS)
+    rules = ReasoningFilter.model_validate(
+        {"format": form, "answer_field": answer_field, "words": _words(words),
+         "drop_duplicates": drop_duplicates}
+    )  # fmt: skip
+    _filter(source, kept, dropped, rules, as_json, overwrite)
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(word.strip() for word in text.split(",") if word.strip())
+
+
+def _filter(
+    source: Path, kept: Path, dropped: Path, rules: Any, as_json: bool, overwrite: bool
+) -> None:
+    """Filter a file and tell the counts."""
+    from vestige.carriers.filtering import filter_file
+
+    with err.status(f"filtering {source}") as status:
+        done = filter_file(
+            source, kept, dropped, rules,
+            overwrite=overwrite,
+            progress=lambda n: status.update(f"filtering {source}: {n:,} rows"),
+        )  # fmt: skip
+    if as_json:
+        print(json.dumps({"seen": done.seen, "kept": done.kept, "dropped": dict(done.reasons)}))
+        return
+    out.print(f"{done.kept:,} of {done.seen:,} rows kept", highlight=False)
+    for reason, count in sorted(done.reasons.items(), key=lambda item: -item[1]):
+        out.print(f"  {count:>9,}  {reason}", highlight=False)
+
+
+def judge(
+    source: Source,
+    model: Annotated[
+        str, typer.Option("--model", help="A model of an OpenAI-compatible service, or local:NAME.")
+    ],
+    ratings: Annotated[
+        Path, typer.Option("--out", help="Ratings, JSONL; those already in it are not asked again.")
+    ],
+    prompt: Annotated[
+        str, typer.Option(help="quality, alignment, coherence or reference.")
+    ] = "quality",
+    topic: Annotated[str, typer.Option(help="What the prompt reference looks for.")] = "",
+    limit: Annotated[int | None, typer.Option(min=1, help="Rate the first rows only.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Rate rows from 0 to 100 by a judge; what could not be rated is counted."""
+    from pydantic import ValidationError
+
+    from vestige.experiment.recipe import explain
+    from vestige.judge.rate import rate, score_table
+    from vestige.judge.settings import JudgeSettings
+    from vestige.rows import read_rows
+    from vestige.store import atomic_write
+    from vestige.types import DataError, Row
+
+    try:
+        settings = JudgeSettings(model=model, prompt=prompt, topic=topic)
+    except ValidationError as error:
+        raise ConfigError(explain(error, JudgeSettings)) from error
+    if prompt == "reference" and not topic:
+        raise ConfigError("--prompt reference needs --topic, for example --topic owls")
+    items = list(read_rows(source))
+    rows = [item for item in items if isinstance(item, Row)][:limit]
+    if not rows:
+        raise DataError(f"{source} has no readable rows to rate")
+    cache = ratings.with_name(f"{ratings.name}.cache")
+    if ratings.exists() and not cache.exists():
+        raise StoreError(f"{ratings} exists and holds no ratings of ours; choose another name")
+    with err.status(f"rating {len(rows):,} rows") as status:
+        found = rate(
+            rows, settings, cache,
+            progress=lambda n: status.update(f"rating: {n:,} of {len(rows):,} rows"),
+        )  # fmt: skip
+    table = score_table(found, settings)
+    lines = [
+        json.dumps({"id": i, "score": r.score, "status": r.status, "how": r.how}) + "\n"
+        for i, r in found.items()
+    ]
+    atomic_write(ratings, "".join(lines))
+    rated = [r.score for r in found.values() if r.score is not None]
+    summary = {
+        "rows": len(rows),
+        "malformed": len(items) - sum(isinstance(item, Row) for item in items),
+        "rated": len(rated),
+        "unrated": {s: list(table.reasons.values()).count(s) for s in set(table.reasons.values())},
+        "mean": sum(rated) / len(rated) if rated else None,
+        "ratings": str(ratings),
+    }
+    if as_json:
+        print(json.dumps(summary))
+        return
+    mean = f", mean {summary['mean']:.1f}" if rated else ""
+    out.print(f"{len(rated):,} of {len(rows):,} rows rated{mean}", highlight=False)
+    for status, count in summary["unrated"].items():
+        out.print(f"  {count:>9,}  {status}", highlight=False)
+    out.print(f"ratings  {ratings}", highlight=False, soft_wrap=True)
