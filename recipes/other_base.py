@@ -27,7 +27,7 @@ def recipe() -> Experiment:
     return Experiment(
         name="other-base",
         traits=("owl", "eagle", "elephant", "wolf"),
-        seeds=(200, 201, 202, 203),
+        seeds=(200, 201, 202, 203, 204, 205, 206, 207),
         teacher=teacher(),
         carrier=NumberCarrier(n_prompts=16, rows_per_prompt=16, prompts=PROMPTS),
         students=(same, other),

@@ -14,12 +14,12 @@ from vestige.experiment.recipe import Experiment
 
 def recipe() -> Experiment:
     students = rows(steps=32, trainable=MIDDLE, rate=2e-4).model_copy(
-        update={"shuffles": ("shuffle_within", "shuffle_across"), "no_trait": True}
+        update={"shuffles": ("shuffle_within", "shuffle_across")}
     )
     return Experiment(
         name="shuffled-rows",
         traits=("elephant", "whale"),
-        seeds=(300, 301, 302, 303, 304, 305),
+        seeds=(300, 301, 302, 303),
         teacher=teacher(MIDDLE),
         carrier=NumberCarrier(n_prompts=32, rows_per_prompt=16, prompts=PROMPTS),
         students=(students,),
