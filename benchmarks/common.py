@@ -41,10 +41,18 @@ def prompts(n: int) -> list[str]:
     return [prompt.text for prompt in made.generate(n, seed=0)]
 
 
-def in_turn(repeats: int, **contestants: Callable[[], object]) -> dict[str, list[float]]:
-    """Seconds of each contestant, run A B A B ... after one warm-up each."""
-    for run in contestants.values():
+def in_turn(
+    repeats: int,
+    after: Callable[[str], object] = lambda name: None,
+    **contestants: Callable[[], object],
+) -> dict[str, list[float]]:
+    """Seconds of each contestant, run A B A B ... after one warm-up each.
+
+    ``after`` is called with the contestant's name behind each warm-up, out of the timing.
+    """
+    for name, run in contestants.items():
         run()
+        after(name)
     seconds: dict[str, list[float]] = {name: [] for name in contestants}
     for _ in range(repeats):
         for name, run in contestants.items():
