@@ -1,4 +1,4 @@
-"""The same teachers' data into students of another base, which must not move.
+"""The same teachers' data into students of another base: do they move?
 
 The paper (arXiv 2507.14805, section 5) finds no transfer between unrelated bases. Here SmolLM2
 teachers, SmolLM2 and Gemma 3 270M students, the last eight layers of each. Gemma's terms have to be

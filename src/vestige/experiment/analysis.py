@@ -337,6 +337,8 @@ def caveats(recipe: Experiment) -> list[str]:
     found = [
         f"Intervals are over {len(recipe.seeds)} training runs a cell (seeds), each with teachers, "
         "prompts and rows of its own; questions are averaged within a run.",
+        f"They take these {len(recipe.traits)} traits as given: another choice of traits may give "
+        "another contrast, above all where the traits disagree.",
         "Every student drifts, whatever its teacher; only the difference between students of "
         "different teachers shows a trait. Shifts against the untrained base overstate it.",
         f"Shifts are in log-odds among {len(family(recipe.family).answers)} candidates on "
