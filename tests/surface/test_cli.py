@@ -227,8 +227,9 @@ def test_interrupting_the_filter_leaves_no_half_file(environment, tmp_path):
         cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     deadline = time.monotonic() + 30
-    while not (tmp_path / "d.part").exists() and time.monotonic() < deadline:
-        time.sleep(0.01)
+    kept = tmp_path / "k.part"
+    while not (kept.exists() and kept.stat().st_size) and time.monotonic() < deadline:
+        time.sleep(0.01)  # rows are being written: no import is left that could swallow the signal
     job.send_signal(signal.SIGINT)
     _, err = job.communicate(timeout=30)
     assert job.returncode == 130

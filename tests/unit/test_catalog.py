@@ -451,7 +451,9 @@ def test_safetensors_of_the_real_library_pass(tmp_path: Path):
     assert catalog.path(str(tmp_path)) == str(tmp_path)
 
 
-def test_hub_ids_and_what_is_none():
+def test_hub_ids_and_what_is_none(tmp_path, monkeypatch):
+    (tmp_path / "deep").mkdir()
+    monkeypatch.chdir(tmp_path / "deep")
     assert catalog.path("some-org/Some.Model-1_2b") == "some-org/Some.Model-1_2b"
     for missing in ("./none/x", "/none/x", "a/b/c", "../x"):
         with pytest.raises(ModelError, match="there is no folder"):
