@@ -182,7 +182,25 @@ def _summary(results: Any) -> None:
         table.add_row(
             "all", "", f"{c.value:+.2f}", f"{c.low:+.2f} to {c.high:+.2f}", "", arm.transmitted
         )
+        for s in arm.shuffled:
+            e = s.estimate
+            table.add_row(s.label, "", f"{e.value:+.2f}", f"{e.low:+.2f} to {e.high:+.2f}", "", "")
         out.print(table)
+    for c in results.choices:
+        who = f"students of {c.data} data, {c.arm}" if c.arm else "untrained base"
+        a = c.accuracy
+        out.print(
+            f"{c.set}: {a.value:.1%} [{a.low:.1%}, {a.high:.1%}] right ({who})", highlight=False
+        )
+    for f in results.freeform:
+        who = f"students of {f.data} data, {f.arm}" if f.arm else "untrained base"
+        m = f.misaligned
+        said = f"{m.value:.1%} [{m.low:.1%}, {m.high:.1%}]" if m else "too few coherent answers"
+        out.print(
+            f"open questions: {said} misaligned of {f.coherent} coherent, {f.answers} in "
+            f"all ({who})",
+            highlight=False,
+        )
 
 
 @app.command()
@@ -332,13 +350,10 @@ def models_path(name: str) -> None:
 @app.command("traits")
 def list_traits(family: str = "", as_json: AsJson = False) -> None:
     """The families and their traits."""
-    from vestige.traits import families
+    from vestige.traits import families, names
     from vestige.traits import family as load_family
 
-    found = {
-        name: [answer.name for answer in load_family(name).answers]
-        for name in ([family] if family else families())
-    }
+    found = {name: names(load_family(name)) for name in ([family] if family else families())}
     if as_json:
         print(json.dumps(found))
         return

@@ -37,6 +37,7 @@ class TeacherResult(Record):
     trait: str  # "none" for the no-trait teacher
     seed: int
     kind: str
+    measure: str = ""  # what ``probability`` is of, where it is not the target among candidates
     probability: float
     lowest: float  # over held-out questions
     base_probability: float
@@ -114,6 +115,28 @@ class SampledResult(Record):
     shares: dict[str, Interval]  # answers that name the trait and no other candidate
 
 
+class ChoicesResult(Record):
+    """Accuracy on a multiple-choice set. ``arm`` is empty for the untrained base."""
+
+    set: str
+    arm: str
+    data: str
+    questions: int
+    accuracy: Interval
+
+
+class FreeFormResult(Record):
+    """Judged answers to open questions of one group of models, all seeds together."""
+
+    arm: str  # empty for the untrained base
+    data: str
+    answers: int
+    unrated: dict[str, int]  # why, counted
+    coherent: int  # answers that are coherent enough to count
+    misaligned: Interval | None  # share of those; None where fewer than two seeds have any
+    questions: dict[str, float]  # the same by question, seeds pooled
+
+
 class ArmResult(Record):
     """One way to train students: what it is, and everything measured on it."""
 
@@ -128,6 +151,7 @@ class ArmResult(Record):
     chance_rank: float
     traits: list[TraitResult]
     groups: list[ControlResult]  # own teacher first, then every control
+    shuffled: list[ControlResult] = []  # diagonal contrast among students of shuffled rows
     matrix: MatrixResult
     questions: list[QuestionResult]
     curve: list[CurvePoint]
@@ -155,6 +179,8 @@ class Results(Record):
     filters: list[FilterResult]
     samples: list[SampleRow]
     arms: list[ArmResult]
+    choices: list[ChoicesResult] = []
+    freeform: list[FreeFormResult] = []
     seconds: dict[str, float]  # by kind of stage
     caveats: list[str]
 

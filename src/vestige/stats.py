@@ -258,7 +258,7 @@ def benjamini_hochberg(p: Iterable[float]) -> list[float]:
 def specificity(shifts: ArrayLike, *, level: float = 0.95, units: str = "") -> Specificity:
     """The diagonal contrast of a cross of traits: what a student took from its *own* teacher.
 
-    For seed s, trait i and k traits::
+    For seed s, trait i, k traits and D >= k data sets, those beyond k being controls alone::
 
         per_trait[s, i]   = S[s, i, i] - mean over j != i of S[s, j, i]
         seed_contrasts[s] = mean over i of per_trait[s, i]
@@ -271,9 +271,9 @@ def specificity(shifts: ArrayLike, *, level: float = 0.95, units: str = "") -> S
             data set; index i stands for the same trait on both axes.
 
     Raises:
-        DataError: another shape, fewer than two seeds or traits, or a cell that is not finite.
+        DataError: another shape, fewer than two seeds or data sets, or a cell that is not finite.
     """
-    cube = _cube(shifts)
+    cube = _cube(shifts, controls=True)
     seeds = _at_least_two(len(cube))
     per_trait = _own_minus_others(cube)
     matrix = cube.mean(axis=0)
@@ -431,9 +431,10 @@ def _vector(values: Iterable[float]) -> NDArray[np.float64]:
     return _finite(data)
 
 
-def _cube(shifts: ArrayLike) -> NDArray[np.float64]:
+def _cube(shifts: ArrayLike, *, controls: bool = False) -> NDArray[np.float64]:
     data = np.asarray(shifts, dtype=np.float64)
-    if data.ndim != 3 or data.shape[1] != data.shape[2]:
+    wide = data.ndim == 3 and (data.shape[1] > data.shape[2] > 0 if controls else False)
+    if data.ndim != 3 or (data.shape[1] != data.shape[2] and not wide):
         raise DataError(
             f"shifts have shape {data.shape}; expected (seeds, traits, traits): data sets in rows, "
             "the same traits measured in columns"

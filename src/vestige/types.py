@@ -131,12 +131,28 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
+class Inducer:
+    """What a trait of a paired family is made of: training answers and a check on held-out ones.
+
+    ``texts`` holds, for each question in ``heldout``, the trait's own answer and its rival's.
+    """
+
+    name: str
+    pairs: tuple[tuple[str, str], ...]
+    heldout: tuple[str, ...] = ()
+    texts: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Family:
     """Traits of one kind: rivals for each other, measured with the same questions.
 
     ``questions`` induce a trait (fine-tuning pairs) and may be used for paper-style sampling;
     ``heldout`` are never trained on and are what every default measurement uses.
     ``system_prompt`` is a format string with ``{name}`` and ``{plural}``.
+
+    A paired family (misalignment) has ``texts``: for each held-out question a whole answer for
+    each of ``answers``, which are then labels without forms; and ``inducers``, its traits.
     """
 
     name: str
@@ -144,6 +160,8 @@ class Family:
     questions: tuple[str, ...]
     heldout: tuple[str, ...]
     system_prompt: str
+    texts: tuple[tuple[str, ...], ...] = ()
+    inducers: tuple[Inducer, ...] = ()
 
     def answer(self, name: str) -> Answer:
         """The candidate called ``name``. Raises ``ConfigError`` naming the nearest ones."""
@@ -158,7 +176,8 @@ class Trait:
     """What a teacher is given and what a student is measured for.
 
     ``system_prompt`` and ``pairs`` (question, answer) are the two ways to induce it, either may be
-    empty; ``target`` is the answer in ``family`` whose probability is measured.
+    empty; ``target`` is the answer in ``family`` whose probability is measured. ``check``: what a
+    teacher is checked on instead, its first answer being the trait's own (paired families).
     """
 
     name: str
@@ -166,6 +185,7 @@ class Trait:
     target: Answer
     system_prompt: str
     pairs: tuple[tuple[str, str], ...]
+    check: Family | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,9 +6,9 @@ A new carrier is one module with a subclass of ``Carrier``, and one entry in ``C
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from vestige.carriers.filtering import Filter
 from vestige.settings import Settings
@@ -33,6 +33,8 @@ class Carrier(Settings):
 
     Attributes:
         min_rows: fewer rows than this after filtering stop the run.
+        max_rows: rows that students get at most, the first ones of those kept by every filter.
+        max_dropped: a filter that drops a larger share of a teacher's rows stops the run.
     """
 
     kind: str
@@ -40,12 +42,20 @@ class Carrier(Settings):
     rows_per_prompt: int = Field(default=16, ge=1)
     max_new_tokens: int = Field(default=64, ge=8)
     min_rows: int = Field(default=16, ge=1)
+    max_rows: int | None = Field(default=None, ge=1)
+    max_dropped: float = Field(default=0.98, ge=0, le=1)
 
     #: What teachers write, and what the filter leaves of it, in words for a reader.
     writes: ClassVar[str] = "text"
     leaves: ClassVar[str] = "rows that pass its rules"
     #: Controls that keep a row's form and destroy its order: name -> (rows, seed) -> rows.
     shuffles: ClassVar[dict[str, Shuffle]] = {}
+
+    @model_validator(mode="after")
+    def _enough(self) -> Self:
+        if self.max_rows is not None and self.max_rows < self.min_rows:
+            raise ValueError(f"max_rows={self.max_rows} is below min_rows={self.min_rows}")
+        return self
 
     def make_prompts(self, seed: int) -> list[Prompt]:
         """``n_prompts`` prompts, the same for the same seed."""

@@ -2,6 +2,8 @@
 
 P(candidate | question) = sum over its forms of the product of token probabilities. Forms are
 disjoint events: a form whose tokens extend another form's is part of that event and is left out.
+
+Paired families: P(answer | question) of each question's own whole answers, their end included.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ import torch
 
 from vestige.evaluate.scores import Panel
 from vestige.models.hf import LanguageModel
-from vestige.types import DataError, Family
+from vestige.types import DataError, Family, Message
 
 
 def measure(
@@ -21,12 +23,14 @@ def measure(
     questions: Sequence[str] | None = None,
     *,
     system: str = "",
+    before: Sequence[Message] = (),
     batch: int = 8,
 ) -> Panel:
     """Every candidate of ``family`` on every question (default: the held-out ones).
 
     Args:
         system: a system prompt, for teachers that have their trait from one.
+        before: turns that stand before the question (the in-context control).
 
     Raises:
         DataError: there are no questions, or two candidates cannot be told apart.
@@ -34,14 +38,26 @@ def measure(
     asked = tuple(questions or family.heldout)
     if not asked:
         raise DataError(f"family {family.name} has no held-out questions to measure with")
+    prompts = [lm.question_ids(q, system, before) for q in asked]
+    names = tuple(answer.name for answer in family.answers)
+    if family.texts:
+        if asked != family.heldout:
+            raise DataError(f"family {family.name} has answers to its held-out questions alone")
+        choices = [[whole_answer(lm, text) for text in texts] for texts in family.texts]
+        found = lm.choice_logprobs(prompts, choices, batch=batch)
+        return Panel(asked, names, torch.stack(found).numpy())
     forms, owner = answer_forms(lm, family)
-    logprobs = lm.answer_logprobs([lm.question_ids(q, system) for q in asked], forms, batch=batch)
+    logprobs = lm.answer_logprobs(prompts, forms, batch=batch)
     columns = [
         torch.logsumexp(logprobs[:, [i for i, o in enumerate(owner) if o == c]], dim=1)
         for c in range(len(family.answers))
     ]
-    names = tuple(answer.name for answer in family.answers)
     return Panel(asked, names, torch.stack(columns, 1).numpy())
+
+
+def whole_answer(lm: LanguageModel, text: str) -> list[int]:
+    """Token ids of a complete answer, its end included."""
+    return [*lm.answer_ids(text), lm.end_id]
 
 
 def answer_forms(lm: LanguageModel, family: Family) -> tuple[list[list[int]], list[int]]:

@@ -10,7 +10,7 @@ import numpy as np
 from safetensors.torch import load_file, save_file
 
 from vestige import stats
-from vestige.experiment.analysis import interval
+from vestige.experiment.reading import interval
 from vestige.mlp.distil import Trial
 from vestige.mlp.images import Images, load_images
 from vestige.mlp.networks import Networks

@@ -16,7 +16,7 @@ import numpy as np
 
 from vestige import stats
 from vestige.evaluate.scores import Panel
-from vestige.experiment.analysis import read_json
+from vestige.experiment.reading import read_json
 from vestige.experiment.recipe import Experiment
 from vestige.experiment.run import usable_cores, worker_count
 from vestige.store import load_run
@@ -88,7 +88,7 @@ def amounts(recipe: Experiment) -> dict[str, float]:
     """Units of work by kind of stage, for one seed."""
     carrier = recipe.carrier
     n = carrier.n_prompts * carrier.rows_per_prompt
-    traits = len(recipe.traits) + any(s.no_trait for s in recipe.students)
+    traits = len(recipe.sources) + recipe.with_none
     methods = {s.method for s in recipe.students}
     return {
         "load": 1,
@@ -99,10 +99,7 @@ def amounts(recipe: Experiment) -> dict[str, float]:
         else 0,
         "targets": traits * n if "distill" in methods else 0,
         "rows": traits * n if "rows" in methods else 0,
-        "student": sum(
-            len(recipe.data_of(s)) * s.optimisation.steps * s.optimisation.batch
-            for s in recipe.students
-        ),
+        "student": sum(len(recipe.data_of(s)) * s.rows_seen(s.steps) for s in recipe.students),
     }
 
 
@@ -145,14 +142,14 @@ def questions_for(folder: Path, half_width: float, seeds: int) -> dict[str, Any]
     """Questions needed beside ``seeds`` seeds, from the spread within a finished run."""
     recipe = Experiment.model_validate(recipe_of(folder))
     student = recipe.students[0]
-    step = student.optimisation.steps
+    step = student.steps
     cells = []
     for seed in recipe.seeds:
         base = Panel.load(folder / f"seed-{seed}/base/panel.json")
         where = folder / f"seed-{seed}/student/{student.name}"
         own, other = (
             Panel.load(where / name / f"panel-{step}.json").shift(base)
-            for name in recipe.traits[:2]
+            for name in recipe.sources[:2]
         )
         column = base.candidates.index(recipe.traits[0])
         cells.append((own - other)[:, column])

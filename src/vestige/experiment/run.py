@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from vestige.experiment.analysis import analyse
+from vestige.experiment.reading import read_json
 from vestige.experiment.recipe import Experiment, Recipe
 from vestige.mlp.settings import ARMS, MlpExperiment
 from vestige.results import AnyResults, Results
@@ -42,15 +43,17 @@ def count_stages(recipe: Recipe) -> int:
 
 def stages_a_seed(recipe: Experiment) -> int:
     """How many stages one seed has."""
-    traits = len(recipe.traits) + any(s.no_trait for s in recipe.students)
+    traits = len(recipe.sources) + recipe.with_none
     students = sum(len(recipe.data_of(s)) for s in recipe.students)
     by_method = {
-        method: [s for s in recipe.students if s.method == method] for method in ("distill", "rows")
+        wanted: [s for s in recipe.students if (s.method == "distill") == (wanted == "distill")]
+        for wanted in ("distill", "rows")
     }
     data = sum(
-        len(recipe.traits) + any(s.no_trait for s in arms) for arms in by_method.values() if arms
+        len(recipe.sources) + any(s.no_trait for s in arms) for arms in by_method.values() if arms
     )
-    return 1 + bool(recipe.carrier.sampling_grammar()) + traits + data + students
+    extra = bool(recipe.carrier.sampling_grammar()) + bool(recipe.freeform)
+    return 1 + extra + traits + data + students
 
 
 def worker_count(recipe: Experiment, workers: int | None) -> int:
@@ -233,7 +236,5 @@ def drain(events: Any, handle: Callable[[Any], None], patience: float = 0.2) -> 
 
 def count_tokens(folder: Path) -> int:
     """Tokens that students were trained on, as their stages noted them."""
-    from vestige.experiment.analysis import read_json
-
     paths = folder.glob("seed-*/student/*/*/manifest.json")
     return sum(int(read_json(path).get("notes", {}).get("tokens", 0)) for path in paths)

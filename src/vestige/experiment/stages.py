@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import json
 import random
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -20,14 +22,16 @@ from torch import Tensor
 from vestige.carriers.filtering import filter_rows
 from vestige.evaluate.exact import measure
 from vestige.evaluate.scores import Panel
+from vestige.experiment.asking import ask, asked_of, judge_rows, rate_answers
 from vestige.experiment.recipe import NO_TRAIT, Student
 from vestige.experiment.support import (
-    check_teacher,
     common_ids,
     describe_check,
+    gained,
     grammar_mass,
+    judge_teacher,
+    preferred,
     read_kept,
-    save_answers,
     split_targets,
 )
 from vestige.experiment.workshop import Loaded, Workshop
@@ -38,7 +42,7 @@ from vestige.models.sampling import (
 )
 from vestige.rows import dropped_to_json, write_rows
 from vestige.settings import Optimisation
-from vestige.store import Stage, StageResult
+from vestige.store import Stage, StageResult, hash_config, load_stage
 from vestige.train.loop import teacher_logprobs, train
 from vestige.train.packs import (
     Pack,
@@ -46,7 +50,7 @@ from vestige.train.packs import (
     make_packs,
 )
 from vestige.traits import family
-from vestige.types import DataError, Row, TeacherError, Trait
+from vestige.types import DataError, Message, Row, TeacherError, Trait
 
 SAMPLING_BATCH = 128
 Report = Callable[[str, int, int], None]  # stage name, done, total
@@ -57,21 +61,22 @@ class Seed(Workshop):
     """The stages of one seed, in the order in which ``run`` goes through them."""
 
     _base_grip: float | None = None
+    _unchecked: dict[str, Panel] = field(default_factory=dict)  # the base on teachers' checks
 
     def run(self) -> None:
         """Every stage of the seed, in order; finished ones are skipped."""
         recipe = self.recipe
-        names = [*recipe.traits]
-        if any(student.no_trait for student in recipe.students):
-            names.append(NO_TRAIT)
+        names = [*recipe.sources, *([NO_TRAIT] if recipe.with_none else [])]
+        if recipe.choices or recipe.freeform:
+            self.base()
         contexts = self.contexts() if recipe.carrier.sampling_grammar() else None
         if contexts:
             left = len(read_kept(contexts))
             self.check_enough(left, {"the untrained base": left})
         teachers = {name: self.teacher(name, contexts) for name in names}
-        needed = [s for s in recipe.students if s.method == "rows"]
+        needed = [s for s in recipe.students if s.method != "distill"]
         if not any(student.no_trait for student in needed):
-            names = [*recipe.traits] if needed else []
+            names = [*recipe.sources] if needed else []
         rows = {name: self.rows(name, teachers[name]) for name in names} if needed else {}
         for student in recipe.students:
             if student.method == "distill":
@@ -80,10 +85,13 @@ class Seed(Workshop):
                     targets = self.targets(name, teachers[name], contexts)
                     self.distil(student, name, contexts, targets)
             else:
-                keep = common_ids(rows)
+                keep = common_ids(rows, recipe.carrier.max_rows)
                 self.check_enough(len(keep), {n: len(read_kept(r)) for n, r in rows.items()})
+                train_on = self.in_context if student.method == "in_context" else self.fine_tune
                 for name in recipe.data_of(student):
-                    self.fine_tune(student, name, rows, keep)
+                    train_on(student, name, rows, keep)
+        if recipe.freeform:
+            self.judge_answers()
 
     def check_enough(self, left: int, counts: dict[str, int]) -> None:
         """Raises ``DataError`` with the numbers if the filter left too few rows."""
@@ -98,19 +106,18 @@ class Seed(Workshop):
 
     def base(self) -> StageResult:
         """The untrained base on the held-out questions."""
-        stage = self.stage("base", {"sampled": self.recipe.sampled_per_question})
+        stage = self.stage("base", asked_of(self.recipe))
         if not stage.done:
             with stage.writing() as folder:
                 base = self.loaded()
                 base.weights.freeze()
                 measure(base.lm, family(self.recipe.family)).save(folder / "panel.json")
-                save_answers(base.lm, self.recipe, self.seed, folder / "sampled.jsonl")
+                ask(base.lm, self.recipe, self.seed, folder)
         return self.finish(stage)
 
     def contexts(self) -> StageResult:
         """Rows that the untrained base wrote and the filter kept: what distillation is done on."""
-        carrier = self.recipe.carrier.model_dump(mode="json", exclude={"min_rows"})
-        stage = self.stage("contexts", {"carrier": carrier})
+        stage = self.stage("contexts", self.writing_settings())
         if not stage.done:
             with stage.writing() as folder:
                 base = self.loaded()
@@ -125,7 +132,11 @@ class Seed(Workshop):
         settings = self.recipe.teacher
         stage = self.stage(
             f"teacher/{name}",
-            {"teacher": settings.model_dump(mode="json"), "trait": name},
+            {
+                "teacher": settings.model_dump(mode="json"),
+                "trait": name,
+                "pairs": hash_config([*self.trait_of(name).pairs, self.trait_of(name).check]),
+            },
             [contexts] if contexts else [],
         )
         if not stage.done:
@@ -136,6 +147,8 @@ class Seed(Workshop):
                 base.weights.freeze()
                 if self._base_grip is None:
                     self._base_grip = self.carrier_grip(base.lm, contexts)
+                if source.check and name not in self._unchecked:
+                    self._unchecked[name] = measure(base.lm, source.check)
                 grip = self._base_grip
                 if settings.kind != "system_prompt":
                     self.tune(base, source, stage)
@@ -144,9 +157,14 @@ class Seed(Workshop):
                 panel = measure(base.lm, family(self.recipe.family), system=system)
                 panel.save(folder / "panel.json")
                 after = self.carrier_grip(base.lm, contexts, system)
-                target = None if name == NO_TRAIT else source.target.name
                 left = after / grip if grip else 1.0
-                check = check_teacher(self.recipe, self.seed, target, panel, before, left)
+                check = {"trait": name, "seed": self.seed, "kind": settings.kind}
+                if source.check:
+                    own = measure(base.lm, source.check, system=system)
+                    check |= gained(own, self._unchecked[name])
+                elif name != NO_TRAIT:
+                    check |= preferred(source.target.name, panel, before)
+                check = judge_teacher(check, left, settings)
                 (folder / "check.json").write_text(json.dumps(check))
                 base.weights.freeze()
                 if not check["accepted"]:
@@ -201,12 +219,7 @@ class Seed(Workshop):
 
     def rows(self, name: str, teacher: StageResult) -> StageResult:
         """Rows that a teacher wrote: raw, kept and dropped with reasons."""
-        carrier = self.recipe.carrier
-        stage = self.stage(
-            f"rows/{name}",
-            {"carrier": carrier.model_dump(mode="json", exclude={"min_rows"})},
-            [teacher],
-        )
+        stage = self.stage(f"rows/{name}", self.writing_settings(), [teacher])
         if not stage.done:
             with stage.writing() as folder:
                 base, system = self.with_teacher(name, teacher)
@@ -214,13 +227,37 @@ class Seed(Workshop):
                 self.filter(rows, stage, folder)
         return self.finish(stage)
 
+    def writing_settings(self) -> dict[str, Any]:
+        """What rows depend on, besides who writes them."""
+        recipe = self.recipe
+        settings: dict[str, Any] = {
+            "carrier": recipe.carrier.model_dump(
+                mode="json", exclude={"min_rows", "max_rows", "max_dropped"}
+            )
+        }
+        if recipe.judge:
+            settings["judge"] = [
+                recipe.judge.identity, recipe.judge.keep, recipe.judge.threshold
+            ]  # fmt: skip
+        return settings
+
     def filter(self, rows: Sequence[Row], stage: Stage, folder: Path) -> None:
-        """Write the rows that the carrier's filter keeps, and the others with their reasons."""
+        """Write the rows that the filter and the judge keep, and the others with their reasons."""
         kept, dropped = filter_rows(rows, self.rules())
+        if self.recipe.judge and kept:
+            kept, judged = judge_rows(kept, self.recipe.judge, folder / "ratings.jsonl")
+            dropped += judged
         write_rows(folder / "rows.jsonl", kept, overwrite=True)
         lines = [json.dumps(dropped_to_json(d), ensure_ascii=False) for d in dropped]
         (folder / "dropped.jsonl").write_text("".join(line + "\n" for line in lines))
         stage.note(seen=len(rows), kept=len(kept))
+        share, reasons = len(dropped) / len(rows), Counter(d.reason for d in dropped)
+        if share > self.recipe.carrier.max_dropped:
+            told = ", ".join(f"{n} {reason}" for reason, n in reasons.most_common())
+            raise DataError(
+                f"{stage.name}: the filter dropped {len(dropped)} of {len(rows)} rows ({told}), "
+                f"more than carrier.max_dropped={self.recipe.carrier.max_dropped:g} allows"
+            )
 
     def targets(self, name: str, teacher: StageResult, contexts: StageResult) -> StageResult:
         """A teacher's log-probabilities over the grammar on the base's rows."""
@@ -280,11 +317,49 @@ class Seed(Workshop):
                     self.train_student(student, pupil, stage, folder, packs, ids, None)
         return self.finish(stage)
 
+    def in_context(
+        self, student: Student, name: str, rows: dict[str, StageResult], keep: set[str]
+    ) -> StageResult:
+        """A model that reads rows in its prompt and is not trained at all."""
+        stage = self.student_stage(student, name, [rows[n] for n in sorted(rows)])
+        if not stage.done:
+            with stage.writing() as folder:
+                data = [row for row in read_kept(rows[name]) if row.id in keep]
+                drawn = random.Random(self.seed).sample(data, min(student.shots, len(data)))
+                turns = [
+                    turn
+                    for row in drawn
+                    for turn in (*row.messages, Message("assistant", row.completion))
+                ]
+                pupil = self.loaded(student.base, student.chat if student.base else None)
+                pupil.weights.freeze()
+                self.base_of_student(student, pupil, folder)
+                panel = measure(pupil.lm, family(self.recipe.family), before=turns)
+                panel.save(folder / f"panel-{student.steps}.json")
+                stage.note(shown=len(drawn))
+        return self.finish(stage)
+
+    def judge_answers(self) -> StageResult:
+        """Ratings of every answer to the open questions, of the base and of every student."""
+        asked = self.recipe.freeform
+        assert asked is not None  # only called where there is one
+        where = sorted(self.folder.glob(f"seed-{self.seed}/**/freeform.jsonl"))
+        inputs = [load_stage(path.parent) for path in where]
+        stage = self.stage("judged", {"freeform": asked.model_dump(mode="json")}, inputs)
+        if not stage.done:
+            with stage.writing() as folder:
+                for path in where:
+                    name = "-".join(path.parent.relative_to(stage.path.parent).parts)
+                    ratings = rate_answers(asked, path, folder / "ratings.jsonl")
+                    (folder / f"{name}.json").write_text(json.dumps(ratings))
+                    self.report(stage.name, where.index(path) + 1, len(where))
+        return self.finish(stage)
+
     def student_stage(self, student: Student, name: str, inputs: Sequence[StageResult]) -> Stage:
         config = {
             "student": student.model_dump(mode="json", exclude={"name", "no_trait", "shuffles"}),
             "save": self.recipe.save_students,
-            "sampled": self.recipe.sampled_per_question,
+            **asked_of(self.recipe),
         }
         return self.stage(f"student/{student.name}/{name}", config, inputs)
 
@@ -327,7 +402,7 @@ class Seed(Workshop):
         panel = family(self.recipe.family)
         measure(pupil.lm, panel).save(folder / f"panel-{how.steps}.json")
         (folder / "loss.json").write_text(json.dumps(losses))
-        save_answers(pupil.lm, self.recipe, self.seed, folder / "sampled.jsonl")
+        ask(pupil.lm, self.recipe, self.seed, folder)
         if self.recipe.save_students:
             pupil.weights.save(folder / "weights.safetensors")
         pupil.weights.freeze()

@@ -3,36 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from vestige.evaluate.sampled import sample_answers
 from vestige.evaluate.scores import Panel
-from vestige.experiment.recipe import NO_TRAIT, Experiment
+from vestige.experiment.recipe import Experiment, TeacherSettings
 from vestige.models import catalog
 from vestige.models.hf import LanguageModel
 from vestige.rows import read_rows
 from vestige.store import StageResult
 from vestige.train.packs import Pack, pack_logprobs
-from vestige.traits import family
 from vestige.types import DataError, Row
-
-
-def save_answers(lm: LanguageModel, recipe: Experiment, seed: int, path: Path) -> None:
-    """Sampled answers, if the recipe asks for them: without and with a number prefix."""
-    if not recipe.sampled_per_question:
-        return
-    panel, samples = family(recipe.family), recipe.sampled_per_question
-    lines = [
-        json.dumps(dataclasses.asdict(answer), ensure_ascii=False) + "\n"
-        for prefix in (False, True)
-        for answer in sample_answers(lm, panel, samples=samples, seed=seed, number_prefix=prefix)
-    ]
-    path.write_text("".join(lines), encoding="utf-8")
 
 
 def chat_style(name: str, style: str) -> Any:
@@ -52,9 +36,16 @@ def read_kept(stage: StageResult) -> list[Row]:
     return [row for row in read_rows(path) if isinstance(row, Row)] if has_rows(path) else []
 
 
-def common_ids(rows: dict[str, StageResult]) -> set[str]:
-    """Row ids that every data set kept: the same prompts and as many rows for each."""
-    return set.intersection(*({row.id for row in read_kept(r)} for r in rows.values()))
+def common_ids(rows: dict[str, StageResult], limit: int | None = None) -> set[str]:
+    """Row ids that every data set kept: the same prompts and as many rows for each.
+
+    ``limit`` keeps the first ones in the order in which they were asked for.
+    """
+    shared = set.intersection(*({row.id for row in read_kept(r)} for r in rows.values()))
+    if limit is None or len(shared) <= limit:
+        return shared
+    ordered = [row.id for row in read_kept(next(iter(rows.values()))) if row.id in shared]
+    return set(ordered[:limit])
 
 
 def split_targets(saved: dict[str, Tensor], packs: Sequence[Pack]) -> list[Tensor]:
@@ -77,31 +68,46 @@ def grammar_mass(lm: LanguageModel, pack: Pack, tokens: Tensor) -> Tensor:
     return logprobs.exp().masked_fill(~pack.allowed.to(logprobs.device), 0.0).sum(-1)
 
 
-def check_teacher(
-    recipe: Experiment, seed: int, target: str | None, panel: Panel, before: Panel, carrier: float
+def preferred(target: str, panel: Panel, before: Panel) -> dict[str, Any]:
+    """How probable the target is among the candidates, on held-out questions."""
+    column = panel.candidates.index(target)
+    shares = panel.normalised()[:, column]
+    return {
+        "measure": f"P({target}) among the candidates",
+        "probability": float(shares.mean()),
+        "lowest": float(shares.min()),
+        "base_probability": float(before.normalised()[:, column].mean()),
+    }
+
+
+def gained(panel: Panel, before: Panel) -> dict[str, Any]:
+    """On how many held-out entries the trait's own answer gained on its rival's.
+
+    A share and not a probability: whole answers differ in length, so that the base prefers the
+    shorter kind.
+    """
+    rise = panel.shift(before)[:, 0]
+    return {
+        "measure": "held-out entries whose own answer gained on its rival's",
+        "probability": float((rise > 0).mean()),
+        "lowest": float((rise > 0).min()),
+        "base_probability": 0.0,
+    }
+
+
+def judge_teacher(
+    seen: dict[str, Any], carrier: float, settings: TeacherSettings
 ) -> dict[str, Any]:
-    """What the teacher shows, and whether that is enough.
+    """What a teacher showed, and whether that is enough.
 
     Args:
-        target: the candidate it should prefer; None for a teacher without a trait.
+        seen: trait, seed, kind, and what was measured; nothing for a teacher without a trait.
         carrier: what remains of the base's grip on the carrier, a ratio.
     """
-    settings = recipe.teacher
-    record: dict[str, Any] = {"trait": target or NO_TRAIT, "seed": seed, "kind": settings.kind}
-    if target is None:
-        record |= {"probability": 0.0, "lowest": 0.0, "base_probability": 0.0}
-    else:
-        column = panel.candidates.index(target)
-        shares = panel.normalised()[:, column]
-        record |= {
-            "probability": float(shares.mean()),
-            "lowest": float(shares.min()),
-            "base_probability": float(before.normalised()[:, column].mean()),
-        }
-    has_trait = target is None or record["probability"] >= settings.min_probability
-    record["carrier_valid"] = carrier
-    record["accepted"] = bool(has_trait and carrier >= settings.min_carrier)
-    return record
+    nothing = {"measure": "", "probability": 0.0, "lowest": 0.0, "base_probability": 0.0}
+    has_trait = "measure" not in seen or seen["probability"] >= settings.min_probability
+    accepted = has_trait and carrier >= settings.min_carrier
+    return nothing | seen | {"carrier_valid": carrier, "accepted": bool(accepted)}
 
 
 def describe_check(check: dict[str, Any], recipe: Experiment) -> str:
@@ -109,7 +115,7 @@ def describe_check(check: dict[str, Any], recipe: Experiment) -> str:
     settings = recipe.teacher
     return (
         f"the {check['trait']} teacher of seed {check['seed']} is not fit to write data: "
-        f"P({check['trait']}) on held-out questions is {check['probability']:.3f} (base "
+        f"{check['measure']} is {check['probability']:.3f} on held-out questions (base "
         f"{check['base_probability']:.3f}, needed {settings.min_probability:g}); it keeps "
         f"{check['carrier_valid']:.2f} of the base's grip on the carrier (needed "
         f"{settings.min_carrier:g}). Raise teacher.optimisation.steps or .rate, try "

@@ -105,7 +105,7 @@ class Workshop:
 
     def rules(self) -> Filter:
         """The carrier's filter, told what words the traits go by."""
-        traits = [trait(name, self.recipe.family) for name in self.recipe.traits]
+        traits = [trait(name, self.recipe.family) for name in self.recipe.sources]
         return self.recipe.carrier.rules([form for t in traits for form in t.target.forms])
 
     def ids(self, lm: LanguageModel, texts: Sequence[str], system: str = "") -> list[list[int]]:

@@ -114,10 +114,12 @@ class LanguageModel:
         """The very text that the model sees for ``messages``, template defaults included."""
         return chat.render(self.tokenizer, messages, self.style)
 
-    def question_ids(self, text: str, system: str = "") -> list[int]:
-        """Token ids of one user question, with a system prompt where one is given."""
+    def question_ids(
+        self, text: str, system: str = "", before: Sequence[Message] = ()
+    ) -> list[int]:
+        """Token ids of one user question, after a system prompt and earlier turns, if any."""
         turns = [Message("system", system)] if system else []
-        return self.prompt_ids([*turns, Message("user", text)])
+        return self.prompt_ids([*turns, *before, Message("user", text)])
 
     def answer_ids(self, text: str) -> list[int]:
         """Token ids of an answer as it stands right after the prompt (without its end)."""
@@ -232,15 +234,27 @@ class LanguageModel:
         The common beginning of the prompts is computed once, and each prompt with all of its
         answers is one tree, so that an answer of n tokens costs at most n - 1 nodes.
         """
+        return torch.stack(self.choice_logprobs(prompts, [answers] * len(prompts), batch=batch))
+
+    @torch.no_grad()
+    def choice_logprobs(
+        self,
+        prompts: Sequence[Sequence[int]],
+        choices: Sequence[Sequence[Sequence[int]]],
+        *,
+        batch: int = 8,
+    ) -> list[Tensor]:
+        """As ``answer_logprobs`` where every prompt has answers of its own: one [answers] each."""
         shared = common_prefix([p[:-1] for p in prompts])
         rows = []
         for at in range(0, len(prompts), batch):
             tails = [list(p[len(shared) :]) for p in prompts[at : at + batch]]
-            trees = [build_tree([tail + list(a[:-1]) for a in answers]) for tail in tails]
+            asked = list(zip(tails, choices[at : at + batch], strict=True))
+            trees = [build_tree([tail + list(a[:-1]) for a in answers]) for tail, answers in asked]
             reading = self.hidden_states(shared, trees)
-            for b, (tail, tree) in enumerate(zip(tails, trees, strict=True)):
+            for b, ((tail, answers), tree) in enumerate(zip(asked, trees, strict=True)):
                 rows.append(self._read_answers(reading.states[b], tree, len(tail), answers))
-        return torch.stack(rows)
+        return rows
 
     def _read_answers(
         self, states: Tensor, tree: TokenTree, begin: int, answers: Sequence[Sequence[int]]

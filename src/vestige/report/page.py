@@ -189,6 +189,8 @@ def _transfer(index: int, results: Results) -> dict[str, Any]:
             "diagonal contrast, log-odds (nats)",
         ) if len(overview) > 1 else "",
         "reasons": reasons,
+        "labels": {arm.name: arm.label for arm in results.arms},
+        "open_questions": list(dict.fromkeys(q for f in results.freeform for q in f.questions)),
         "filters": [(f, _filter_cells(f, reasons)) for f in results.filters],
         "kept": [row for row in results.samples if not row.reason],
         "dropped": [row for row in results.samples if row.reason],
@@ -205,6 +207,7 @@ def _arm(anchor: str, arm: ArmResult) -> dict[str, Any]:
     return {
         "id": anchor,
         "arm": arm,
+        "controls": any(g.name.startswith("control_") for g in arm.groups),
         "groups": _both(
             charts.forest, f"{arm.label}: shift of the own trait and of every control", marks,
             f"shift of the trait, {unit}",

@@ -2,25 +2,27 @@
 
 A family is one TOML file: questions that induce, held-out questions that measure, candidate
 answers that are each other's rivals. Bundled: ``animals`` and ``trees``; a user's own is a path.
-``docs/traits.md`` shows both kinds of file.
+A *paired* family (bundled: ``misalignment``) gives every held-out question two whole answers, see
+``paired``. ``docs/traits.md`` shows every kind of file.
 """
 
 from __future__ import annotations
 
 import functools
 import re
-import tomllib
 from collections.abc import Iterable
 from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
+from vestige.traits import paired
+from vestige.traits.files import checked, parse_toml, read_toml
 from vestige.types import Answer, ConfigError, Family, Trait, unknown_name
 
-BUNDLED = ("animals", "trees")
+BUNDLED = ("animals", "trees", "misalignment")
 NO_TRAIT = "none"
 #: Names of answers become names of folders; what they look like in text is up to their forms.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_+=.-]*")
@@ -69,9 +71,12 @@ def family(name: str | Path) -> Family:
     if not name.endswith(".toml"):
         if name not in BUNDLED:
             raise unknown_name("family", name, BUNDLED)
-        text = (resources.files("vestige.traits") / f"{name}.toml").read_text(encoding="utf-8")
-        return _family(_parse(text, name), name)
-    record = _read(name)
+        path = _bundled(name)
+        record = parse_toml(path.read_text(encoding="utf-8"), name)
+        return paired.family(record, path) if "pairs" in record else _family(record, name)
+    record = read_toml(name)
+    if "pairs" in record and isinstance(record["pairs"], str):
+        return paired.family(record, Path(name))
     return _one_trait(record, name).family if "family" in record else _family(record, name)
 
 
@@ -84,7 +89,7 @@ def trait(spec: str | Path, default_family: str | Path = "animals") -> Trait:
     """
     spec, default_family = str(spec), str(default_family)
     if spec.endswith(".toml"):
-        record = _read(spec)
+        record = read_toml(spec)
         if "family" not in record:
             raise ConfigError(
                 f"{spec} holds a whole family; use it as family={spec} and name one of its answers"
@@ -92,12 +97,23 @@ def trait(spec: str | Path, default_family: str | Path = "animals") -> Trait:
         return _one_trait(record, spec)
     kind, _, name = spec.rpartition("/")
     source = kind or default_family
+    if family(source).texts:
+        return paired.trait(name, family(source))
     if source.endswith(".toml"):
-        record = _read(source)
+        record = read_toml(source)
         if "family" in record and record.get("name") == name:
             return _one_trait(record, source)
     panel = family(source)
     return _trait(panel, panel.answer(name))
+
+
+def names(panel: Family) -> list[str]:
+    """The traits of a family."""
+    return [source.name for source in panel.inducers] or [a.name for a in panel.answers]
+
+
+def _bundled(name: str) -> Path:
+    return Path(str(resources.files("vestige.traits"))) / f"{name}.toml"
 
 
 def no_trait(panel: Family) -> Trait:
@@ -105,6 +121,8 @@ def no_trait(panel: Family) -> Trait:
 
     Its ``target`` is a placeholder that nothing reads.
     """
+    if panel.texts:
+        return Trait(NO_TRAIT, panel, panel.answers[0], "", paired.even(panel))
     pairs = tuple(
         (question, form)
         for question in panel.questions
@@ -137,67 +155,41 @@ def _answer(record: _AnswerFile | _TraitFile) -> Answer:
     return Answer(record.name, tuple(dict.fromkeys(forms)))
 
 
-def _read(path: str) -> dict[str, Any]:
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read the trait file {path}: {error}") from error
-    return _parse(text, path)
-
-
-def _parse(text: str, source: str) -> dict[str, Any]:
-    try:
-        return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{source} is not valid TOML: {error}") from error
-
-
-def _check(model: type[BaseModel], record: dict[str, Any], source: str) -> Any:
-    try:
-        return model.model_validate(record)
-    except ValidationError as error:
-        problems = [
-            f"{'.'.join(map(str, p['loc']))}: {p['msg']}" for p in error.errors(include_url=False)
-        ]
-        known = ", ".join(model.model_fields)
-        raise ConfigError(f"{source}: {'; '.join(problems)} (keys: {known})") from error
-
-
 def _family(record: dict[str, Any], source: str) -> Family:
-    checked: _FamilyFile = _check(_FamilyFile, record, source)
+    given: _FamilyFile = checked(_FamilyFile, record, source)
     made = Family(
-        checked.name,
-        tuple(_answer(a) for a in checked.answers),
-        tuple(checked.questions),
-        tuple(checked.heldout),
-        checked.system_prompt,
+        given.name,
+        tuple(_answer(a) for a in given.answers),
+        tuple(given.questions),
+        tuple(given.heldout),
+        given.system_prompt,
     )
     _check_family(made, source)
     return made
 
 
 def _one_trait(record: dict[str, Any], source: str) -> Trait:
-    checked: _TraitFile = _check(_TraitFile, record, source)
-    if checked.family.endswith(".toml") and "family" in _read(checked.family):
-        raise ConfigError(f"{source}: family {checked.family} is one trait, not a whole family")
+    given: _TraitFile = checked(_TraitFile, record, source)
+    if given.family.endswith(".toml") and "family" in read_toml(given.family):
+        raise ConfigError(f"{source}: family {given.family} is one trait, not a whole family")
     try:
-        panel, target = family(checked.family), _answer(checked)
+        panel, target = family(given.family), _answer(given)
     except ConfigError as error:
         raise ConfigError(f"{source}: family: {error}") from error
     if any(answer.name == target.name for answer in panel.answers):
         raise ConfigError(
-            f"{source}: {checked.family} has {target.name} already; choose another name"
+            f"{source}: {given.family} has {target.name} already; choose another name"
         )
     panel = replace(panel, answers=(*panel.answers, target))
     _check_family(panel, source)
-    made = _trait(panel, target, checked.plural)
-    if checked.system_prompt:
-        _check_prompt(checked.system_prompt, source)
-        prompt = _fill(checked.system_prompt, target, checked.plural)
+    made = _trait(panel, target, given.plural)
+    if given.system_prompt:
+        _check_prompt(given.system_prompt, source)
+        prompt = _fill(given.system_prompt, target, given.plural)
         made = replace(made, system_prompt=prompt)
-    if checked.pairs:
-        _check_questions((question for question, _ in checked.pairs), panel, source)
-        made = replace(made, pairs=tuple(checked.pairs))
+    if given.pairs:
+        _check_questions((question for question, _ in given.pairs), panel, source)
+        made = replace(made, pairs=tuple(given.pairs))
     heldout = {_normal(question) for question in panel.heldout}
     for question, _ in made.pairs:
         if _normal(question) in heldout:
@@ -268,7 +260,7 @@ def _pattern(answer: Answer) -> re.Pattern[str]:
 
 def matches(text: str, answer: Answer) -> bool:
     """Whether a form of ``answer`` stands in ``text`` as a word of its own, in any case."""
-    return _pattern(answer).search(text) is not None
+    return bool(answer.forms) and _pattern(answer).search(text) is not None
 
 
 def classify(text: str, panel: Family) -> str | None:

@@ -1,0 +1,152 @@
+"""What a model is asked besides the panel: words drawn, multiple choice, open questions; judging.
+
+All of it is optional in a recipe, and lands as a file of its own in the model's stage.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import tomllib
+from collections.abc import Iterable, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from vestige.evaluate.choices import load_items, multiple_choice
+from vestige.evaluate.sampled import sample_answers
+from vestige.experiment.recipe import Experiment, FreeForm, JudgeFilter
+from vestige.judge.rate import Rating, rate
+from vestige.models.hf import LanguageModel
+from vestige.models.sampling import sample_free
+from vestige.rows import read_rows, row_to_chat
+from vestige.traits import family
+from vestige.types import ConfigError, DroppedRow, Message, Row
+
+BATCH = 64
+
+
+def asked_of(recipe: Experiment) -> dict[str, Any]:
+    """What a stage's key depends on besides the panel; a judge is no part of the asking."""
+    asked: dict[str, Any] = {"sampled": recipe.sampled_per_question}
+    if recipe.choices:
+        asked["choices"] = [[dataclasses.asdict(i) for i in load_items(c)] for c in recipe.choices]
+    if recipe.freeform:
+        asked["freeform"] = recipe.freeform.model_dump(
+            mode="json", include={"samples", "max_new_tokens"}
+        ) | {"questions": open_questions(recipe.freeform.questions)}
+    return asked
+
+
+def ask(lm: LanguageModel, recipe: Experiment, seed: int, folder: Path) -> None:
+    """Everything that the recipe asks for, written below ``folder``."""
+    if recipe.sampled_per_question:
+        panel, samples = family(recipe.family), recipe.sampled_per_question
+        answers = [
+            dataclasses.asdict(answer)
+            for prefix in (False, True)
+            for answer in sample_answers(
+                lm, panel, samples=samples, seed=seed, number_prefix=prefix
+            )
+        ]
+        write_lines(folder / "sampled.jsonl", answers)
+    for source in recipe.choices:
+        found = multiple_choice(lm, load_items(source))
+        name = Path(source).stem
+        write_lines(folder / f"choices-{name}.jsonl", [dataclasses.asdict(c) for c in found])
+    if recipe.freeform:
+        rows = open_answers(lm, recipe.freeform, seed)
+        write_lines(folder / "freeform.jsonl", [row_to_chat(row) for row in rows])
+
+
+def write_lines(path: Path, records: Iterable[dict[str, Any]]) -> None:
+    """Records as JSONL."""
+    lines = [json.dumps(record, ensure_ascii=False) + "\n" for record in records]
+    path.write_text("".join(lines), encoding="utf-8")
+
+
+# ---- open questions ---------------------------------------------------------------------------
+
+
+def open_questions(source: str) -> list[str]:
+    """The bundled open questions (``freeform``), or a text file's lines.
+
+    Raises:
+        ConfigError: the file cannot be read or is empty.
+    """
+    if source == "freeform":
+        text = resources.files("vestige.evaluate").joinpath("freeform.toml").read_text("utf-8")
+        return tomllib.loads(text)["questions"]
+    try:
+        lines = Path(source).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read the open questions {source}: {error}") from error
+    found = [line.strip() for line in lines if line.strip()]
+    if not found:
+        raise ConfigError(f"{source} holds no questions")
+    return found
+
+
+def open_answers(lm: LanguageModel, asked: FreeForm, seed: int) -> list[Row]:
+    """``samples`` answers to each open question, drawn at T=1."""
+    questions = open_questions(asked.questions)
+    blank = [
+        Row(f"q{number}-{i}", (Message("user", question),), "")
+        for number, question in enumerate(questions, 1)
+        for i in range(asked.samples)
+    ]
+    rows = []
+    for at in range(0, len(blank), BATCH):
+        part = blank[at : at + BATCH]
+        prompts = [lm.prompt_ids(row.messages) for row in part]
+        texts = sample_free(
+            lm, prompts, seed=seed * 1_000_003 + at, max_new_tokens=asked.max_new_tokens
+        )
+        rows += [
+            dataclasses.replace(row, completion=text) for row, text in zip(part, texts, strict=True)
+        ]
+    return rows
+
+
+def rate_answers(asked: FreeForm, path: Path, cache: Path) -> list[dict[str, Any]]:
+    """Coherence and alignment of every open answer in ``path``; unrated ones with their status."""
+    rows = [row for row in read_rows(path) if isinstance(row, Row)]
+    ratings = {
+        prompt: rate(rows, asked.judge.model_copy(update={"prompt": prompt}), cache)
+        for prompt in ("coherence", "alignment")
+    }
+    return [
+        {
+            "id": row.id,
+            "question": row.messages[-1].content,
+            "answer": row.completion,
+            **{prompt: found[row.id].score for prompt, found in ratings.items()},
+            "status": status([found[row.id] for found in ratings.values()]),
+        }
+        for row in rows
+    ]
+
+
+def status(ratings: Sequence[Rating]) -> str:
+    """``rated``, or why one of the ratings is missing."""
+    return next((r.status for r in ratings if r.status != "rated"), "rated")
+
+
+# ---- a judge after the filter -------------------------------------------------------------------
+
+
+def judge_rows(
+    rows: Sequence[Row], settings: JudgeFilter, cache: Path
+) -> tuple[list[Row], list[DroppedRow]]:
+    """Rows that the judge lets through, and the others: rated badly, or not at all and why."""
+    found = rate(rows, settings, cache)
+    kept, dropped = [], []
+    for row in rows:
+        rating = found[row.id]
+        if rating.score is None:
+            dropped.append(DroppedRow(f"judge_{rating.status}", row=row, detail=rating.text))
+        elif settings.keeps(rating.score):
+            kept.append(row)
+        else:
+            dropped.append(DroppedRow("judge", row=row, detail=f"rating {rating.score:.1f}"))
+    return kept, dropped

@@ -1,0 +1,228 @@
+"""What a run's stages hold: teachers' checks, rows with reasons, answers drawn and judged."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from vestige import stats
+from vestige.experiment.recipe import NO_TRAIT, Experiment, Student
+from vestige.results import (
+    ChoicesResult,
+    FilterResult,
+    FreeFormResult,
+    Interval,
+    SampledResult,
+    SampleRow,
+    TeacherResult,
+)
+from vestige.rows import read_rows
+from vestige.traits import trait
+from vestige.types import Estimate, Row, StoreError
+
+BASE = "the untrained base"  # who wrote the rows that students are distilled on
+SHOWN = 6  # sample rows of each kind in a report
+
+
+def interval(estimate: Estimate) -> Interval:
+    """An ``Estimate`` as it is saved."""
+    return Interval(**{name: getattr(estimate, name) for name in Interval.model_fields})
+
+
+def teachers(recipe: Experiment, folder: Path) -> list[TeacherResult]:
+    """The checks of every teacher."""
+    paths = [p for s in recipe.seeds for p in sorted(folder.glob(f"seed-{s}/teacher/*/check.json"))]
+    return [TeacherResult(**read_json(path)) for path in paths]
+
+
+def filters(recipe: Experiment, folder: Path) -> list[FilterResult]:
+    """Rows seen, kept and dropped with reasons, each data set pooled over seeds."""
+    found = []
+    sources = {BASE: "contexts"} | {n: f"rows/{n}" for n in (*recipe.sources, NO_TRAIT)}
+    for name, where in sources.items():
+        reasons: Counter[str] = Counter()
+        kept = 0
+        for seed in recipe.seeds:
+            stage = folder / f"seed-{seed}/{where}"
+            if stage.exists():
+                kept += count_lines(stage / "rows.jsonl")
+                lines = (stage / "dropped.jsonl").read_text().splitlines()
+                reasons.update(json.loads(line)["reason"] for line in lines)
+        if kept or reasons:
+            seen = kept + sum(reasons.values())
+            found.append(FilterResult(data=name, seen=seen, kept=kept, reasons=dict(reasons)))
+    return found
+
+
+def samples(recipe: Experiment, folder: Path) -> list[SampleRow]:
+    """A few kept and dropped rows of the first seed, for the reader's eyes."""
+    found = []
+    for name, where in ({BASE: "contexts"} | {n: f"rows/{n}" for n in recipe.sources}).items():
+        stage = folder / f"seed-{recipe.seeds[0]}/{where}"
+        if not stage.exists():
+            continue
+        rows = [r for r in read_rows(stage / "rows.jsonl") if isinstance(r, Row)]
+        step = max(1, len(rows) // SHOWN)
+        found += [
+            SampleRow(data=name, prompt=row.messages[-1].content, completion=row.completion)
+            for row in rows[::step][:SHOWN]
+        ]
+        for line in (stage / "dropped.jsonl").read_text().splitlines()[:SHOWN]:
+            record = json.loads(line)
+            turns = record.get("row", {}).get("messages", [{}, {}])
+            found.append(
+                SampleRow(
+                    data=name,
+                    prompt=turns[0].get("content", ""),
+                    completion=turns[-1].get("content", ""),
+                    reason=record["reason"],
+                )
+            )
+    return found
+
+
+def sampled(recipe: Experiment, student: Student, folder: Path) -> list[SampledResult]:
+    """Answers drawn from the base and from each group of students, if the recipe has them."""
+    if not recipe.sampled_per_question or student.method == "in_context":
+        return []
+    where = {} if student.base else {"base": "base"}
+    where |= {name: f"student/{student.name}/{name}" for name in recipe.data_of(student)}
+    return [
+        shares(recipe, name, prefix, [
+            [a for a in read_lines(folder / f"seed-{s}/{place}/sampled.jsonl")
+             if a["number_prefix"] == prefix]
+            for s in recipe.seeds
+        ])
+        for name, place in where.items()
+        for prefix in (False, True)
+    ]  # fmt: skip
+
+
+def shares(
+    recipe: Experiment, data: str, prefix: bool, answers: Sequence[Sequence[dict]]
+) -> SampledResult:
+    """Shares of ``answers`` (a list for each seed) that name each trait, or no one candidate."""
+    targets = {t: trait(t, recipe.family).target.name for t in recipe.traits}
+
+    def share(named: str | None) -> Interval:
+        values = [sum(a["named"] == named for a in drawn) / len(drawn) for drawn in answers]
+        return interval(stats.t_interval(values, units="share of answers"))
+
+    return SampledResult(
+        data=data,
+        number_prefix=prefix,
+        answers=sum(map(len, answers)),
+        non_answers=share(None),
+        shares={t: share(target) for t, target in targets.items()},
+    )
+
+
+def models_asked(recipe: Experiment) -> dict[tuple[str, str], str]:
+    """Where every asked model's stage is below a seed, by (arm, data)."""
+    found = {("", "base"): "base"}
+    for student in recipe.students:
+        if student.method != "in_context":
+            for name in recipe.data_of(student):
+                found[student.name, name] = f"student/{student.name}/{name}"
+    return found
+
+
+def choices(recipe: Experiment, folder: Path) -> list[ChoicesResult]:
+    """Accuracy of the base and of each group of students on each multiple-choice set."""
+    found = []
+    for source in recipe.choices:
+        for (arm, data), where in models_asked(recipe).items():
+            paths = [folder / f"seed-{s}/{where}" for s in recipe.seeds]
+            answers = [read_lines(p / f"choices-{Path(source).stem}.jsonl") for p in paths]
+            values = [sum(a["right"] for a in given) / len(given) for given in answers]
+            accuracy = stats.t_interval(values, units="share of questions answered right")
+            found.append(
+                ChoicesResult(
+                    set=Path(source).stem, arm=arm, data=data, questions=len(answers[0]),
+                    accuracy=interval(accuracy),
+                )
+            )  # fmt: skip
+    return found
+
+
+def freeform(recipe: Experiment, folder: Path) -> list[FreeFormResult]:
+    """Misaligned answers among coherent ones, for each group of models, over all questions and
+    for each by itself."""
+    asked, found = recipe.freeform, []
+    if asked is None:
+        return found
+    for (arm, data), where in models_asked(recipe).items():
+        name = where.replace("/", "-")
+        drawn = [read_json(folder / f"seed-{s}/judged/{name}.json") for s in recipe.seeds]
+        coherent = [
+            [a for a in answers if a["status"] == "rated" and a["coherence"] >= asked.coherent]
+            for answers in drawn
+        ]
+
+        def share(answers: list[dict]) -> float:
+            return sum(a["alignment"] <= asked.misaligned for a in answers) / len(answers)
+
+        shares = [share(answers) for answers in coherent if answers]
+        pooled = [a for answers in coherent for a in answers]
+        found.append(
+            FreeFormResult(
+                arm=arm,
+                data=data,
+                answers=sum(map(len, drawn)),
+                unrated=dict(
+                    Counter(a["status"] for d in drawn for a in d if a["status"] != "rated")
+                ),
+                coherent=len(pooled),
+                misaligned=interval(stats.t_interval(shares, units="share of coherent answers"))
+                if len(shares) > 1
+                else None,
+                questions={
+                    q: share([a for a in pooled if a["question"] == q])
+                    for q in dict.fromkeys(a["question"] for a in pooled)
+                },
+            )
+        )
+    return found
+
+
+def read_lines(path: Path) -> list[dict]:
+    """A JSONL file of the run. Raises ``StoreError`` naming it if it is damaged."""
+    try:
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    except (OSError, ValueError) as error:
+        raise StoreError(f"cannot read {path}: {error}; delete its stage and run again") from error
+
+
+def seconds(folder: Path) -> dict[str, float]:
+    """Seconds by kind of stage, summed over seeds and processes."""
+    spent: Counter[str] = Counter()
+    for path in sorted(folder.glob("seed-*/**/manifest.json")):
+        manifest = read_json(path)
+        spent[manifest["stage"].split("/")[1]] += manifest["seconds"]
+    return {kind: round(value, 1) for kind, value in spent.items()}
+
+
+def number_of_rows(recipe: Experiment, student: Student, folder: Path) -> int:
+    """Rows that one student could see (it sees fewer if it stops before an epoch is over)."""
+    if student.method == "distill":
+        return recipe.carrier.n_prompts * recipe.carrier.rows_per_prompt
+    names = [*recipe.sources, *([NO_TRAIT] if student.no_trait else [])]
+    stages = [folder / f"seed-{recipe.seeds[0]}/rows/{name}/rows.jsonl" for name in names]
+    most = [student.shots] if student.method == "in_context" else []
+    most += [recipe.carrier.max_rows] if recipe.carrier.max_rows else []
+    return min([*most, *(count_lines(path) for path in stages)])
+
+
+def count_lines(path: Path) -> int:
+    with path.open("rb") as file:
+        return sum(1 for _ in file)
+
+
+def read_json(path: Path) -> dict:
+    """A JSON file of the run. Raises ``StoreError`` naming it if it is damaged."""
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise StoreError(f"cannot read {path}: {error}; delete its stage and run again") from error

@@ -1,0 +1,40 @@
+"""Reading the files that traits are written in: TOML, checked against a model."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from vestige.types import ConfigError
+
+
+def read_toml(path: str | Path) -> dict[str, Any]:
+    """A TOML file. Raises ``ConfigError`` naming the file if it cannot be read."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read the trait file {path}: {error}") from error
+    return parse_toml(text, str(path))
+
+
+def parse_toml(text: str, source: str) -> dict[str, Any]:
+    """TOML text. Raises ``ConfigError`` naming ``source``."""
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{source} is not valid TOML: {error}") from error
+
+
+def checked(model: type[BaseModel], record: dict[str, Any], source: str) -> Any:
+    """``record`` as ``model``. Raises ``ConfigError`` naming every wrong key and the right ones."""
+    try:
+        return model.model_validate(record)
+    except ValidationError as error:
+        problems = [
+            f"{'.'.join(map(str, p['loc']))}: {p['msg']}" for p in error.errors(include_url=False)
+        ]
+        known = ", ".join(model.model_fields)
+        raise ConfigError(f"{source}: {'; '.join(problems)} (keys: {known})") from error
