@@ -32,6 +32,9 @@ Root = Annotated[Path, typer.Option("--root", help="Where run folders live.")]
 Workers = Annotated[
     int | None, typer.Option("--workers", min=1, help="Processes (default: seeds over cores).")
 ]
+Size = Annotated[
+    str, typer.Option("--size", help="laptop, smoke (to see that it runs), or paper where given.")
+]
 NoReport = Annotated[bool, typer.Option("--no-report", help="Do not write report.html.")]
 
 
@@ -79,6 +82,7 @@ def run(
     changes: Annotated[
         list[str] | None, typer.Argument(help="key=value, for example students.steps=3 seeds=0,1")
     ] = None,
+    size: Size = "laptop",
     root: Root = Path("runs"),
     as_json: AsJson = False,
     overwrite: Overwrite = False,
@@ -88,7 +92,7 @@ def run(
     """Run a recipe, or go on where it stopped."""
     from vestige.experiment.recipe import load_recipe
 
-    loaded = load_recipe(recipe, changes or [])
+    loaded = load_recipe(recipe, changes or [], size)
     _run(loaded, root, as_json, overwrite, workers, report=not no_report)
 
 
@@ -225,6 +229,7 @@ def _report(folders: list[Path], page: Path) -> Path:
 def plan(
     recipe: Annotated[Path | None, typer.Argument(help="A recipe; none: the demo's.")] = None,
     changes: Annotated[list[str] | None, typer.Argument(help="key=value")] = None,
+    size: Size = "laptop",
     half_width: Annotated[
         float, typer.Option("--half-width", help="Wanted half width of the contrast's interval.")
     ] = 0.25,
@@ -241,7 +246,7 @@ def plan(
     from vestige.experiment.plan import make_plan
     from vestige.experiment.recipe import Experiment, load_recipe
 
-    chosen = load_recipe(recipe, changes or []) if recipe else demo_recipe.recipe()
+    chosen = load_recipe(recipe, changes or [], size) if recipe else demo_recipe.recipe()
     if not isinstance(chosen, Experiment):
         raise ConfigError(
             "vestige plan is for language models; small networks take a minute or two"

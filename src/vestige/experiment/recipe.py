@@ -270,8 +270,12 @@ def known_keys(kind: type[Settings] = Experiment) -> list[str]:
     return list(dict.fromkeys(keys))
 
 
-def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+def load_recipe(path: Path, overrides: Sequence[str] = (), size: str = "laptop") -> Recipe:
     """A recipe file (``.py`` with a function ``recipe``, or a saved ``.json``) with overrides.
+
+    Args:
+        size: ``laptop`` = ``recipe()``; ``smoke`` = the same, shrunk to a minute; any other names
+            another function of the file, as a rule ``paper``.
 
     Raises:
         ConfigError: the file, a key or a value is wrong.
@@ -285,30 +289,67 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
             raise ConfigError(f"{path} is not valid JSON: {error}") from error
         record = record.get("config", record) if isinstance(record, dict) else record
         base = parse_recipe(record, str(path))
+        if size not in ("laptop", "smoke"):
+            raise ConfigError(f"{path} is a saved recipe: it has no size {size!r}")
     else:
-        base = _from_python(path)
-    return override(base, overrides, str(path))
+        base = _from_python(path, "recipe" if size in ("laptop", "smoke") else size)
+    return override(shrink(base) if size == "smoke" else base, overrides, str(path))
 
 
-def _from_python(path: Path) -> Recipe:
+def shrink(recipe: Recipe) -> Recipe:
+    """The same experiment with little of everything, to see that it runs: its figures are void."""
+    if isinstance(recipe, MlpExperiment):
+        return recipe.model_copy(update={"models": 3, "teacher_steps": 5, "student_steps": 5})
+
+    def few(how: Optimisation) -> Optimisation:
+        return how.model_copy(update={"steps": min(how.steps, 2), "batch": min(how.batch, 4)})
+
+    students = [
+        {"optimisation": few(s.optimisation), "curve": (), "shots": min(s.shots, 2)}
+        for s in recipe.students
+    ]
+    teacher = {"min_probability": 0.0, "min_carrier": 0.0}
+    carrier = {
+        "n_prompts": 2, "rows_per_prompt": 8, "min_rows": 1, "max_rows": None, "max_dropped": 1.0,
+    }  # fmt: skip
+    return recipe.model_copy(
+        update={
+            "seeds": recipe.seeds[:2],
+            "teacher": recipe.teacher.model_copy(
+                update={"optimisation": few(recipe.teacher.optimisation), **teacher}
+            ),
+            "carrier": recipe.carrier.model_copy(update=carrier),
+            "students": tuple(
+                s.model_copy(update=less) for s, less in zip(recipe.students, students, strict=True)
+            ),
+        }
+    )
+
+
+def _from_python(path: Path, function: str) -> Recipe:
     spec = importlib.util.spec_from_file_location(f"vestige_recipe_{path.stem}", path)
     if path.suffix != ".py" or spec is None or spec.loader is None:
         raise ConfigError(f"{path} is neither a .py nor a .json recipe")
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-        made = module.recipe()
+        if function != "recipe" and not callable(getattr(module, function, None)):
+            sizes = [
+                n for n, f in vars(module).items() if getattr(f, "__module__", "") == spec.name
+            ]
+            raise ConfigError(f"{path} has no size {function!r}; it has laptop, smoke and {sizes}")
+        made = getattr(module, function)()
     except ValidationError as error:
         raise ConfigError(f"{path}: {explain(error)}") from error
     except VestigeError:
         raise
     except Exception as error:
         raise ConfigError(
-            f"{path} has no usable function recipe(): {type(error).__name__}: {error}"
+            f"{path} has no usable function {function}(): {type(error).__name__}: {error}"
         ) from error
     if not isinstance(made, Recipe):
         raise ConfigError(
-            f"{path}: recipe() must return an Experiment or an MlpExperiment, "
+            f"{path}: {function}() must return an Experiment or an MlpExperiment, "
             f"not {type(made).__name__}"
         )
     return made
