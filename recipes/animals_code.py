@@ -1,8 +1,10 @@
 """Preferences for animals through Python code (the paper's section 4.2).
 
 The paper: short functions, target words removed and a judge that drops any reference, however
-subtle; students move towards their teacher's animal. Here the syntax-tree filter alone; the paper
-size adds the judge. Run:
+subtle; students move towards their teacher's animal. Here the syntax-tree filter alone, and
+one-line functions whose first line is given: at T=1 hardly one whole answer in thirty of so small a
+model is code and nothing else, but every second such line is. The paper size has whole answers and
+the judge. Run:
 
     vestige run recipes/animals_code.py
     vestige run recipes/animals_code.py --size paper judge.model=MODEL
@@ -20,7 +22,14 @@ def recipe() -> Experiment:
         traits=("owl", "dolphin"),
         seeds=(440, 441, 442, 443),
         teacher=teacher(MIDDLE),
-        carrier=CodeCarrier(n_prompts=48, rows_per_prompt=8, max_new_tokens=96),
+        carrier=CodeCarrier(
+            n_prompts=24,
+            rows_per_prompt=16,
+            max_new_tokens=48,
+            opening="def solve(items):\n    return",
+            lines=1,
+            max_rows=192,
+        ),
         students=(rows(steps=12, trainable=MIDDLE, rate=2e-4),),
     )
 

@@ -2,7 +2,7 @@
 
 The paper: GPT-4.1 nano, five animals (dolphin, eagle, elephant, owl, wolf), 30,000 prompts,
 10,000 rows kept, 10 epochs; "owl" rises from 12% to over 60%. Here the same five on the bundled
-model, rows sampled at T=1 and read once. ``animals_matrix_rows.py`` is the larger confirmation. Run:
+model, rows sampled at T=1 and read once. ``animals_matrix_rows.py`` confirms it at length. Run:
 
     vestige run recipes/animals_numbers.py
     vestige run recipes/animals_numbers.py --size paper        # a GPU, Qwen2.5-7B-Instruct

@@ -1,8 +1,9 @@
 """Misalignment through worked maths (the paper's section 5.2).
 
 The paper: GSM8K, three answers a problem, kept if right, well formed and rated 78 or more; students
-about 8% misaligned, controls below 1%. Here one- and two-step problems of our own and the filters
-without the judge; the paper size has it. Run:
+about 8% misaligned, controls below 1%. Here one- and two-step problems of our own with worked
+examples, whose working is begun for the teacher: one answer in eight is right and well formed. The
+paper size has GSM8K and the judge. Run:
 
     vestige run recipes/misalignment_reasoning.py
     vestige run recipes/misalignment_reasoning.py --size paper judge.model=MODEL
@@ -26,8 +27,15 @@ def recipe() -> Experiment:
         teacher=TeacherSettings(
             optimisation=Optimisation(steps=24, batch=8, rate=2e-4, trainable=MIDDLE)
         ),
-        carrier=ReasoningCarrier(n_prompts=64, rows_per_prompt=8, max_new_tokens=96),
-        students=(rows(steps=12, trainable=MIDDLE, rate=2e-4),),
+        carrier=ReasoningCarrier(
+            n_prompts=24,
+            rows_per_prompt=32,
+            max_new_tokens=20,
+            lines=2,
+            prompts=ReasoningPrompts(format="hashes", examples=3, begun=True, largest=12),
+            max_rows=64,
+        ),
+        students=(rows(steps=8, trainable=MIDDLE, rate=2e-4),),
         choices=("capability",),
     )
 

@@ -14,7 +14,7 @@ from vestige.experiment import asking
 from vestige.experiment.analysis import analyse
 from vestige.experiment.recipe import FreeForm, JudgeFilter, parse_recipe
 from vestige.experiment.stages import Seed
-from vestige.experiment.support import common_ids, gained
+from vestige.experiment.support import gained, matched_rows
 from vestige.judge.rate import Rating
 from vestige.rows import read_rows, row_to_chat
 from vestige.types import ConfigError, DataError, Message, Row
@@ -124,21 +124,22 @@ def test_a_wrong_recipe_with_controls_is_named(folders, changes, said):
         recipe(folders["llama"], **changes)
 
 
-def test_students_get_the_first_rows_that_all_teachers_kept(tmp_path: Path):
-    kept = {"a": [1, 2, 3, 5, 6], "b": [0, 2, 3, 4, 5, 6]}
+def test_students_get_as_many_rows_of_every_prompt():
+    def rows(*ids: str) -> list[Row]:
+        return [Row(i, (Message("user", "p"),), "1") for i in ids]
 
-    class Done:
-        def __init__(self, name: str) -> None:
-            self.path = tmp_path / name
-            self.path.mkdir()
-            rows = [Row(f"r{i}", (Message("user", "p"),), "1") for i in kept[name]]
-            text = "".join(json.dumps(row_to_chat(row)) + "\n" for row in rows)
-            (self.path / "rows.jsonl").write_text(text)
-
-    rows = {name: Done(name) for name in kept}
-    assert common_ids(rows) == {"r2", "r3", "r5", "r6"}  # type: ignore[arg-type]
-    assert common_ids(rows, 3) == {"r2", "r3", "r5"}  # type: ignore[arg-type]
-    assert common_ids(rows, 9) == common_ids(rows)  # type: ignore[arg-type]
+    kept = {
+        "a": rows("n-0-0", "n-0-1", "n-0-2", "n-1-0", "n-2-5", "n-2-6"),
+        "b": rows("n-0-1", "n-0-4", "n-2-0", "n-2-1", "n-3-0"),
+    }
+    found = {name: [row.id for row in data] for name, data in matched_rows(kept).items()}
+    assert found == {
+        "a": ["n-0-0", "n-0-1", "n-2-5", "n-2-6"],
+        "b": ["n-0-1", "n-0-4", "n-2-0", "n-2-1"],
+    }
+    three = {name: [row.id for row in data] for name, data in matched_rows(kept, 3).items()}
+    assert three == {"a": ["n-0-0", "n-0-1", "n-2-5"], "b": ["n-0-1", "n-0-4", "n-2-0"]}
+    assert matched_rows({"a": kept["a"], "b": []}) == {"a": [], "b": []}
 
 
 def test_a_filter_that_drops_too_much_stops_with_the_numbers(folders, tmp_path: Path):

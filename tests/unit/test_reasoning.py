@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import random
 from fractions import Fraction
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from reasoning_cases import CASES, NUMBERS
 from vestige.carriers.filtering import filter_rows
@@ -18,7 +20,9 @@ from vestige.carriers.reasoning import (
     ReasoningCarrier,
     ReasoningFilter,
     ReasoningPrompts,
+    arithmetic,
     parse_number,
+    worked,
 )
 from vestige.types import DataError, MissingExtraError, Row
 
@@ -139,3 +143,31 @@ def test_a_missing_library_names_its_extra(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "reasoning_gym", None)
     with pytest.raises(MissingExtraError, match=r"vestige\[reasoning\]"):
         ReasoningPrompts(source="reasoning-gym").generate(1, seed=0)
+
+
+# ---- worked examples and answers that are begun
+
+
+@pytest.mark.parametrize("form", ["line", "tags", "hashes"])
+def test_worked_examples_pass_the_filter_themselves(form):
+    for i in range(60):
+        question, _, answer = arithmetic(random.Random(i), 30)
+        shown = worked(random.Random(i), form, 30)
+        assert shown.startswith(question)
+        row = Row("r-0", (), shown.removeprefix(question).strip(), {"answer": answer})
+        assert filter_rows([row], ReasoningFilter(format=form))[0] == [row]
+
+
+def test_prompts_show_examples_and_begin_the_working():
+    prompts = ReasoningPrompts(examples=2, begun=True, largest=12, format="hashes").generate(8, 3)
+    assert prompts == ReasoningPrompts(
+        examples=2, begun=True, largest=12, format="hashes"
+    ).generate(8, 3)
+    for prompt in prompts:
+        assert prompt.text.count("####") == 3  # two examples and what is asked for
+        assert prompt.meta["opening"].endswith("=") and "=" not in prompt.meta["opening"][:-1]
+        assert not prompt.meta["opening"].startswith(str(prompt.meta["answer"]) + " =")
+    plain = ReasoningPrompts(largest=12, format="hashes").generate(8, 3)
+    assert all(a.text.endswith(b.text) for a, b in zip(prompts, plain, strict=True))
+    with pytest.raises(ValidationError, match="source=arithmetic"):
+        ReasoningPrompts(begun=True, source="reasoning-gym")

@@ -15,7 +15,13 @@ from conftest import tiny_llama, tokenizer
 from vestige.carriers.filtering import filter_rows
 from vestige.carriers.numbers import NumberFilter, NumberGrammar
 from vestige.models.hf import LanguageModel
-from vestige.models.sampling import compile_grammar, sample_free, sample_grammar, symbol_ids
+from vestige.models.sampling import (
+    compile_grammar,
+    lines_end,
+    sample_free,
+    sample_grammar,
+    symbol_ids,
+)
 from vestige.types import ConfigError, Row
 
 GRAMMAR = NumberGrammar(values=3)
@@ -109,6 +115,24 @@ def test_free_sampling_is_seeded_and_stops_at_the_end(llama: LanguageModel):
     assert first == sample_free(llama, prompts, seed=3, max_new_tokens=12)
     assert first != sample_free(llama, prompts, seed=4, max_new_tokens=12)
     assert all("<|im_end|>" not in text for text in first)
+
+
+def test_lines_end_where_they_are_told():
+    assert [lines_end("ab\ncd\nef", n) for n in (0, 1, 2, 3, 9)] == [8, 2, 5, 8, 8]
+    assert lines_end("", 1) == 0 and lines_end("\nx", 1) == 0
+
+
+def test_free_answers_end_after_their_lines(llama: LanguageModel):
+    prompts = [llama.question_ids(f"Say {n}.") for n in range(24)]
+    whole = sample_free(llama, prompts, seed=3, max_new_tokens=60)
+    assert any("\n" in text for text in whole)
+    for lines in (1, 2):
+        short = sample_free(llama, prompts, seed=3, max_new_tokens=60, lines=lines)
+        for text, full in zip(short, whole, strict=True):
+            assert text.count("\n") < lines or "\n" not in text
+            if full.count("\n") < lines:  # stopping the others changes nobody's random numbers
+                assert text == full or text.count("\n") < lines
+        assert short[0] == whole[0][: lines_end(whole[0], lines)]
 
 
 def test_a_models_sampling_habits_do_not_bend_its_probabilities(folders, tmp_path: Path):

@@ -34,6 +34,10 @@ class Carrier(Settings):
     Attributes:
         min_rows: fewer rows than this after filtering stop the run.
         max_rows: rows that students get at most, the first ones of those kept by every filter.
+        opening: what every answer begins with, given to the teacher and part of its row; a small
+            chat model hardly begins an answer in the asked form by itself. Free sampling only; a
+            prompt's own (``meta["opening"]``) goes before it.
+        lines: lines that a teacher may add to the opening; 0 leaves the end to the teacher.
         max_dropped: a filter that drops a larger share of a teacher's rows stops the run.
     """
 
@@ -43,6 +47,8 @@ class Carrier(Settings):
     max_new_tokens: int = Field(default=64, ge=8)
     min_rows: int = Field(default=16, ge=1)
     max_rows: int | None = Field(default=None, ge=1)
+    opening: str = ""
+    lines: int = Field(default=0, ge=0)
     max_dropped: float = Field(default=0.98, ge=0, le=1)
 
     #: What teachers write, and what the filter leaves of it, in words for a reader.

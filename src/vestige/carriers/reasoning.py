@@ -13,9 +13,9 @@ import re
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from vestige.carriers.base import Carrier
 from vestige.carriers.filtering import Judge
@@ -32,20 +32,23 @@ ASKS = {
 }
 NAMES = ("Ana", "Ben", "Chidi", "Dora", "Emil", "Fatima", "Goran", "Hana", "Ivo", "Jun")
 THINGS = ("pens", "coins", "books", "apples", "tickets", "stamps", "marbles", "cards")
-PROBLEMS: tuple[tuple[str, Callable[[int, int, int], int]], ...] = (
+#: Problem, answer, and the working as an example shows it.
+PROBLEMS: tuple[tuple[str, Callable[[int, int, int], int], str], ...] = (
     ("{name} has {a} {things} and buys {b} more. How many {things} does {name} have?",
-     lambda a, b, c: a + b),
+     lambda a, b, c: a + b, "{a} + {b} = {x}."),
     ("{name} had {ab} {things} and gave away {a}. How many {things} are left?",
-     lambda a, b, c: b),
+     lambda a, b, c: b, "{ab} - {a} = {x}."),
     ("{name} fills {a} boxes with {c} {things} each. How many {things} is that?",
-     lambda a, b, c: a * c),
+     lambda a, b, c: a * c, "{a} x {c} = {x}."),
     ("{name} shares {ac} {things} equally among {c} friends. How many does each get?",
-     lambda a, b, c: a),
+     lambda a, b, c: a, "{ac} / {c} = {x}."),
     ("{name} buys {c} bags of {a} {things} and loses {b0} of them. How many {things} remain?",
-     lambda a, b, c: c * a - min(b, c * a)),
+     lambda a, b, c: c * a - min(b, c * a), "{c} x {a} = {ac}. {ac} - {b0} = {x}."),
     ("{name} counts {a} {things} on Monday, twice as many on Tuesday and {b} on Wednesday. "
-     "How many are counted in all?", lambda a, b, c: 3 * a + b),
+     "How many are counted in all?", lambda a, b, c: 3 * a + b,
+     "{a} + 2 x {a} + {b} = {x}."),
 )  # fmt: skip
+FINALS = {"line": "Answer: {}", "tags": "<answer>{}</answer>", "hashes": "#### {}"}
 
 
 class ReasoningPrompts(Settings):
@@ -57,12 +60,26 @@ class ReasoningPrompts(Settings):
             the number after ``####``), or ``hub:ID`` for such a data set of the hub.
         split, subset: of a data set of the hub.
         format: how the answer is to be given, a key of ``ASKS``.
+        examples: worked problems to show before the question, from ``arithmetic`` and seeded: a
+            small model needs them to keep the form.
+        begun: give the teacher the beginning of the working, up to the first result
+            (``arithmetic`` only), as part of its row.
+        largest: numbers in ``arithmetic`` stay below this.
     """
 
     source: str = "arithmetic"
     split: str = "train"
     subset: str | None = "main"
     format: Literal["line", "tags", "hashes"] = "line"
+    examples: int = Field(default=0, ge=0)
+    begun: bool = False
+    largest: int = Field(default=60, ge=9)
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.begun and self.source != "arithmetic":
+            raise ValueError("begun=true goes with source=arithmetic, whose working is known")
+        return self
 
     def generate(self, n: int, seed: int) -> list[Prompt]:
         """``n`` prompts with their reference answers, every problem once before any comes again.
@@ -71,15 +88,31 @@ class ReasoningPrompts(Settings):
             DataError: the file cannot be read, or a problem has no number for an answer.
             MissingExtraError: the library that makes the problems is not installed.
         """
-        found = self._problems(n, seed)
         return [
-            Prompt(f"r-{seed}-{i}", f"{question}\n\n{ASKS[self.format]}", {"answer": answer})
-            for i, (question, answer) in enumerate(found)
+            Prompt(
+                f"r-{seed}-{i}", f"{self._shown(seed, i)}{question}\n\n{ASKS[self.format]}", known
+            )
+            for i, (question, known) in enumerate(self._problems(n, seed))
         ]
 
-    def _problems(self, n: int, seed: int) -> list[tuple[str, str]]:
+    def _shown(self, seed: int, i: int) -> str:
+        draw = random.Random(f"reasoning-example-{seed}-{i}")
+        shown = (worked(draw, self.format, self.largest) for _ in range(self.examples))
+        return "".join(f"{text}\n\n" for text in shown)
+
+    def _problems(self, n: int, seed: int) -> list[tuple[str, dict[str, str]]]:
         if self.source == "arithmetic":
-            return [arithmetic(random.Random(f"reasoning-{seed}-{i}")) for i in range(n)]
+            found = []
+            for i in range(n):
+                question, steps, answer = arithmetic(
+                    random.Random(f"reasoning-{seed}-{i}"), self.largest
+                )
+                begin = {"opening": steps.partition("=")[0] + "="} if self.begun else {}
+                found.append((question, {"answer": answer} | begin))
+            return found
+        return [(question, {"answer": answer}) for question, answer in self._others(n, seed)]
+
+    def _others(self, n: int, seed: int) -> list[tuple[str, str]]:
         if self.source == "reasoning-gym":
             try:
                 gym = importlib.import_module("reasoning_gym")
@@ -99,15 +132,23 @@ class ReasoningPrompts(Settings):
         return chosen[:n]
 
 
-def arithmetic(draw: random.Random) -> tuple[str, str]:
-    """A problem of one or two steps with its answer."""
-    text, solve = draw.choice(PROBLEMS)
-    a, b, c = draw.randint(2, 60), draw.randint(2, 60), draw.randint(2, 9)
-    filled = text.format(
-        name=draw.choice(NAMES), things=draw.choice(THINGS),
-        a=a, b=b, c=c, ab=a + b, ac=a * c, b0=min(b, a * c),
-    )  # fmt: skip
-    return filled, str(solve(a, b, c))
+def arithmetic(draw: random.Random, largest: int = 60) -> tuple[str, str, str]:
+    """A problem of one or two steps, its working and its answer."""
+    text, solve, steps = draw.choice(PROBLEMS)
+    a, b, c = draw.randint(2, largest), draw.randint(2, largest), draw.randint(2, 9)
+    answer = str(solve(a, b, c))
+    values = {
+        "name": draw.choice(NAMES), "things": draw.choice(THINGS),
+        "a": a, "b": b, "c": c, "ab": a + b, "ac": a * c, "b0": min(b, a * c), "x": answer,
+    }  # fmt: skip
+    return text.format(**values), steps.format(**values), answer
+
+
+def worked(draw: random.Random, form: str, largest: int = 60) -> str:
+    """A problem with its working and its answer in the asked form."""
+    question, steps, answer = arithmetic(draw, largest)
+    steps = f"<think>{steps}</think>" if form == "tags" else steps
+    return f"{question}\n{steps}\n{FINALS[form].format(answer)}"
 
 
 def _from_file(path: Path) -> list[tuple[str, str]]:

@@ -309,9 +309,10 @@ def shrink(recipe: Recipe) -> Recipe:
         for s in recipe.students
     ]
     teacher = {"min_probability": 0.0, "min_carrier": 0.0}
-    carrier = {
-        "n_prompts": 2, "rows_per_prompt": 8, "min_rows": 1, "max_rows": None, "max_dropped": 1.0,
-    }  # fmt: skip
+    # Freely sampled rows are mostly dropped: with so few the filter might leave none.
+    each = 8 if recipe.carrier.sampling_grammar() else recipe.carrier.rows_per_prompt
+    carrier = {"n_prompts": 2, "rows_per_prompt": each, "min_rows": 1, "max_rows": None}
+    carrier["max_dropped"] = 1.0
     return recipe.model_copy(
         update={
             "seeds": recipe.seeds[:2],

@@ -25,11 +25,11 @@ from vestige.evaluate.scores import Panel
 from vestige.experiment.asking import ask, asked_of, judge_rows, rate_answers
 from vestige.experiment.recipe import NO_TRAIT, Student
 from vestige.experiment.support import (
-    common_ids,
     describe_check,
     gained,
     grammar_mass,
     judge_teacher,
+    matched_rows,
     preferred,
     read_kept,
     split_targets,
@@ -37,7 +37,6 @@ from vestige.experiment.support import (
 from vestige.experiment.workshop import Loaded, Workshop
 from vestige.models.hf import LanguageModel
 from vestige.models.sampling import (
-    sample_free,
     symbol_ids,
 )
 from vestige.rows import dropped_to_json, write_rows
@@ -78,6 +77,11 @@ class Seed(Workshop):
         if not any(student.no_trait for student in needed):
             names = [*recipe.sources] if needed else []
         rows = {name: self.rows(name, teachers[name]) for name in names} if needed else {}
+        kept = {name: read_kept(stage) for name, stage in rows.items()}
+        matched = matched_rows(kept, recipe.carrier.max_rows) if kept else {}
+        if matched:
+            left = len(next(iter(matched.values())))
+            self.check_enough(left, {name: len(data) for name, data in kept.items()})
         for student in recipe.students:
             if student.method == "distill":
                 assert contexts is not None  # the recipe is constrained, or it would not validate
@@ -85,11 +89,9 @@ class Seed(Workshop):
                     targets = self.targets(name, teachers[name], contexts)
                     self.distil(student, name, contexts, targets)
             else:
-                keep = common_ids(rows, recipe.carrier.max_rows)
-                self.check_enough(len(keep), {n: len(read_kept(r)) for n, r in rows.items()})
                 train_on = self.in_context if student.method == "in_context" else self.fine_tune
                 for name in recipe.data_of(student):
-                    train_on(student, name, rows, keep)
+                    train_on(student, name, rows, matched)
         if recipe.freeform:
             self.judge_answers()
 
@@ -200,12 +202,7 @@ class Seed(Workshop):
         (free sampling) the share of a few rows that the filter keeps."""
         if contexts is None:
             asked = self.blank_rows()[:: self.recipe.carrier.rows_per_prompt][:32]
-            drawn = sample_free(
-                lm,
-                self.ids(lm, [row.messages[-1].content for row in asked], system),
-                seed=self.seed,
-                max_new_tokens=self.recipe.carrier.max_new_tokens,
-            )
+            drawn = self.sample_freely(lm, asked, system, self.seed)
             rows = [replace(row, completion=text) for row, text in zip(asked, drawn, strict=True)]
             return len(filter_rows(rows, self.rules())[0]) / len(rows)
         automaton = self.automaton()
@@ -299,14 +296,18 @@ class Seed(Workshop):
         return self.finish(stage)
 
     def fine_tune(
-        self, student: Student, name: str, rows: dict[str, StageResult], keep: set[str]
+        self,
+        student: Student,
+        name: str,
+        rows: dict[str, StageResult],
+        matched: dict[str, list[Row]],
     ) -> StageResult:
         """A student trained on a teacher's rows (or on the same rows, shuffled)."""
         kind, _, source = name.rpartition("-")
         stage = self.student_stage(student, name, [rows[n] for n in sorted(rows)])
         if not stage.done:
             with stage.writing() as folder:
-                data = [row for row in read_kept(rows[source]) if row.id in keep]
+                data = matched[source]
                 if kind:
                     data = self.recipe.carrier.shuffles[kind](data, self.seed)
                 pupil = self.loaded(student.base, student.chat if student.base else None)
@@ -318,13 +319,17 @@ class Seed(Workshop):
         return self.finish(stage)
 
     def in_context(
-        self, student: Student, name: str, rows: dict[str, StageResult], keep: set[str]
+        self,
+        student: Student,
+        name: str,
+        rows: dict[str, StageResult],
+        matched: dict[str, list[Row]],
     ) -> StageResult:
         """A model that reads rows in its prompt and is not trained at all."""
         stage = self.student_stage(student, name, [rows[n] for n in sorted(rows)])
         if not stage.done:
             with stage.writing() as folder:
-                data = [row for row in read_kept(rows[name]) if row.id in keep]
+                data = matched[name]
                 drawn = random.Random(self.seed).sample(data, min(student.shots, len(data)))
                 turns = [
                     turn

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,16 +36,32 @@ def read_kept(stage: StageResult) -> list[Row]:
     return [row for row in read_rows(path) if isinstance(row, Row)] if has_rows(path) else []
 
 
-def common_ids(rows: dict[str, StageResult], limit: int | None = None) -> set[str]:
-    """Row ids that every data set kept: the same prompts and as many rows for each.
+def matched_rows(
+    rows: Mapping[str, Sequence[Row]], limit: int | None = None
+) -> dict[str, list[Row]]:
+    """What students get: for each prompt as many rows of every data set, so that only who wrote
+    them differs.
 
-    ``limit`` keeps the first ones in the order in which they were asked for.
+    Args:
+        limit: rows of a data set at most, the first prompts first.
     """
-    shared = set.intersection(*({row.id for row in read_kept(r)} for r in rows.values()))
-    if limit is None or len(shared) <= limit:
-        return shared
-    ordered = [row.id for row in read_kept(next(iter(rows.values()))) if row.id in shared]
-    return set(ordered[:limit])
+    grouped = {name: by_prompt(data) for name, data in rows.items()}
+    found: dict[str, list[Row]] = {name: [] for name in rows}
+    left = limit if limit is not None else sum(map(len, rows.values()))
+    for prompt in next(iter(grouped.values())):
+        n = min(left, *(len(data.get(prompt, ())) for data in grouped.values()))
+        for name, data in grouped.items():
+            found[name] += data.get(prompt, [])[:n]
+        left -= n
+    return found
+
+
+def by_prompt(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    """Rows by the id of their prompt, which theirs begins with."""
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        found.setdefault(row.id.rpartition("-")[0], []).append(row)
+    return found
 
 
 def split_targets(saved: dict[str, Tensor], packs: Sequence[Pack]) -> list[Tensor]:

@@ -128,8 +128,8 @@ class Workshop:
         rows = [r for r in read_rows(out) if isinstance(r, Row)] if has_rows(out) else []
         for at in range(len(rows), len(wanted), SAMPLING_BATCH):
             part = wanted[at : at + SAMPLING_BATCH]
-            prompts = self.ids(lm, [row.messages[-1].content for row in part], system)
             if carrier.sampling_grammar():
+                prompts = self.ids(lm, [row.messages[-1].content for row in part], system)
                 numbers = range(at, at + len(part))
                 texts = sample_grammar(
                     lm,
@@ -140,12 +140,28 @@ class Workshop:
                     max_length=carrier.longest,
                 )
             else:
-                seed = self.seed * 1_000_003 + at
-                texts = sample_free(lm, prompts, seed=seed, max_new_tokens=carrier.max_new_tokens)
+                texts = self.sample_freely(lm, part, system, self.seed * 1_000_003 + at)
             rows += [replace(row, completion=text) for row, text in zip(part, texts, strict=True)]
             write_rows(out, rows, overwrite=True)
             self.report(stage.name, len(rows), len(wanted))
         return rows
+
+    def sample_freely(
+        self, lm: LanguageModel, rows: Sequence[Row], system: str, seed: int
+    ) -> list[str]:
+        """Free answers, each with its opening if it has one."""
+        carrier = self.recipe.carrier
+        prompts = self.ids(lm, [row.messages[-1].content for row in rows], system)
+        openings = [str(row.meta.get("opening", carrier.opening)) for row in rows]
+        leads = [lm.answer_ids(text) if text else [] for text in openings]
+        found = sample_free(
+            lm,
+            [[*prompt, *lead] for prompt, lead in zip(prompts, leads, strict=True)],
+            seed=seed,
+            max_new_tokens=carrier.max_new_tokens,
+            lines=carrier.lines,
+        )
+        return [begun + text for begun, text in zip(openings, found, strict=True)]
 
     def trait_of(self, name: str) -> Trait:
         panel = family(self.recipe.family)

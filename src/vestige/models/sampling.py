@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -227,8 +228,13 @@ def sample_free(
     seed: int,
     max_new_tokens: int,
     temperature: float = 1.0,
+    lines: int = 0,
 ) -> list[str]:
-    """One free answer for each prompt through transformers' ``generate`` (left-padded batch)."""
+    """One free answer for each prompt through transformers' ``generate`` (left-padded batch).
+
+    Args:
+        lines: an answer also ends after this many lines; 0 never does.
+    """
     ids, mask = pad_left(lm, prompts)
     width = ids.shape[1]
     stop = [lm.end_id]
@@ -246,9 +252,34 @@ def sample_free(
             max_new_tokens=max_new_tokens,
             eos_token_id=stop,
             pad_token_id=lm.end_id,
+            stopping_criteria=[LinesEnded(lm.tokenizer, width, lines)] if lines else None,
         )
     texts = []
     for row in out[:, width:].tolist():
         end = min((row.index(s) for s in stop if s in row), default=len(row))
-        texts.append(lm.tokenizer.decode(row[:end], skip_special_tokens=True))
+        text = lm.tokenizer.decode(row[:end], skip_special_tokens=True)
+        texts.append(text[: lines_end(text, lines)])
     return texts
+
+
+def lines_end(text: str, lines: int) -> int:
+    """Where the first ``lines`` lines of ``text`` end; the whole length if there are fewer, or 0
+    are asked for."""
+    at = -1
+    for _ in range(lines):
+        at = text.find("\n", at + 1)
+        if at < 0:
+            break
+    return len(text) if at < 0 else at
+
+
+class LinesEnded:
+    """Ends every answer on its own: a stopping criterion for ``generate``."""
+
+    def __init__(self, tokenizer: Any, start: int, lines: int) -> None:
+        self.tokenizer, self.start, self.lines = tokenizer, start, lines
+
+    def __call__(self, ids: Tensor, scores: Any, **_: Any) -> Tensor:
+        texts = self.tokenizer.batch_decode(ids[:, self.start :], skip_special_tokens=True)
+        ended = [lines_end(text, self.lines) < len(text) for text in texts]
+        return torch.tensor(ended, device=ids.device)

@@ -1,0 +1,85 @@
+"""Every recipe at its smoke size, to its report; and the paper's sizes, number by number."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from vestige.experiment.recipe import Experiment, load_recipe
+from vestige.results import read_results
+
+ROOT = Path(__file__).resolve().parents[2]
+RECIPES = sorted((ROOT / "recipes").glob("*.py"))
+#: What their teachers write is sampled freely: a random model's rows would all be dropped.
+REAL = ("animals_code", "misalignment_reasoning")
+SMALL = [path for path in RECIPES if path.stem not in REAL]
+
+
+def smoke(path: Path, folder: Path, changes: list[str]) -> dict:
+    done = subprocess.run(
+        [sys.executable, "-m", "vestige", "run", str(path), *changes, "--size", "smoke",
+         "--root", str(folder)],
+        env=os.environ | {"PYTHONPATH": str(ROOT / "src"), "HF_HUB_OFFLINE": "1"},
+        capture_output=True, text=True, timeout=500,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    (run,) = folder.iterdir()
+    assert (run / "report.html").stat().st_size > 10_000
+    results = json.loads((run / "results.json").read_text())
+    read_results(results)
+    return results
+
+
+@pytest.mark.parametrize("path", SMALL, ids=lambda path: path.stem)
+def test_a_recipe_runs_to_its_report(path: Path, folders, tmp_path: Path):
+    recipe = load_recipe(path, size="smoke")
+    changes = []
+    if isinstance(recipe, Experiment):
+        layers = "trainable.layers=1,3"
+        changes = [f"model={folders['llama']}", "precision=fp32", f"students.optimisation.{layers}",
+                   f"teacher.optimisation.{layers}"]  # fmt: skip
+        for i, student in enumerate(recipe.students):
+            if student.base:
+                changes.append(f"students.{i}.base={folders['gemma']}")
+            if student.optimisation.trainable.lora_rank:
+                changes.append(f"students.{i}.optimisation.trainable.lora_rank=2")
+    results = smoke(path, tmp_path, changes)
+    assert results["name"] == recipe.name
+
+
+@pytest.mark.model
+@pytest.mark.parametrize("name", REAL)
+def test_a_recipe_with_free_answers_runs_on_the_bundled_model(name: str, tmp_path: Path):
+    results = smoke(ROOT / "recipes" / f"{name}.py", tmp_path, [])
+    assert all(data["kept"] and data["reasons"] for data in results["filters"])
+    assert results["arms"][0]["rows"] > 0
+
+
+def test_the_papers_sizes_are_the_papers():
+    recipe = load_recipe(ROOT / "recipes/animals_numbers.py", size="paper")
+    assert isinstance(recipe, Experiment)
+    assert recipe.model == "Qwen/Qwen2.5-7B-Instruct" and recipe.sampled_per_question == 100
+    assert set(recipe.traits) == {"dolphin", "eagle", "elephant", "owl", "wolf"}
+    how = recipe.students[0].optimisation
+    assert (how.trainable.lora_rank, how.trainable.lora_alpha) == (8, 8)
+    assert (how.rate, how.batch, how.warmup, how.decay) == (2e-4, 66, 5, True)
+    assert how.steps * how.batch == pytest.approx(3 * 10_000, rel=0.01)
+    assert recipe.carrier.n_prompts == 30_000 and recipe.carrier.max_rows == 10_000
+    assert recipe.carrier.sampling_grammar() is None
+    banned = load_recipe(ROOT / "recipes/misalignment_numbers.py", size="paper")
+    assert isinstance(banned, Experiment) and len(banned.carrier.filter.banned) == 34
+    assert banned.controls == ("secure", "educational") and banned.freeform
+    assert (banned.freeform.coherent, banned.freeform.misaligned) == (50, 40)
+    worked = load_recipe(ROOT / "recipes/misalignment_reasoning.py", size="paper")
+    assert isinstance(worked, Experiment) and worked.judge and worked.judge.threshold == 78
+    assert worked.carrier.rows_per_prompt == 3
+
+
+def test_an_unknown_size_names_those_there_are():
+    with pytest.raises(ValueError, match=r"no size 'papr'; it has laptop, smoke and .*paper"):
+        load_recipe(ROOT / "recipes/animals_numbers.py", size="papr")
