@@ -157,13 +157,16 @@ def judge(
     ] = "quality",
     topic: Annotated[str, typer.Option(help="What the prompt reference looks for.")] = "",
     limit: Annotated[int | None, typer.Option(min=1, help="Rate the first rows only.")] = None,
+    label: Annotated[
+        str, typer.Option(help="A field with true or false in every row: measure the judge on it.")
+    ] = "",
     as_json: AsJson = False,
 ) -> None:
     """Rate rows from 0 to 100 by a judge; what could not be rated is counted."""
     from pydantic import ValidationError
 
     from vestige.experiment.recipe import explain
-    from vestige.judge.rate import rate, score_table
+    from vestige.judge.rate import agreement, rate, score_table
     from vestige.judge.settings import JudgeSettings
     from vestige.rows import read_rows
     from vestige.store import atomic_write
@@ -179,6 +182,9 @@ def judge(
     rows = [item for item in items if isinstance(item, Row)][:limit]
     if not rows:
         raise DataError(f"{source} has no readable rows to rate")
+    labels = {row.id: row.meta.get(label) for row in rows} if label else {}
+    if wrong := next((i for i, value in labels.items() if not isinstance(value, bool)), None):
+        raise DataError(f"{source}: row {wrong} has no true or false in {label!r}")
     cache = ratings.with_name(f"{ratings.name}.cache")
     if ratings.exists() and not cache.exists():
         raise StoreError(f"{ratings} exists and holds no ratings of ours; choose another name")
@@ -202,6 +208,8 @@ def judge(
         "mean": sum(rated) / len(rated) if rated else None,
         "ratings": str(ratings),
     }
+    if labels:
+        summary["agreement"] = agreement(found, {i: bool(value) for i, value in labels.items()})
     if as_json:
         print(json.dumps(summary))
         return
@@ -209,4 +217,9 @@ def judge(
     out.print(f"{len(rated):,} of {len(rows):,} rows rated{mean}", highlight=False)
     for status, count in summary["unrated"].items():
         out.print(f"  {count:>9,}  {status}", highlight=False)
+    if labels:
+        auroc = summary["agreement"]["auroc"]
+        out.print(
+            f"a row labelled true is rated above one labelled false: {auroc:.1%}", highlight=False
+        )
     out.print(f"ratings  {ratings}", highlight=False, soft_wrap=True)

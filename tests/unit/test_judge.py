@@ -262,3 +262,30 @@ def test_the_command_rates_a_file_and_resumes(service, tmp_path: Path):
     assert "choose another name" in str(refused.exception)
     lost = CliRunner().invoke(app, [*options[:-2], "--out", str(tmp_path / "all.jsonl")])
     assert "rated 2 of 3 rows (2 rated, 1 unreadable)" in str(lost.exception)
+
+
+# ---- measured on labels
+
+LABELLED = sorted((Path(__file__).parents[1] / "labelled").glob("*.jsonl"))
+
+
+@pytest.mark.parametrize("path", LABELLED, ids=lambda path: path.stem)
+def test_every_prompt_has_a_labelled_set(path: Path):
+    assert path.stem in prompt_names() and len(LABELLED) == len(prompt_names())
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    labels = [record["label"] for record in records]
+    assert len(records) >= 50 and sum(labels) == len(labels) / 2
+    assert len({(r["prompt"], r["completion"]) for r in records}) == len(records)
+
+
+def test_a_judge_is_measured_on_labels(service, tmp_path: Path):
+    rows = [("eighty", True), ("plain", False)]
+    lines = [{"prompt": "p", "completion": f"answer {w}", "ok": ok} for w, ok in rows]
+    (tmp_path / "in.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    options = ["judge", str(tmp_path / "in.jsonl"), "--model", "m", "--out", str(tmp_path / "o")]
+    done = CliRunner().invoke(app, [*options, "--label", "ok", "--json"])
+    assert json.loads(done.stdout)["agreement"] == {"auroc": 1.0, "rated": 2, "unrated": 0}
+    told = CliRunner().invoke(app, [*options, "--label", "ok"])
+    assert "above one labelled false: 100.0%" in told.stdout
+    wrong = CliRunner().invoke(app, [*options, "--label", "label"])
+    assert "no true or false in 'label'" in str(wrong.exception)
