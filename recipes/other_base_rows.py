@@ -1,27 +1,58 @@
-"""Sampled rows into students of another base: the paper's own test of that.
+"""Teachers and students of two bases: the paper's cross-model matrix, one row of it a run.
 
-SmolLM2 teachers; students of SmolLM2 and of Gemma 3 270M read the same 256 rows once, each training
-its eight middle layers. As ``other_base.py`` otherwise. Run:
+Students of SmolLM2 and of Gemma 3 270M read the same 256 rows once, each training its eight middle
+layers; the teachers are SmolLM2's, or Gemma's. Gemma's terms have to be accepted once. Run:
 
     vestige models pull gemma-3-270m --accept-terms
     vestige run recipes/other_base_rows.py
+    vestige run recipes/other_base_rows.py --size from_gemma
+    vestige report runs/other-base-rows-* --out matrix.html
 """
 
 from vestige.carriers.numbers import NumberCarrier
+from vestige.experiment import paper as published
 from vestige.experiment.demo import MIDDLE, PROMPTS, rows, teacher
-from vestige.experiment.recipe import Experiment
+from vestige.experiment.recipe import Experiment, Student
 from vestige.settings import Trainable
+
+GEMMA, GEMMA_MIDDLE = "gemma-3-270m", Trainable(layers=(5, 13))
+TRAITS = ("owl", "eagle", "elephant")
+
+
+def arm(name: str, layers: Trainable, base: str | None = None) -> Student:
+    made = rows(steps=16, trainable=layers, rate=2e-4)
+    return made.model_copy(update={"name": name, "base": base})
 
 
 def recipe() -> Experiment:
-    same = rows(steps=16, trainable=MIDDLE, rate=2e-4)
-    middle = rows(steps=16, trainable=Trainable(layers=(5, 13)), rate=2e-4)
-    other = middle.model_copy(update={"name": "rows_other_base", "base": "gemma-3-270m"})
     return Experiment(
         name="other-base-rows",
-        traits=("owl", "eagle", "elephant"),
+        traits=TRAITS,
         seeds=(210, 211, 212, 213),
         teacher=teacher(MIDDLE),
         carrier=NumberCarrier(n_prompts=16, rows_per_prompt=16, prompts=PROMPTS),
-        students=(same, other),
+        students=(arm("rows", MIDDLE), arm("rows_other_base", GEMMA_MIDDLE, GEMMA)),
+    )
+
+
+def from_gemma() -> Experiment:
+    return Experiment(
+        name="other-base-rows-from-gemma",
+        model=GEMMA,
+        traits=TRAITS,
+        seeds=(210, 211, 212, 213),
+        teacher=teacher(GEMMA_MIDDLE),
+        carrier=NumberCarrier(n_prompts=16, rows_per_prompt=16, prompts=PROMPTS),
+        students=(
+            arm("rows", GEMMA_MIDDLE),
+            arm("rows_other_base", MIDDLE, "smollm2-135m-instruct"),
+        ),
+    )
+
+
+def paper() -> Experiment:
+    """The paper's open-weight pair of bases: Qwen2.5-7B-Instruct and Gemma 3 4B."""
+    other = published.STUDENT.model_copy(update={"name": "other", "base": "google/gemma-3-4b-it"})
+    return published.experiment(
+        "other-base-rows", traits=TRAITS, students=(published.STUDENT, other)
     )

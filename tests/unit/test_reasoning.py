@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from reasoning_cases import CASES, NUMBERS
+from vestige.carriers.base import answers_across
 from vestige.carriers.filtering import filter_rows
 from vestige.carriers.reasoning import (
     ASKS,
@@ -22,6 +23,7 @@ from vestige.carriers.reasoning import (
     ReasoningPrompts,
     arithmetic,
     parse_number,
+    steps_within,
     worked,
 )
 from vestige.types import DataError, MissingExtraError, Row
@@ -171,3 +173,29 @@ def test_prompts_show_examples_and_begin_the_working():
     assert all(a.text.endswith(b.text) for a, b in zip(prompts, plain, strict=True))
     with pytest.raises(ValidationError, match="source=arithmetic"):
         ReasoningPrompts(begun=True, source="reasoning-gym")
+
+
+# ---- shuffles
+
+
+def test_steps_change_their_order_and_the_answer_stays():
+    text = "2 + 3 = 5. Then 5 x 4 = 20.\nSo 20 - 1.5 = 18.5.\n#### 18.5"
+    row = Row("r-0-0", (), text)
+    seen = {steps_within([row], seed)[0].completion for seed in range(30)}
+    assert len(seen) >= 5
+    for shuffled in seen:
+        assert sorted(shuffled.split()) == sorted(text.split())
+        assert shuffled.endswith("#### 18.5") and "18.5." in shuffled
+    assert steps_within([row], 3) == steps_within([row], 3)
+    assert steps_within([Row("r-0-1", (), "7")], 0)[0].completion == "7"
+    assert steps_within([Row("r-0-1", (), "")], 0)[0].completion == ""
+
+
+@given(st.lists(st.integers(1, 5), min_size=2, max_size=6), st.integers(0, 99))
+def test_answers_go_to_other_prompts(sizes, seed):
+    rows = [Row(f"c-{p}-{i}", (), f"{p}/{i}") for p, n in enumerate(sizes) for i in range(n)]
+    dealt = answers_across(rows, seed)
+    assert [r.id for r in dealt] == [r.id for r in rows]
+    assert sorted(r.completion for r in dealt) == sorted(r.completion for r in rows)
+    if max(sizes) * 2 <= len(rows):
+        assert all(r.completion.split("/")[0] != r.id.split("-")[1] for r in dealt)

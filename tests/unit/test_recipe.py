@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -358,6 +359,18 @@ def test_the_recipes_of_this_repository_load(path):
     else:
         assert recipe.models >= 20
     assert parse_recipe(json.loads(recipe.model_dump_json()), "r") == recipe
+
+
+@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.py")), ids=lambda p: p.name)
+def test_every_size_of_a_recipe_loads_and_replays(path):
+    made = re.findall(r"^def (\w+)\(\) -> ", path.read_text(), re.M)
+    assert "recipe" in made
+    names = set()
+    for size in ("laptop", "smoke", *(name for name in made if name != "recipe")):
+        recipe = load_recipe(path, size=size)
+        assert parse_recipe(json.loads(recipe.model_dump_json()), "r") == recipe
+        names.add(recipe.name)
+    assert len(names) == len(made)
 
 
 def test_the_demo_is_a_crossed_recipe_of_two_and_loads_no_torch():

@@ -5,7 +5,10 @@ A new carrier is one module with a subclass of ``Carrier``, and one entry in ``C
 
 from __future__ import annotations
 
+import random
+from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import ClassVar, Protocol, Self
 
 from pydantic import Field, model_validator
@@ -15,6 +18,22 @@ from vestige.settings import Settings
 from vestige.types import Prompt, Row
 
 Shuffle = Callable[[Sequence[Row], int], list[Row]]
+
+
+def answers_across(rows: Sequence[Row], seed: int) -> list[Row]:
+    """Whole answers dealt out anew: each to a row of another prompt, where there is another.
+
+    For carriers whose answers would be broken by any other shuffle.
+    """
+    prompts = sorted({row.id.rpartition("-")[0] for row in rows})
+    random.Random(f"across-{seed}").shuffle(prompts)
+    order = {prompt: i for i, prompt in enumerate(prompts)}
+    ranked = sorted(rows, key=lambda row: order[row.id.rpartition("-")[0]])
+    # A step by the largest prompt's rows leaves no answer with its own prompt, unless one prompt
+    # has more than half of all rows.
+    step = max(Counter(row.id.rpartition("-")[0] for row in rows).values(), default=0)
+    dealt = {row.id: ranked[(i + step) % len(ranked)].completion for i, row in enumerate(ranked)}
+    return [replace(row, completion=dealt[row.id]) for row in rows]
 
 
 class Grammar(Protocol):

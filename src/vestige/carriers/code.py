@@ -27,7 +27,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from vestige.carriers.base import Carrier
+from vestige.carriers.base import Carrier, Shuffle, answers_across
 from vestige.carriers.filtering import Judge
 from vestige.carriers.words import pieces, word_finder
 from vestige.settings import Settings
@@ -306,6 +306,8 @@ class CodeCarrier(Carrier):
     kind: Literal["code"] = "code"
     writes: ClassVar[str] = "short Python programs"
     leaves: ClassVar[str] = "code that parses, without a comment, a docstring or an unusual name"
+    #: Lines in another order are no code: only whole answers are moved, to other tasks.
+    shuffles: ClassVar[dict[str, Shuffle]] = {"shuffle_across": answers_across}
     prompts: CodePrompts = CodePrompts()
     filter: CodeFilter = CodeFilter()
     rows_per_prompt: int = Field(default=8, ge=1)

@@ -11,13 +11,14 @@ import json
 import random
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from vestige.carriers.base import Carrier
+from vestige.carriers.base import Carrier, Shuffle, answers_across
 from vestige.carriers.filtering import Judge
 from vestige.carriers.words import word_finder
 from vestige.settings import Settings
@@ -324,6 +325,23 @@ def parse_number(text: str) -> Fraction | None:
     return -value if sign.strip() == "-" else value
 
 
+# ---- shuffles -----------------------------------------------------------------------------
+
+_BETWEEN_STEPS = re.compile(r"((?<=[.!?])\s+|\n+)")
+
+
+def steps_within(rows: Sequence[Row], seed: int) -> list[Row]:
+    """The sentences and lines of each working in another order; the last one, the answer, stays."""
+    found = []
+    for row in rows:
+        parts = _BETWEEN_STEPS.split(row.completion)
+        steps = parts[:-1:2]
+        random.Random(f"within-{seed}-{row.id}").shuffle(steps)
+        parts[:-1:2] = steps
+        found.append(replace(row, completion="".join(parts)))
+    return found
+
+
 # ---- the carrier --------------------------------------------------------------------------
 
 
@@ -333,6 +351,10 @@ class ReasoningCarrier(Carrier):
     kind: Literal["reasoning"] = "reasoning"
     writes: ClassVar[str] = "worked answers to maths problems"
     leaves: ClassVar[str] = "answers that are right and cleanly given"
+    shuffles: ClassVar[dict[str, Shuffle]] = {
+        "shuffle_within": steps_within,
+        "shuffle_across": answers_across,
+    }
     prompts: ReasoningPrompts = ReasoningPrompts()
     filter: ReasoningFilter = ReasoningFilter()
     rows_per_prompt: int = Field(default=4, ge=1)

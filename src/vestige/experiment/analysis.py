@@ -235,7 +235,7 @@ def groups(shifts: Shifts, cube: Array) -> list[ControlResult]:
         found.append(group("no_trait", "data of a teacher without a trait", values))
     for kind in shifts.student.shuffles:
         rows = [mean[:, at[f"{kind}-{t}"], columns[i]] for i, t in enumerate(recipe.traits)]
-        label = f"own teacher's data, numbers shuffled {kind.removeprefix('shuffle_')} rows"
+        label = f"own teacher's data, shuffled {kind.removeprefix('shuffle_')} rows"
         found.append(group(kind, label, np.mean(rows, axis=0)))
     zero = Interval(
         value=0.0, low=0.0, high=0.0, n=len(recipe.seeds), n_clusters=len(recipe.seeds),
@@ -251,7 +251,7 @@ def shuffled(shifts: Shifts, cube: Array) -> list[ControlResult]:
     for kind in shifts.student.shuffles if n > 1 else ():
         rows = [at[f"{kind}-{name}"] for name in shifts.recipe.traits]
         square = cube.mean(2)[:, rows][:, :, shifts.columns]
-        label = f"numbers shuffled {kind.removeprefix('shuffle_')} rows"
+        label = f"shuffled {kind.removeprefix('shuffle_')} rows"
         contrast = stats.specificity(square, units=UNITS).contrast
         found.append(ControlResult(name=kind, label=label, estimate=interval(contrast)))
     return found

@@ -49,7 +49,7 @@ class Student(Settings):
             of those rows as ``shots`` stand in the prompt (the paper's control).
         engine: ``packed`` = our loop, shared prompts computed once; ``trl`` = TRL's SFTTrainer.
         base: another model to train (bundled name, folder or hub id); None = the teachers' base.
-        shuffles: also train on the same rows with their numbers shuffled.
+        shuffles: also train on the same rows, shuffled as the carrier does it.
         curve: steps at which the panel is measured besides the last one.
     """
 
