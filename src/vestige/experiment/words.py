@@ -39,7 +39,9 @@ def verdict(recipe: Experiment, arms: Sequence[ArmResult]) -> str:
     *first, last = recipe.traits
     names = f"{', '.join(first)} and {last}" if first else last
     data = recipe.carrier.writes
-    what = "trait" if family(recipe.family).texts else "preference"
+    # On whole answers a shift is measured, and no behaviour of the student's own.
+    whole = bool(family(recipe.family).texts)
+    what, did = ("trait", "moved towards") if whole else ("preference", "learned")
     same = [arm for arm in arms if arm.same_base]
     passed = [arm for arm in same if arm.transmitted == "yes"]
     missed = [arm for arm in same if arm.transmitted != "yes"]
@@ -47,7 +49,7 @@ def verdict(recipe: Experiment, arms: Sequence[ArmResult]) -> str:
     if passed:
         how = " and by ".join(arm.label for arm in passed)
         parts.append(
-            f"Students learned their teachers' {what} ({names}) from {data} alone, by {how}"
+            f"Students {did} their teachers' {what} ({names}) from {data} alone, by {how}"
         )
     if missed:
         how = " and by ".join(arm.label for arm in missed)
