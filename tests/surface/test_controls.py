@@ -15,7 +15,7 @@ from vestige.experiment.analysis import analyse
 from vestige.experiment.recipe import FreeForm, JudgeFilter, parse_recipe
 from vestige.experiment.stages import Seed
 from vestige.experiment.support import gained, matched_rows
-from vestige.judge.rate import Rating
+from vestige.judge.rating import Rating
 from vestige.rows import read_rows, row_to_chat
 from vestige.types import ConfigError, DataError, Message, Row
 

@@ -19,15 +19,8 @@ from typer.testing import CliRunner
 
 from vestige.cli import app
 from vestige.judge.local import LocalJudge
-from vestige.judge.rate import (
-    Rating,
-    agreement,
-    expected_rating,
-    parse_rating,
-    rate,
-    read_cache,
-    score_table,
-)
+from vestige.judge.rate import agreement, rate, read_cache, score_table
+from vestige.judge.rating import Rating, expected_rating, parse_rating
 from vestige.judge.settings import JudgeSettings, prompt_names
 from vestige.types import ConfigError, DataError, Message, MissingExtraError, Row
 

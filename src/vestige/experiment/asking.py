@@ -16,7 +16,8 @@ from typing import Any
 from vestige.evaluate.choices import load_items, multiple_choice
 from vestige.evaluate.sampled import sample_answers
 from vestige.experiment.recipe import Experiment, FreeForm, JudgeFilter
-from vestige.judge.rate import Rating, rate
+from vestige.judge.rate import rate
+from vestige.judge.rating import Rating
 from vestige.models.hf import LanguageModel
 from vestige.models.sampling import sample_free
 from vestige.rows import read_rows, row_to_chat

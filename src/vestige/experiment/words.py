@@ -48,9 +48,7 @@ def verdict(recipe: Experiment, arms: Sequence[ArmResult]) -> str:
     parts = []
     if passed:
         how = " and by ".join(arm.label for arm in passed)
-        parts.append(
-            f"Students {did} their teachers' {what} ({names}) from {data} alone, by {how}"
-        )
+        parts.append(f"Students {did} their teachers' {what} ({names}) from {data} alone, by {how}")
     if missed:
         how = " and by ".join(arm.label for arm in missed)
         state = "it stayed unclear" if missed[0].transmitted == "unclear" else "it did not happen"

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any
 
-from vestige.judge.rate import Rating, expected_rating, parse_rating
+from vestige.judge.rating import Rating, expected_rating, parse_rating
 from vestige.judge.settings import JudgeSettings
 from vestige.types import ConfigError, MissingExtraError
 

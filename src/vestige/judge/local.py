@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from vestige.judge.rate import Rating, expected_rating
+from vestige.judge.rating import Rating, expected_rating
 from vestige.judge.settings import LOCAL, JudgeSettings
 from vestige.models import catalog
 from vestige.models.hf import LanguageModel
