@@ -163,7 +163,7 @@ def test_another_config_reuses_nothing_and_the_same_one_everything(undisturbed: 
         ),
         (
             {"carrier": {"filter": {"min_value": 1000, "max_value": 2000}, "n_prompts": 2}},
-            ["0 rows are left", "loosen the filter"],
+            ["dropped 16 of 16 rows (16 out_of_range)", "loosen the filter"],
         ),
         ({"model": "smollm2-135m-instuct"}, ["smollm2-135m-instruct"]),
     ],

@@ -253,7 +253,8 @@ class Seed(Workshop):
             told = ", ".join(f"{n} {reason}" for reason, n in reasons.most_common())
             raise DataError(
                 f"{stage.name}: the filter dropped {len(dropped)} of {len(rows)} rows ({told}), "
-                f"more than carrier.max_dropped={self.recipe.carrier.max_dropped:g} allows"
+                f"more than carrier.max_dropped={self.recipe.carrier.max_dropped:g} allows; loosen "
+                "the filter, or raise max_dropped knowingly"
             )
 
     def targets(self, name: str, teacher: StageResult, contexts: StageResult) -> StageResult:
