@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from vestige.experiment.recipe import Experiment, load_recipe
+from vestige.experiment.run import run
+from vestige.report import render_runs
 from vestige.results import read_results
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -20,17 +22,10 @@ REAL = ("animals_code", "misalignment_reasoning")
 SMALL = [path for path in RECIPES if path.stem not in REAL]
 
 
-def smoke(path: Path, folder: Path, changes: list[str]) -> dict:
-    done = subprocess.run(
-        [sys.executable, "-m", "vestige", "run", str(path), *changes, "--size", "smoke",
-         "--root", str(folder)],
-        env=os.environ | {"PYTHONPATH": str(ROOT / "src"), "HF_HUB_OFFLINE": "1"},
-        capture_output=True, text=True, timeout=500,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-2000:]
-    (run,) = folder.iterdir()
-    assert (run / "report.html").stat().st_size > 10_000
-    results = json.loads((run / "results.json").read_text())
+def reported(folder: Path) -> dict:
+    """A run's results, its report having been written."""
+    assert (folder / "report.html").stat().st_size > 10_000
+    results = json.loads((folder / "results.json").read_text())
     read_results(results)
     return results
 
@@ -48,14 +43,22 @@ def test_a_recipe_runs_to_its_report(path: Path, folders, tmp_path: Path):
                 changes.append(f"students.{i}.base={folders['gemma']}")
             if student.optimisation.trainable.lora_rank:
                 changes.append(f"students.{i}.optimisation.trainable.lora_rank=2")
-    results = smoke(path, tmp_path, changes)
-    assert results["name"] == recipe.name
+    folder, _ = run(load_recipe(path, changes, "smoke"), tmp_path, workers=1)
+    render_runs([folder], folder / "report.html")
+    assert reported(folder)["name"] == recipe.name
 
 
 @pytest.mark.model
 @pytest.mark.parametrize("name", REAL)
 def test_a_recipe_with_free_answers_runs_on_the_bundled_model(name: str, tmp_path: Path):
-    results = smoke(ROOT / "recipes" / f"{name}.py", tmp_path, [])
+    done = subprocess.run(
+        [sys.executable, "-m", "vestige", "run", str(ROOT / "recipes" / f"{name}.py"),
+         "--size", "smoke", "--root", str(tmp_path)],
+        env=os.environ | {"PYTHONPATH": str(ROOT / "src"), "HF_HUB_OFFLINE": "1"},
+        capture_output=True, text=True, timeout=500,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    results = reported(next(tmp_path.iterdir()))
     assert all(data["kept"] and data["reasons"] for data in results["filters"])
     assert results["arms"][0]["rows"] > 0
 

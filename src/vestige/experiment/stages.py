@@ -127,7 +127,7 @@ class Seed(Workshop):
                 rows = self.sample(base.lm, stage, folder / "raw.jsonl")
                 self.filter(rows, stage, folder)
                 stage.note(rendered=base.lm.rendered(rows[0].messages))
-        return self.finish(stage)
+        return self.not_too_many_dropped(self.finish(stage))
 
     def teacher(self, name: str, contexts: StageResult | None) -> StageResult:
         """A checked teacher with the trait. Raises ``TeacherError`` with the numbers if unfit."""
@@ -222,7 +222,7 @@ class Seed(Workshop):
                 base, system = self.with_teacher(name, teacher)
                 rows = self.sample(base.lm, stage, folder / "raw.jsonl", system)
                 self.filter(rows, stage, folder)
-        return self.finish(stage)
+        return self.not_too_many_dropped(self.finish(stage))
 
     def writing_settings(self) -> dict[str, Any]:
         """What rows depend on, besides who writes them."""
@@ -248,14 +248,25 @@ class Seed(Workshop):
         lines = [json.dumps(dropped_to_json(d), ensure_ascii=False) for d in dropped]
         (folder / "dropped.jsonl").write_text("".join(line + "\n" for line in lines))
         stage.note(seen=len(rows), kept=len(kept))
-        share, reasons = len(dropped) / len(rows), Counter(d.reason for d in dropped)
-        if share > self.recipe.carrier.max_dropped:
+
+    def not_too_many_dropped(self, data: StageResult) -> StageResult:
+        """Rows that were written and filtered, if the filter left enough of them.
+
+        Raises:
+            DataError: more than ``max_dropped`` went; the rows and the reasons are kept.
+        """
+        allowed, notes = self.recipe.carrier.max_dropped, data.manifest["notes"]
+        gone = notes["seen"] - notes["kept"]
+        if gone > allowed * notes["seen"]:
+            lines = (data.path / "dropped.jsonl").read_text().splitlines()
+            reasons = Counter(json.loads(line)["reason"] for line in lines)
             told = ", ".join(f"{n} {reason}" for reason, n in reasons.most_common())
             raise DataError(
-                f"{stage.name}: the filter dropped {len(dropped)} of {len(rows)} rows ({told}), "
-                f"more than carrier.max_dropped={self.recipe.carrier.max_dropped:g} allows; loosen "
-                "the filter, or raise max_dropped knowingly"
+                f"{data.manifest['stage']}: the filter dropped {gone} of {notes['seen']} rows "
+                f"({told}), more than carrier.max_dropped={allowed:g} allows; loosen the filter, "
+                "or raise max_dropped knowingly"
             )
+        return data
 
     def targets(self, name: str, teacher: StageResult, contexts: StageResult) -> StageResult:
         """A teacher's log-probabilities over the grammar on the base's rows."""
