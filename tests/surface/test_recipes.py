@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from vestige.experiment.recipe import Experiment, load_recipe
 from vestige.experiment.run import run
@@ -30,6 +31,14 @@ def reported(folder: Path) -> dict:
     return results
 
 
+@pytest.fixture
+def threads_again():
+    """A run in this process takes every core; the tests after it go on with one thread."""
+    yield
+    torch.set_num_threads(1)
+
+
+@pytest.mark.usefixtures("threads_again")
 @pytest.mark.parametrize("path", SMALL, ids=lambda path: path.stem)
 def test_a_recipe_runs_to_its_report(path: Path, folders, tmp_path: Path):
     recipe = load_recipe(path, size="smoke")
