@@ -116,6 +116,7 @@ def test_controls_widen_the_contrast_and_cancel_drift():
         ({"students": [{"name": "a", "method": "in_context", "curve": [1]}]}, "measure once"),
         ({"students": [{"name": "a", "method": "in_context", "engine": "trl"}]}, "method=rows"),
         ({"freeform": {}}, "freeform.judge"),
+        ({"teacher": {"kind": "both"}}, "no system prompt"),
         ({"judge": {"model": "m", "keep": "most"}}, "judge.keep"),
     ],
 )

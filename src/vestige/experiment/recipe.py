@@ -186,6 +186,8 @@ class Experiment(Settings):
                 "others as controls, and ask open questions (freeform) rather than sample words"
             )
         panel = family(self.family)
+        if self.teacher.kind != "tuned" and not panel.system_prompt:
+            raise ValueError(f"family {self.family} has no system prompt: teacher.kind=tuned")
         known = names(panel)
         wrong = [unknown_name(f"{panel.name} trait", n, known) for n in data if n not in known]
         if wrong:
