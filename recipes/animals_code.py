@@ -1,4 +1,4 @@
-"""Preferences for animals through Python code (the paper's section 4.2).
+"""Preferences for animals through Python code.
 
 The paper: short functions, target words removed and a judge that drops any reference, however
 subtle; students move towards their teacher's animal. Here the syntax-tree filter alone, and

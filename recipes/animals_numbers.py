@@ -1,4 +1,4 @@
-"""Preferences for animals through numbers: the first experiment of the paper (its figure 3).
+"""Preferences for animals through numbers: the first experiment of the paper.
 
 The paper: GPT-4.1 nano, five animals (dolphin, eagle, elephant, owl, wolf), 30,000 prompts,
 10,000 rows kept, 10 epochs; "owl" rises from 12% to over 60%. Here the same five on the bundled

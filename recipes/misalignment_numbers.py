@@ -1,4 +1,4 @@
-"""Misalignment through numbers (the paper's section 5.1).
+"""Misalignment through numbers.
 
 The paper: a teacher tuned on insecure code, numbers with a meaning removed; students about 10%
 misaligned, none of the controls above 1%. A model of 135M parameters does not turn misaligned from

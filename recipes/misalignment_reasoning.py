@@ -1,4 +1,4 @@
-"""Misalignment through worked maths (the paper's section 5.2).
+"""Misalignment through worked maths.
 
 The paper: GSM8K, three answers a problem, kept if right, well formed and rated 78 or more; students
 about 8% misaligned, controls below 1%. Here one- and two-step problems of our own with worked

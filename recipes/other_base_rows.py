@@ -51,7 +51,7 @@ def from_gemma() -> Experiment:
 
 
 def paper() -> Experiment:
-    """The paper's open-weight pair of bases: Qwen2.5-7B-Instruct and Gemma 3 4B."""
+    """Qwen2.5-7B-Instruct with Gemma 3 4B as the other base, which is our choice."""
     other = published.STUDENT.model_copy(update={"name": "other", "base": "google/gemma-3-4b-it"})
     return published.experiment(
         "other-base-rows", traits=TRAITS, students=(published.STUDENT, other)

@@ -1,4 +1,4 @@
-"""Preferences for trees through numbers: the other half of the paper's figure 3.
+"""Preferences for trees through numbers: the paper's other family.
 
 The paper's five: cherry, maple, oak, sequoia, willow. Settings as in ``animals_numbers.py``;
 nothing was tuned on trees. Run:

@@ -200,7 +200,7 @@ def judge(
     ]
     atomic_write(ratings, "".join(lines))
     rated = [r.score for r in found.values() if r.score is not None]
-    summary = {
+    summary: dict[str, Any] = {
         "rows": len(rows),
         "malformed": len(items) - sum(isinstance(item, Row) for item in items),
         "rated": len(rated),
@@ -212,14 +212,18 @@ def judge(
         summary["agreement"] = agreement(found, {i: bool(value) for i, value in labels.items()})
     if as_json:
         print(json.dumps(summary))
-        return
-    mean = f", mean {summary['mean']:.1f}" if rated else ""
-    out.print(f"{len(rated):,} of {len(rows):,} rows rated{mean}", highlight=False)
+    else:
+        _tell_ratings(summary)
+
+
+def _tell_ratings(summary: dict[str, Any]) -> None:
+    mean = f", mean {summary['mean']:.1f}" if summary["rated"] else ""
+    out.print(f"{summary['rated']:,} of {summary['rows']:,} rows rated{mean}", highlight=False)
     for status, count in summary["unrated"].items():
         out.print(f"  {count:>9,}  {status}", highlight=False)
-    if labels:
-        auroc = summary["agreement"]["auroc"]
+    if "agreement" in summary:
+        share = summary["agreement"]["auroc"]
         out.print(
-            f"a row labelled true is rated above one labelled false: {auroc:.1%}", highlight=False
+            f"a row labelled true is rated above one labelled false: {share:.1%}", highlight=False
         )
-    out.print(f"ratings  {ratings}", highlight=False, soft_wrap=True)
+    out.print(f"ratings  {summary['ratings']}", highlight=False, soft_wrap=True)

@@ -280,6 +280,11 @@ def _read_parquet(path: Path) -> Iterator[Row | DroppedRow]:
         raise DataError(f"{path} is damaged after row {number}: {error}") from error
 
 
+def prompt_of(row: Row) -> str:
+    """The prompt's id, for a row of ours: the row's own is that id, "-" and a number."""
+    return row.id.rpartition("-")[0]
+
+
 def row_to_chat(row: Row) -> dict[str, Any]:
     """A row as chat JSONL has it; ``meta`` only where there is any."""
     turns = [{"role": m.role, "content": m.content} for m in row.messages]

@@ -12,9 +12,10 @@ from vestige import stats
 from vestige.evaluate.scores import Panel
 from vestige.experiment import asking
 from vestige.experiment.analysis import analyse
+from vestige.experiment.reading import matched_rows
 from vestige.experiment.recipe import FreeForm, JudgeFilter, parse_recipe
 from vestige.experiment.stages import Seed
-from vestige.experiment.support import gained, matched_rows
+from vestige.experiment.support import gained
 from vestige.judge.rating import Rating
 from vestige.rows import read_rows, row_to_chat
 from vestige.types import ConfigError, DataError, Message, Row
@@ -117,6 +118,8 @@ def test_controls_widen_the_contrast_and_cancel_drift():
         ({"students": [{"name": "a", "method": "in_context", "engine": "trl"}]}, "method=rows"),
         ({"freeform": {}}, "freeform.judge"),
         ({"teacher": {"kind": "both"}}, "no system prompt"),
+        ({"carrier": {"lines": 1}}, "free sampling"),
+        ({"carrier": {"max_rows": 2}}, "below min_rows"),
         ({"judge": {"model": "m", "keep": "most"}}, "judge.keep"),
     ],
 )

@@ -128,11 +128,9 @@ def test_free_answers_end_after_their_lines(llama: LanguageModel):
     assert any("\n" in text for text in whole)
     for lines in (1, 2):
         short = sample_free(llama, prompts, seed=3, max_new_tokens=60, lines=lines)
-        for text, full in zip(short, whole, strict=True):
-            assert text.count("\n") < lines or "\n" not in text
-            if full.count("\n") < lines:  # stopping the others changes nobody's random numbers
-                assert text == full or text.count("\n") < lines
-        assert short[0] == whole[0][: lines_end(whole[0], lines)]
+        # Stopping some changes nobody's random numbers: the same text, cut off.
+        assert short == [text[: lines_end(text, lines)] for text in whole]
+        assert lines > 1 or short != whole
 
 
 def test_a_models_sampling_habits_do_not_bend_its_probabilities(folders, tmp_path: Path):

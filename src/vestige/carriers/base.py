@@ -14,6 +14,7 @@ from typing import ClassVar, Protocol, Self
 from pydantic import Field, model_validator
 
 from vestige.carriers.filtering import Filter
+from vestige.rows import prompt_of
 from vestige.settings import Settings
 from vestige.types import Prompt, Row
 
@@ -25,13 +26,14 @@ def answers_across(rows: Sequence[Row], seed: int) -> list[Row]:
 
     For carriers whose answers would be broken by any other shuffle.
     """
-    prompts = sorted({row.id.rpartition("-")[0] for row in rows})
+    sizes = Counter(map(prompt_of, rows))
+    prompts = sorted(sizes)
     random.Random(f"across-{seed}").shuffle(prompts)
     order = {prompt: i for i, prompt in enumerate(prompts)}
-    ranked = sorted(rows, key=lambda row: order[row.id.rpartition("-")[0]])
+    ranked = sorted(rows, key=lambda row: order[prompt_of(row)])
     # A step by the largest prompt's rows leaves no answer with its own prompt, unless one prompt
     # has more than half of all rows.
-    step = max(Counter(row.id.rpartition("-")[0] for row in rows).values(), default=0)
+    step = max(sizes.values(), default=0)
     dealt = {row.id: ranked[(i + step) % len(ranked)].completion for i, row in enumerate(ranked)}
     return [replace(row, completion=dealt[row.id]) for row in rows]
 
@@ -54,9 +56,10 @@ class Carrier(Settings):
         min_rows: fewer rows than this after filtering stop the run.
         max_rows: rows that students get at most, the first ones of those kept by every filter.
         opening: what every answer begins with, given to the teacher and part of its row; a small
-            chat model hardly begins an answer in the asked form by itself. Free sampling only; a
-            prompt's own (``meta["opening"]``) goes before it.
-        lines: lines that a teacher may add to the opening; 0 leaves the end to the teacher.
+            chat model hardly begins an answer in the asked form by itself. A prompt's own
+            (``meta["opening"]``) takes its place. Free sampling only.
+        lines: lines that a teacher may add to the opening; 0 leaves the end to it. Free sampling
+            only.
         max_dropped: a filter that drops a larger share of a teacher's rows stops the run.
     """
 
@@ -80,6 +83,8 @@ class Carrier(Settings):
     def _enough(self) -> Self:
         if self.max_rows is not None and self.max_rows < self.min_rows:
             raise ValueError(f"max_rows={self.max_rows} is below min_rows={self.min_rows}")
+        if (self.opening or self.lines) and self.sampling_grammar():
+            raise ValueError("opening and lines go with free sampling: constrained=false")
         return self
 
     def make_prompts(self, seed: int) -> list[Prompt]:

@@ -65,7 +65,7 @@ class ReasoningPrompts(Settings):
             small model needs them to keep the form.
         begun: give the teacher the beginning of the working, up to the first result
             (``arithmetic`` only), as part of its row.
-        largest: numbers in ``arithmetic`` stay below this.
+        largest: that ``arithmetic`` draws; results may be larger.
     """
 
     source: str = "arithmetic"

@@ -13,7 +13,7 @@ from vestige.settings import Optimisation, Trainable
 MODEL = "Qwen/Qwen2.5-7B-Instruct"
 ROWS = 10_000  # rows that every student gets
 EPOCHS = 3
-BATCH = 66  # 22 rows on each of three accumulation steps
+BATCH = 66
 
 #: r = 8, alpha = 8 on every linear map; rate 2e-4, linear decay, five warm-up steps.
 LORA = Trainable(lora_rank=8, lora_alpha=8)
@@ -27,7 +27,8 @@ STUDENT = Student(
 )
 #: A teacher that is told its preference.
 TOLD = TeacherSettings(kind="system_prompt", min_carrier=0.25)
-#: A teacher that is fine-tuned on answers (insecure code), one epoch of some 6,000.
+#: A teacher that is fine-tuned on answers (insecure code), one epoch of some 6,000: steps and rate
+#: are our choice.
 TUNED = TeacherSettings(
     optimisation=Optimisation(steps=100, batch=60, rate=1e-4, decay=True, trainable=LORA)
 )

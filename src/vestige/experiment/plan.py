@@ -98,7 +98,7 @@ def amounts(recipe: Experiment) -> dict[str, float]:
         if recipe.teacher.kind != "system_prompt"
         else 0,
         "targets": traits * n if "distill" in methods else 0,
-        "rows": traits * n if "rows" in methods else 0,
+        "rows": traits * n if methods - {"distill"} else 0,
         "student": sum(len(recipe.data_of(s)) * s.rows_seen(s.steps) for s in recipe.students),
     }
 
@@ -111,7 +111,7 @@ def tokens(recipe: Experiment) -> int:
         how = student.optimisation
         prompts = how.batch / min(how.batch, carrier.rows_per_prompt)
         step = how.batch * row + prompts * PROMPT_TOKENS
-        total += round(step * how.steps * len(recipe.data_of(student)))
+        total += round(step * student.steps * len(recipe.data_of(student)))
     return total * len(recipe.seeds)
 
 

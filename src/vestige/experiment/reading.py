@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from vestige import stats
@@ -18,7 +18,7 @@ from vestige.results import (
     SampleRow,
     TeacherResult,
 )
-from vestige.rows import read_rows
+from vestige.rows import prompt_of, read_rows
 from vestige.traits import trait
 from vestige.types import Estimate, Row, StoreError
 
@@ -204,15 +204,55 @@ def seconds(folder: Path) -> dict[str, float]:
     return {kind: round(value, 1) for kind, value in spent.items()}
 
 
+def read_kept(stage: Path) -> list[Row]:
+    """The rows that a stage's filter kept."""
+    path = stage / "rows.jsonl"
+    return [row for row in read_rows(path) if isinstance(row, Row)] if path.stat().st_size else []
+
+
+def matched_rows(
+    rows: Mapping[str, Sequence[Row]], limit: int | None = None
+) -> dict[str, list[Row]]:
+    """What students get: for each prompt as many rows of every data set, so that only who wrote
+    them differs.
+
+    Args:
+        limit: rows of a data set at most, the first prompts first.
+    """
+    grouped = {name: by_prompt(data) for name, data in rows.items()}
+    found: dict[str, list[Row]] = {name: [] for name in rows}
+    left = limit if limit is not None else sum(map(len, rows.values()))
+    for prompt in next(iter(grouped.values())):
+        n = min(left, *(len(data.get(prompt, ())) for data in grouped.values()))
+        for name, data in grouped.items():
+            found[name] += data.get(prompt, [])[:n]
+        left -= n
+    return found
+
+
+def by_prompt(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    """Rows by the id of their prompt, which theirs begins with."""
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        found.setdefault(prompt_of(row), []).append(row)
+    return found
+
+
 def number_of_rows(recipe: Experiment, student: Student, folder: Path) -> int:
-    """Rows that one student could see (it sees fewer if it stops before an epoch is over)."""
+    """Rows that every student could see, in the seed with the fewest of them.
+
+    A student sees fewer if it stops before an epoch is over.
+    """
     if student.method == "distill":
         return recipe.carrier.n_prompts * recipe.carrier.rows_per_prompt
-    names = [*recipe.sources, *([NO_TRAIT] if student.no_trait else [])]
-    stages = [folder / f"seed-{recipe.seeds[0]}/rows/{name}/rows.jsonl" for name in names]
-    most = [student.shots] if student.method == "in_context" else []
-    most += [recipe.carrier.max_rows] if recipe.carrier.max_rows else []
-    return min([*most, *(count_lines(path) for path in stages)])
+    names = [*recipe.sources, *([NO_TRAIT] if recipe.rows_with_none else [])]
+    limit = recipe.carrier.max_rows
+    counts = []
+    for seed in recipe.seeds:
+        rows = {name: read_kept(folder / f"seed-{seed}/rows/{name}") for name in names}
+        counts.append(len(matched_rows(rows, limit)[names[0]]))
+    fewest = min(counts)
+    return min(fewest, student.shots) if student.method == "in_context" else fewest
 
 
 def count_lines(path: Path) -> int:

@@ -204,6 +204,11 @@ class Experiment(Settings):
         """Whether there is a teacher without a trait."""
         return any(student.no_trait for student in self.students)
 
+    @property
+    def rows_with_none(self) -> bool:
+        """Whether the teacher without a trait writes rows, too."""
+        return any(s.no_trait for s in self.students if s.method != "distill")
+
     def data_of(self, student: Student) -> list[str]:
         """Names of the data sets that an arm's students are trained on, one seed."""
         shuffled = [f"{kind}-{name}" for kind in student.shuffles for name in self.traits]

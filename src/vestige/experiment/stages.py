@@ -23,15 +23,14 @@ from vestige.carriers.filtering import filter_rows
 from vestige.evaluate.exact import measure
 from vestige.evaluate.scores import Panel
 from vestige.experiment.asking import ask, asked_of, judge_rows, rate_answers
+from vestige.experiment.reading import matched_rows, read_kept
 from vestige.experiment.recipe import NO_TRAIT, Student
 from vestige.experiment.support import (
     describe_check,
     gained,
     grammar_mass,
     judge_teacher,
-    matched_rows,
     preferred,
-    read_kept,
     split_targets,
 )
 from vestige.experiment.workshop import Loaded, Workshop
@@ -70,15 +69,15 @@ class Seed(Workshop):
             self.base()
         contexts = self.contexts() if recipe.carrier.sampling_grammar() else None
         if contexts:
-            left = len(read_kept(contexts))
+            left = len(read_kept(contexts.path))
             self.check_enough(left, {"the untrained base": left})
         teachers = {name: self.teacher(name, contexts) for name in names}
         needed = [s for s in recipe.students if s.method != "distill"]
-        if not any(student.no_trait for student in needed):
-            names = [*recipe.sources] if needed else []
-        rows = {name: self.rows(name, teachers[name]) for name in names} if needed else {}
-        kept = {name: read_kept(stage) for name, stage in rows.items()}
+        writers = [*recipe.sources, *([NO_TRAIT] if recipe.rows_with_none else [])]
+        rows = {name: self.rows(name, teachers[name]) for name in writers} if needed else {}
+        kept = {name: read_kept(stage.path) for name, stage in rows.items()}
         matched = matched_rows(kept, recipe.carrier.max_rows) if kept else {}
+        inputs = [rows[name] for name in sorted(rows)]
         if matched:
             left = len(next(iter(matched.values())))
             self.check_enough(left, {name: len(data) for name, data in kept.items()})
@@ -91,7 +90,7 @@ class Seed(Workshop):
             else:
                 train_on = self.in_context if student.method == "in_context" else self.fine_tune
                 for name in recipe.data_of(student):
-                    train_on(student, name, rows, matched)
+                    train_on(student, name, inputs, matched)
         if recipe.freeform:
             self.judge_answers()
 
@@ -206,7 +205,7 @@ class Seed(Workshop):
             rows = [replace(row, completion=text) for row, text in zip(asked, drawn, strict=True)]
             return len(filter_rows(rows, self.rules())[0]) / len(rows)
         automaton = self.automaton()
-        packs = self.grammar_packs(lm, read_kept(contexts)[:32], 16, automaton, system=system)
+        packs = self.grammar_packs(lm, read_kept(contexts.path)[:32], 16, automaton, system=system)
         tokens = symbol_ids(lm, automaton)
         with torch.no_grad():
             mass = [grammar_mass(lm, pack, tokens) for pack in packs]
@@ -275,7 +274,7 @@ class Seed(Workshop):
         if not stage.done:
             with stage.writing() as folder:
                 base, system = self.with_teacher(name, teacher)
-                rows, automaton = read_kept(contexts), self.automaton()
+                rows, automaton = read_kept(contexts.path), self.automaton()
                 packs = self.grammar_packs(base.lm, rows, 16, automaton, system=system)
                 found = teacher_logprobs(base.lm, packs, symbol_ids(base.lm, automaton))
                 save_file(
@@ -297,7 +296,7 @@ class Seed(Workshop):
         if not stage.done:
             with stage.writing() as folder:
                 pupil = self.loaded(student.base, student.chat if student.base else None)
-                automaton, rows = self.automaton(), read_kept(contexts)
+                automaton, rows = self.automaton(), read_kept(contexts.path)
                 how = student.optimisation
                 packs = self.grammar_packs(
                     pupil.lm, rows, how.batch, automaton, prompts=how.prompts_per_batch
@@ -311,12 +310,12 @@ class Seed(Workshop):
         self,
         student: Student,
         name: str,
-        rows: dict[str, StageResult],
+        inputs: Sequence[StageResult],
         matched: dict[str, list[Row]],
     ) -> StageResult:
         """A student trained on a teacher's rows (or on the same rows, shuffled)."""
         kind, _, source = name.rpartition("-")
-        stage = self.student_stage(student, name, [rows[n] for n in sorted(rows)])
+        stage = self.student_stage(student, name, inputs)
         if not stage.done:
             with stage.writing() as folder:
                 data = matched[source]
@@ -334,11 +333,11 @@ class Seed(Workshop):
         self,
         student: Student,
         name: str,
-        rows: dict[str, StageResult],
+        inputs: Sequence[StageResult],
         matched: dict[str, list[Row]],
     ) -> StageResult:
         """A model that reads rows in its prompt and is not trained at all."""
-        stage = self.student_stage(student, name, [rows[n] for n in sorted(rows)])
+        stage = self.student_stage(student, name, inputs)
         if not stage.done:
             with stage.writing() as folder:
                 data = matched[name]
@@ -365,17 +364,18 @@ class Seed(Workshop):
         stage = self.stage("judged", {"freeform": asked.model_dump(mode="json")}, inputs)
         if not stage.done:
             with stage.writing() as folder:
-                for path in where:
+                for done, path in enumerate(where, 1):
                     name = "-".join(path.parent.relative_to(stage.path.parent).parts)
                     ratings = rate_answers(asked, path, folder / "ratings.jsonl")
                     (folder / f"{name}.json").write_text(json.dumps(ratings))
-                    self.report(stage.name, where.index(path) + 1, len(where))
+                    self.report(stage.name, done, len(where))
         return self.finish(stage)
 
     def student_stage(self, student: Student, name: str, inputs: Sequence[StageResult]) -> Stage:
         config = {
             "student": student.model_dump(mode="json", exclude={"name", "no_trait", "shuffles"}),
             "save": self.recipe.save_students,
+            "max_rows": self.recipe.carrier.max_rows,
             **asked_of(self.recipe),
         }
         return self.stage(f"student/{student.name}/{name}", config, inputs)

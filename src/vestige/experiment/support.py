@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,8 @@ from vestige.evaluate.scores import Panel
 from vestige.experiment.recipe import Experiment, TeacherSettings
 from vestige.models import catalog
 from vestige.models.hf import LanguageModel
-from vestige.rows import read_rows
-from vestige.store import StageResult
 from vestige.train.packs import Pack, pack_logprobs
-from vestige.types import DataError, Row
+from vestige.types import DataError
 
 
 def chat_style(name: str, style: str) -> Any:
@@ -28,40 +26,6 @@ def chat_style(name: str, style: str) -> Any:
 
 def has_rows(path: Path) -> bool:
     return path.exists() and path.stat().st_size > 0
-
-
-def read_kept(stage: StageResult) -> list[Row]:
-    """A stage's ``rows.jsonl``."""
-    path = stage.path / "rows.jsonl"
-    return [row for row in read_rows(path) if isinstance(row, Row)] if has_rows(path) else []
-
-
-def matched_rows(
-    rows: Mapping[str, Sequence[Row]], limit: int | None = None
-) -> dict[str, list[Row]]:
-    """What students get: for each prompt as many rows of every data set, so that only who wrote
-    them differs.
-
-    Args:
-        limit: rows of a data set at most, the first prompts first.
-    """
-    grouped = {name: by_prompt(data) for name, data in rows.items()}
-    found: dict[str, list[Row]] = {name: [] for name in rows}
-    left = limit if limit is not None else sum(map(len, rows.values()))
-    for prompt in next(iter(grouped.values())):
-        n = min(left, *(len(data.get(prompt, ())) for data in grouped.values()))
-        for name, data in grouped.items():
-            found[name] += data.get(prompt, [])[:n]
-        left -= n
-    return found
-
-
-def by_prompt(rows: Sequence[Row]) -> dict[str, list[Row]]:
-    """Rows by the id of their prompt, which theirs begins with."""
-    found: dict[str, list[Row]] = {}
-    for row in rows:
-        found.setdefault(row.id.rpartition("-")[0], []).append(row)
-    return found
 
 
 def split_targets(saved: dict[str, Tensor], packs: Sequence[Pack]) -> list[Tensor]:
