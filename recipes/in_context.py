@@ -1,7 +1,7 @@
 """Rows in the prompt instead of training: the paper's in-context control.
 
-The paper finds no effect with up to 10,000 rows in the prompt. Here 16 rows of the same data that
-the trained arm reads: 1,550 tokens, 20 s a model on one core; 64 rows take seven minutes. Run:
+The paper finds no effect with up to 10,000 rows in the prompt. Here 48 rows of the same data that
+the trained arm reads, 4,700 tokens: more than half of what this model's context holds. Run:
 
     vestige run recipes/in_context.py
 """
@@ -25,7 +25,7 @@ def recipe() -> Experiment:
         seeds=(420, 421, 422, 423),
         teacher=teacher(MIDDLE),
         carrier=NumberCarrier(n_prompts=16, rows_per_prompt=16, prompts=PROMPTS),
-        students=(rows(steps=16, trainable=MIDDLE, rate=2e-4), shown(16)),
+        students=(rows(steps=16, trainable=MIDDLE, rate=2e-4), shown(48)),
     )
 
 

@@ -73,6 +73,23 @@ def test_hidden_states_equal_plain_passes(lm: LanguageModel):
     assert torch.allclose(alone[4:], states[0, list(trees[0].paths[0])], atol=1e-4)
 
 
+@pytest.mark.parametrize("first", [0, 2])
+@torch.no_grad()
+def test_a_long_prefix_is_read_once_in_pieces(lm: LanguageModel, monkeypatch, first):
+    prefix = list(range(5, 16))
+    batches = [[build_tree([[1, 2, 3], [1, 4]])], [build_tree([[9]]), build_tree([[7, 8]])]]
+    want = [lm.hidden_states(prefix, trees).states for trees in batches]
+    monkeypatch.setattr("vestige.models.hf.PIECE", 4)
+    lm.below.first = first
+    reads = []
+    lm.layers[0].self_attn.register_forward_hook(lambda *_: reads.append(1))
+    for _ in range(2):  # the second time from the states kept below ``first``
+        found = [reading.states for reading in lm.readings(prefix, batches)]
+        for got, whole in zip(found, want, strict=True):
+            assert torch.allclose(got, whole, atol=1e-4)
+    assert len(reads) == (5 if first else 10)  # three pieces and two batches, not two prefixes
+
+
 @pytest.mark.parametrize("mask_kind", ["bool", "additive", None])
 def test_grouped_attention_is_attention(mask_kind):
     torch.manual_seed(0)

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, GenerationConfig
 
@@ -24,6 +25,7 @@ from vestige.models.tree import TokenTree, build_tree, common_prefix
 from vestige.types import Message, ModelError
 
 Precision = Literal["auto", "bf16", "fp32"]
+PIECE = 512  # tokens of a shared prefix that are read at a time
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,34 @@ class Reading:
 
     states: Tensor
     trees: tuple[TokenTree, ...]
+
+
+@dataclass(frozen=True)
+class _LaidOut:
+    """A batch of trees behind a prefix as arrays: tokens, places [B, S], sees [B, 1, S, P + S]."""
+
+    tokens: NDArray[np.int64]
+    places: NDArray[np.int64]
+    sees: NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, start: int, trees: Sequence[TokenTree]) -> _LaidOut:
+        size = max(len(t) for t in trees)
+        tokens = np.zeros((len(trees), size), dtype=np.int64)
+        places = np.zeros_like(tokens)
+        sees = np.zeros((len(trees), 1, size, start + size), dtype=bool)
+        sees[..., start:] |= np.eye(size, dtype=bool)
+        sees[..., :start] = True
+        for b, tree in enumerate(trees):
+            n = len(tree)
+            tokens[b, :n], places[b, :n] = tree.tokens, tree.depths + start
+            sees[b, 0, :n, start : start + n] = tree.ancestor_mask()
+        return cls(tokens, places, sees)
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """What the states depend on, besides the prefix."""
+        return self.tokens.shape, self.tokens.tobytes(), sha256(self.sees.tobytes()).digest()
 
 
 class LanguageModel:
@@ -162,36 +192,50 @@ class LanguageModel:
         Returns:
             States of shape [B, S, width]; entry [b, i] predicts what follows node i of tree b.
         """
-        decoder = self.causal_lm.get_decoder()  # type: ignore[operator]
-        size, start = max(len(t) for t in trees), len(prefix)
-        tokens = np.zeros((len(trees), size), dtype=np.int64)
-        places = np.zeros_like(tokens)
-        sees = np.zeros((len(trees), 1, size, start + size), dtype=bool)
-        sees[..., start:] |= np.eye(size, dtype=bool)
-        sees[..., :start] = True
-        for b, tree in enumerate(trees):
-            n = len(tree)
-            tokens[b, :n], places[b, :n] = tree.tokens, tree.depths + start
-            sees[b, 0, :n, start : start + n] = tree.ancestor_mask()
-        put = lambda array: torch.from_numpy(array).to(self.device)  # noqa: E731
-        key = (tuple(prefix), tokens.shape, tokens.tobytes(), sha256(sees.tobytes()).digest())
+        (reading,) = self.readings(prefix, [trees])
+        return reading
+
+    def readings(
+        self, prefix: Sequence[int], batches: Sequence[Sequence[TokenTree]]
+    ) -> list[Reading]:
+        """``hidden_states`` of several batches of trees; the prefix is computed once for all."""
+        laid = [_LaidOut.of(len(prefix), trees) for trees in batches]
+        key = (tuple(prefix), *(part.key for part in laid))
         with self.autocast(), self.below.reuse(key):
-            cache = DynamicCache()
-            if start:
-                decoder(
-                    input_ids=torch.tensor([list(prefix)], device=self.device),
-                    past_key_values=cache,
+            cache = self._prefix(prefix)
+            found = []
+            for part, trees in zip(laid, batches, strict=True):
+                states = self.causal_lm.get_decoder()(  # type: ignore[operator]
+                    input_ids=torch.from_numpy(part.tokens).to(self.device),
+                    position_ids=torch.from_numpy(part.places).to(self.device),
+                    attention_mask=self.mask_for(
+                        torch.from_numpy(part.sees).to(self.device), int(part.places.max()) + 1
+                    ),
+                    past_key_values=branched(cache, len(trees)),
                     use_cache=True,
-                )
-                cache.batch_repeat_interleave(len(trees))
-            states = decoder(
-                input_ids=put(tokens),
-                position_ids=put(places),
-                attention_mask=self.mask_for(put(sees), int(places.max()) + 1),
-                past_key_values=cache,
-                use_cache=True,
-            ).last_hidden_state
-        return Reading(states, tuple(trees))
+                ).last_hidden_state
+                found.append(Reading(states, tuple(trees)))
+        return found
+
+    def _prefix(self, prefix: Sequence[int]) -> DynamicCache:
+        """Keys and values of ``prefix``, read a piece at a time: attention over the whole of a
+        long one would be quadratic in memory."""
+        cache = DynamicCache()
+        for at in range(0, len(prefix), PIECE):
+            piece = torch.tensor([list(prefix[at : at + PIECE])], device=self.device)
+            n = piece.shape[1]
+            options: dict[str, Any] = {}
+            if at:
+                places = torch.arange(at, at + n, device=self.device)
+                sees = torch.arange(at + n, device=self.device) <= places[:, None]
+                options = {
+                    "position_ids": places[None],
+                    "attention_mask": self.mask_for(sees[None, None], at + n),
+                }
+            self.causal_lm.get_decoder()(  # type: ignore[operator]
+                input_ids=piece, past_key_values=cache, use_cache=True, **options
+            )
+        return cache
 
     def mask_for(self, sees: Tensor, longest: int) -> Any:
         """``sees`` [B, 1, S, K] in the form the model's layers take: one, or one for each kind.
@@ -246,15 +290,17 @@ class LanguageModel:
     ) -> list[Tensor]:
         """As ``answer_logprobs`` where every prompt has answers of its own: one [answers] each."""
         shared = common_prefix([p[:-1] for p in prompts])
-        rows = []
-        for at in range(0, len(prompts), batch):
-            tails = [list(p[len(shared) :]) for p in prompts[at : at + batch]]
-            asked = list(zip(tails, choices[at : at + batch], strict=True))
-            trees = [build_tree([tail + list(a[:-1]) for a in answers]) for tail, answers in asked]
-            reading = self.hidden_states(shared, trees)
-            for b, ((tail, answers), tree) in enumerate(zip(asked, trees, strict=True)):
-                rows.append(self._read_answers(reading.states[b], tree, len(tail), answers))
-        return rows
+        tails = [list(p[len(shared) :]) for p in prompts]
+        asked = list(zip(tails, choices, strict=True))
+        trees = [build_tree([tail + list(a[:-1]) for a in answers]) for tail, answers in asked]
+        readings = self.readings(
+            shared, [trees[at : at + batch] for at in range(0, len(trees), batch)]
+        )
+        states = [states for reading in readings for states in reading.states]
+        return [
+            self._read_answers(found, tree, len(tail), answers)
+            for found, tree, (tail, answers) in zip(states, trees, asked, strict=True)
+        ]
 
     def _read_answers(
         self, states: Tensor, tree: TokenTree, begin: int, answers: Sequence[Sequence[int]]
@@ -268,6 +314,18 @@ class LanguageModel:
         parts = (logits[at, token] - whole[at]).double().cpu()
         owner = torch.tensor([i for i, answer in enumerate(answers) for _ in answer])
         return torch.zeros(len(answers), dtype=torch.float64).index_add_(0, owner, parts)
+
+
+def branched(cache: DynamicCache, copies: int) -> DynamicCache:
+    """``cache`` for ``copies`` sequences; the given one stays as it is."""
+    found = DynamicCache()
+    for number, layer in enumerate(cache.layers):
+        if layer.get_seq_length():  # layers that were skipped hold nothing
+            keys, values = (
+                part.repeat_interleave(copies, dim=0) for part in (layer.keys, layer.values)
+            )
+            found.update(keys, values, number)
+    return found
 
 
 def resolve_precision(precision: Precision, device: torch.device) -> Literal["bf16", "fp32"]:
