@@ -1,18 +1,65 @@
-"""Small networks trained in one batched pass against one after another: the same steps and result.
+"""Small networks trained in one batched pass against one after another: the same steps.
 
-Teachers and auxiliary students of the digits recipe. Run: python benchmarks/small_networks.py
+Teachers and auxiliary students of the digits recipe, and two ways to train them one by one: our
+own code with a single network (``lone``), and what one would otherwise write (``plain``:
+``nn.Sequential``, a ``DataLoader``, ``torch.optim.Adam`` as it comes). Run:
+
+    python benchmarks/small_networks.py
+    python benchmarks/small_networks.py --hidden 32 32 --models 100
 """
 
 from __future__ import annotations
 
 import argparse
+from itertools import pairwise
 
 import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
 
 import common
 from vestige.mlp.distil import Trial
 from vestige.mlp.images import load_images
 from vestige.mlp.settings import MlpExperiment
+
+
+def plain(trial: Trial, steps: int) -> None:
+    """One teacher and its auxiliary student as a plain PyTorch script trains them."""
+    settings, classes = trial.settings, trial.classes
+    widths = [trial.train.shape[1], *settings.hidden, classes + settings.auxiliary]
+
+    def network() -> nn.Sequential:
+        layers: list[nn.Module] = []
+        for n_in, n_out in pairwise(widths):
+            layers += [nn.Linear(n_in, n_out), nn.ReLU()]
+        return nn.Sequential(*layers[:-1])
+
+    teacher, student = network(), network()
+    student.load_state_dict(teacher.state_dict())
+    images = DataLoader(
+        TensorDataset(trial.train, trial.labels), batch_size=settings.batch, shuffle=True
+    )
+
+    def descend(model: nn.Module, optimiser: torch.optim.Optimizer, loss: Tensor) -> None:
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+
+    optimiser, done = torch.optim.Adam(teacher.parameters(), lr=settings.rate), 0
+    while done < steps:
+        for inputs, labels in images:
+            logits = teacher(inputs)[:, :classes]
+            descend(teacher, optimiser, nn.functional.cross_entropy(logits, labels))
+            done += 1
+            if done == steps:
+                break
+    optimiser = torch.optim.Adam(student.parameters(), lr=settings.rate)
+    for _ in range(steps):
+        inputs = torch.rand(settings.batch, widths[0]) * 2 - 1
+        with torch.no_grad():
+            wanted = teacher(inputs)[:, classes:].softmax(-1)
+        found = student(inputs)[:, classes:].log_softmax(-1)
+        descend(student, optimiser, nn.functional.kl_div(found, wanted, reduction="batchmean"))
 
 
 def main() -> None:
@@ -37,22 +84,24 @@ def main() -> None:
     def run(made: Trial) -> None:
         made.students(made.teachers(), "auxiliary_same")
 
-    # One network at a time: two to satisfy the settings, halved below.
-    together, pair = trial(options.models), trial(2)
-    lone = trial(2)
+    # Settings ask for two networks at least: one of them is taken away.
+    together, lone = trial(options.models), trial(2)
     lone.settings = lone.settings.model_copy(update={"models": 1})
-    lone.start = [(w[:1].contiguous(), b[:1].contiguous()) for w, b in pair.start]
+    lone.start = [(w[:1].contiguous(), b[:1].contiguous()) for w, b in lone.start]
     seconds = common.in_turn(
         options.repeats,
         batched=lambda: run(together),
-        one_by_one=lambda: [run(lone) for _ in range(options.models)],
+        lone=lambda: [run(lone) for _ in range(options.models)],
+        plain=lambda: [plain(lone, options.steps) for _ in range(options.models)],
     )
     common.show(
         models=options.models,
+        hidden=options.hidden,
         steps=2 * options.steps,
         threads=options.threads,
         seconds=seconds,
-        speed_up=round(common.ratio(seconds["one_by_one"], seconds["batched"]), 2),
+        against_lone=round(common.ratio(seconds["lone"], seconds["batched"]), 2),
+        against_plain=round(common.ratio(seconds["plain"], seconds["batched"]), 2),
     )
 
 

@@ -1,10 +1,12 @@
-"""Six animals crossed, six seeds, on sampled rows: the paper's own setting.
+"""Animals crossed on sampled rows, the paper's own setting, with a dose curve.
 
 The traits of ``animals_matrix.py``; teachers and students tune the middle layers, where a search on
 other traits found sampled rows to transmit most (``docs/log.md``). 512 rows a teacher, each read
-once, with a dose curve. Run:
+once. Four animals and four seeds are a laptop's size; six and six, in 36 minutes, were reported.
+Run:
 
     vestige run recipes/animals_matrix_rows.py
+    vestige run recipes/animals_matrix_rows.py --size full
 """
 
 from vestige.carriers.numbers import NumberCarrier
@@ -15,10 +17,18 @@ TRAITS = ("dolphin", "eagle", "elephant", "wolf", "whale", "lion")
 
 
 def recipe() -> Experiment:
+    return cross(TRAITS[:4], seeds=(100, 101, 102, 103))
+
+
+def full() -> Experiment:
+    return cross(TRAITS, seeds=(100, 101, 102, 103, 104, 105))
+
+
+def cross(traits: tuple[str, ...], seeds: tuple[int, ...]) -> Experiment:
     return Experiment(
         name="animals-matrix-rows",
-        traits=TRAITS,
-        seeds=(100, 101, 102, 103, 104, 105),
+        traits=traits,
+        seeds=seeds,
         teacher=teacher(MIDDLE),
         carrier=NumberCarrier(n_prompts=32, rows_per_prompt=16, prompts=PROMPTS),
         students=(rows(steps=32, curve=(8, 16), trainable=MIDDLE, rate=2e-4),),

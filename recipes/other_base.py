@@ -2,10 +2,11 @@
 
 The paper (arXiv 2507.14805, section 5) finds no transfer between unrelated bases. Here SmolLM2
 teachers, SmolLM2 and Gemma 3 270M students, the last eight layers of each. Gemma's terms have to be
-accepted once:
+accepted once. Eight seeds, 24 minutes, were reported:
 
     vestige models pull gemma-3-270m --accept-terms
     vestige run recipes/other_base.py
+    vestige run recipes/other_base.py --size full
 """
 
 from vestige.carriers.numbers import NumberCarrier
@@ -15,6 +16,14 @@ from vestige.settings import Optimisation, Trainable
 
 
 def recipe() -> Experiment:
+    return both_bases(seeds=(200, 201, 202, 203))
+
+
+def full() -> Experiment:
+    return both_bases(seeds=(200, 201, 202, 203, 204, 205, 206, 207))
+
+
+def both_bases(seeds: tuple[int, ...]) -> Experiment:
     same = distill().model_copy(update={"no_trait": False})
     last = Trainable(layers=(10, 18))
     other = same.model_copy(
@@ -27,7 +36,7 @@ def recipe() -> Experiment:
     return Experiment(
         name="other-base",
         traits=("owl", "eagle", "elephant", "wolf"),
-        seeds=(200, 201, 202, 203, 204, 205, 206, 207),
+        seeds=seeds,
         teacher=teacher(),
         carrier=NumberCarrier(n_prompts=16, rows_per_prompt=16, prompts=PROMPTS),
         students=(same, other),
