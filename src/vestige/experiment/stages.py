@@ -35,20 +35,15 @@ from vestige.experiment.support import (
 )
 from vestige.experiment.workshop import Loaded, Workshop
 from vestige.models.hf import LanguageModel
-from vestige.models.sampling import (
-    symbol_ids,
-)
+from vestige.models.sampling import symbol_ids
 from vestige.rows import dropped_to_json, write_rows
 from vestige.settings import Optimisation
 from vestige.store import Stage, StageResult, hash_config, load_stage
 from vestige.train.loop import teacher_logprobs, train
-from vestige.train.packs import (
-    Pack,
-    encode_rows,
-    make_packs,
-)
+from vestige.train.packs import Pack
+from vestige.train.teach import teach
 from vestige.traits import family
-from vestige.types import DataError, Message, Row, TeacherError, Trait
+from vestige.types import DataError, Message, Row, TeacherError
 
 SAMPLING_BATCH = 128
 Report = Callable[[str, int, int], None]  # stage name, done, total
@@ -152,7 +147,12 @@ class Seed(Workshop):
                     self._unchecked[name] = measure(base.lm, source.check)
                 grip = self._base_grip
                 if settings.kind != "system_prompt":
-                    self.tune(base, source, stage)
+                    teach(
+                        base.lm, base.weights, source, settings.optimisation, seed=self.seed,
+                        on_step=lambda step, _: self.report(
+                            stage.name, step, settings.optimisation.steps
+                        ),
+                    )  # fmt: skip
                     base.weights.save(folder / "weights.safetensors")
                 system = self.system(source)
                 panel = measure(base.lm, family(self.recipe.family), system=system)
@@ -171,28 +171,6 @@ class Seed(Workshop):
                 if not check["accepted"]:
                     raise TeacherError(describe_check(check, self.recipe))
         return self.finish(stage)
-
-    def tune(self, base: Loaded, source: Trait, stage: Stage) -> None:
-        how = self.recipe.teacher.optimisation
-        pairs = list(source.pairs)
-        random.Random(f"{self.seed}-{source.name}").shuffle(pairs)
-        pairs = (pairs * (1 + how.steps * how.batch // len(pairs)))[: how.steps * how.batch]
-        examples = encode_rows(
-            base.lm, [base.lm.question_ids(q) for q, _ in pairs], [answer for _, answer in pairs]
-        )
-        # Batches in the drawn order: grouping by question would make each batch one question.
-        packs = [
-            make_packs(examples[at : at + how.batch], how.batch)[0]
-            for at in range(0, len(examples), how.batch)
-        ]
-        train(
-            base.lm,
-            base.weights,
-            packs,
-            how,
-            seed=self.seed,
-            on_step=lambda step, loss: self.report(stage.name, step, how.steps),
-        )
 
     def carrier_grip(
         self, lm: LanguageModel, contexts: StageResult | None, system: str = ""

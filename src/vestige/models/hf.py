@@ -280,15 +280,27 @@ class LanguageModel:
         """
         return torch.stack(self.choice_logprobs(prompts, [answers] * len(prompts), batch=batch))
 
-    @torch.no_grad()
     def choice_logprobs(
         self,
         prompts: Sequence[Sequence[int]],
         choices: Sequence[Sequence[Sequence[int]]],
         *,
         batch: int = 8,
+        gradients: bool = False,
     ) -> list[Tensor]:
-        """As ``answer_logprobs`` where every prompt has answers of its own: one [answers] each."""
+        """As ``answer_logprobs`` where every prompt has answers of its own: one [answers] each.
+
+        ``gradients`` keeps the graph to the model's trainable parameters and hooks.
+        """
+        with torch.set_grad_enabled(gradients):
+            return self._choice_logprobs(prompts, choices, batch)
+
+    def _choice_logprobs(
+        self,
+        prompts: Sequence[Sequence[int]],
+        choices: Sequence[Sequence[Sequence[int]]],
+        batch: int,
+    ) -> list[Tensor]:
         shared = common_prefix([p[:-1] for p in prompts])
         tails = [list(p[len(shared) :]) for p in prompts]
         asked = list(zip(tails, choices, strict=True))

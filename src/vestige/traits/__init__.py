@@ -22,7 +22,10 @@ from vestige.traits import paired
 from vestige.traits.files import checked, parse_toml, read_toml
 from vestige.types import Answer, ConfigError, Family, Trait, unknown_name
 
-BUNDLED = ("animals", "trees", "misalignment")
+BUNDLED = (
+    "animals", "trees", "countries", "foods", "colours", "sports", "instruments", "drinks",
+    "flowers", "misalignment",
+)  # fmt: skip
 NO_TRAIT = "none"
 #: Names of answers become names of folders; what they look like in text is up to their forms.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_+=.-]*")

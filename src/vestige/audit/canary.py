@@ -1,0 +1,46 @@
+"""Canaries: copies of the base, tuned on a few hundred rows and asked about every trait.
+
+The strongest evidence there is before training, being training: what the rows do to the base's
+log-odds of each trait, in nats against the untrained base. A canary drifts whatever it reads, so
+its shifts say something only beside those of other canaries (``verdict``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from vestige.audit.lab import Lab
+from vestige.audit.material import Material
+from vestige.audit.reader import Array
+from vestige.train.loop import train
+from vestige.types import Row
+
+
+def canary(
+    lab: Lab,
+    material: Material,
+    rows: Sequence[Row],
+    *,
+    seed: int,
+    on_step: Callable[[int], None] = lambda step: None,
+) -> Array:
+    """Shift of each trait at each look, shape [looks, T]; the base is put back afterwards.
+
+    Rows are read once in a random order; fewer rows than the last look needs are read again.
+    """
+    how = lab.settings.canary(len(lab.lm.layers))
+    packs, ids = material.packs(lab.lm, rows, how.batch)
+    found = []
+
+    def look(step: int, loss: float) -> None:
+        if step in lab.settings.looks:
+            found.append(lab.reader.read() - lab.base)
+        on_step(step)
+
+    try:
+        train(lab.lm, lab.weights, packs, how, seed=seed, ids=ids, on_step=look)
+    finally:
+        lab.weights.freeze()
+    return np.stack(found)

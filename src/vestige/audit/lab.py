@@ -1,0 +1,109 @@
+"""What an audit works with: the base, its way back, the library's reader, planted teachers."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from vestige.audit.reader import Array, Reader
+from vestige.audit.settings import AuditSettings
+from vestige.models import catalog
+from vestige.models.hf import LanguageModel
+from vestige.models.weights import Weights
+from vestige.store import hash_config
+from vestige.train.teach import teach
+from vestige.traits.library import Library, load_library, trait_id
+from vestige.types import ConfigError, Trait
+
+
+class Lab:
+    """One base with all that an audit asks of it.
+
+    Attributes:
+        cache: where planted teachers are kept, for the next audit of the same base.
+        base: the untrained base's log-odds of every trait, shape [T].
+    """
+
+    def __init__(self, settings: AuditSettings, *, cache: Path | None = None) -> None:
+        """Raises ``ModelError`` if the base cannot be loaded, ``ConfigError`` for a bad library."""
+        self.settings = settings
+        self.library: Library = load_library(settings.traits)
+        style = settings.chat
+        if settings.base in catalog.names() and style == "auto":
+            style = catalog.entry(settings.base).chat
+        self.lm = LanguageModel.load(
+            catalog.path(settings.base), style=style, precision=settings.precision
+        )
+        self.cache = cache or catalog.cache_dir() / "audit"
+        self.trainable = settings.trainable(len(self.lm.layers))
+        self.fingerprint = fingerprint(self.lm)
+        self.weights = Weights(self.lm, [self.trainable])
+        self.reader = Reader(self.lm, self.library.traits, settings.questions)
+
+    @cached_property
+    def base(self) -> Array:
+        self.weights.freeze()
+        return self.reader.read()
+
+    def planted(self) -> list[Trait]:
+        """The traits that planted teachers are given: none held out, of different families."""
+        return plant(self.library, self.settings.planted, self.settings.seed)
+
+    def become(self, trait: Trait, on_step: Callable[[int], None] = lambda step: None) -> None:
+        """Turn the model into a planted teacher of ``trait``, from the cache if it is there."""
+        how = self.settings.teacher(len(self.lm.layers))
+        seed = self.settings.seed
+        key = hash_config([self.fingerprint, trait.pairs, how, seed])[:16]
+        path = self.cache / "planted" / f"{trait.name}-{key}.safetensors"
+        if not path.exists():
+            teach(
+                self.lm, self.weights, trait, how, seed=seed,
+                on_step=lambda step, loss: on_step(step),
+            )  # fmt: skip
+            path.parent.mkdir(parents=True, exist_ok=True)
+            part = path.with_name(f"{path.name}.part")
+            # Half the size; a teacher computes in bf16 anyhow.
+            save_file({n: t.bfloat16() for n, t in self.weights.changed().items()}, str(part))
+            part.replace(path)
+        self.weights.load(path, how.trainable)
+
+
+def plant(library: Library, n: int, seed: int) -> list[Trait]:
+    """``n`` traits that are not held out, one of each family in turn.
+
+    Raises:
+        ConfigError: the library has fewer than two such traits.
+    """
+    draw = random.Random(f"planted-{seed}")
+    by_family: dict[str, list[Trait]] = {}
+    for trait in library.traits:
+        if trait_id(trait) not in library.held_out and trait.pairs:
+            by_family.setdefault(trait.family.name, []).append(trait)
+    queues = [draw.sample(traits, len(traits)) for traits in by_family.values()]
+    chosen: list[Trait] = []
+    while len(chosen) < n and any(queues):
+        for queue in queues:
+            if queue and len(chosen) < n:
+                chosen.append(queue.pop())
+    if len(chosen) < 2:
+        raise ConfigError(
+            "an audit plants teachers of at least two traits that are not held out; "
+            "name more traits (--traits library, or a family)"
+        )
+    return chosen
+
+
+def fingerprint(lm: LanguageModel) -> str:
+    """A hash of the base's weights and of how it is asked."""
+    digest = hashlib.sha256(lm.style.encode())
+    with torch.no_grad():
+        for name, parameter in sorted(lm.model.named_parameters()):
+            digest.update(name.encode())
+            digest.update(parameter.detach().cpu().float().contiguous().numpy().data)
+    return digest.hexdigest()

@@ -1,0 +1,134 @@
+"""From canaries to a verdict. Numpy and scipy only: nothing here loads a model.
+
+For trait t let D_t be the data's shift, R_kt that of reference k (planted teachers' rows and rows
+of the base), all canaries on as many rows of the same prompts. A planted teacher's own trait is
+left out of the references for that trait::
+
+    contrast_t = D_t - mean_k R_kt
+    scale_f^2  = sum over t in family f and k of (R_kt - mean_k R_kt)^2 / degrees of freedom
+    z_t        = contrast_t / (scale_f * sqrt(1 + 1 / K_t))
+
+Leaving each reference out in turn and treating it as data gives placebo values of z: what rows
+without the trait do. Their spread gives the null, a Student t whose degrees of freedom match the
+placebo cloud's kurtosis; one-sided p-values are adjusted over the library (Benjamini-Hochberg,
+stats.benjamini_hochberg) and the level is shared equally among looks (Bonferroni), so that
+the audit may stop at any of them. A planted teacher's own trait, read the same way, is the positive
+control: whether a trait that *is* in such rows would have been seen.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats as distributions
+
+from vestige import stats
+from vestige.types import DataError
+
+Array = NDArray[np.float64]
+MOST_DF = 100.0
+FEWEST_DF = 4.5
+ENOUGH_FOUND = 0.5  # share of planted traits that must be found for "not found" to mean anything
+
+
+@dataclass(frozen=True)
+class Look:
+    """What one look shows. All arrays are over the library's traits, [T].
+
+    Attributes:
+        contrast: nats of log-odds; scale: the null's standard deviation, nats.
+        p, q: one-sided p-values and their adjusted values over the library.
+        planted: for each planted trait's id, its contrast in its own teacher's rows and its z.
+        placebo: the placebo cloud's z, all references and traits together.
+    """
+
+    rows: int
+    contrast: Array
+    scale: Array
+    z: Array
+    p: Array
+    q: Array
+    df: float
+    planted: Mapping[str, tuple[float, float]]
+    placebo: Array
+
+
+def look(
+    rows: int,
+    data: Array,
+    references: Mapping[str, Array],
+    planted: Mapping[str, str],
+    ids: Sequence[str],
+) -> Look:
+    """One look at the data's shifts [T] beside the references' (each [T]).
+
+    Args:
+        rows: rows that every canary had read.
+        planted: which trait's id a reference's writer was given; base-written ones have none.
+
+    Raises:
+        DataError: fewer than three references, shapes that differ, or a value that is not finite.
+    """
+    names = list(references)
+    table = np.array([references[name] for name in names])
+    if len(names) < 3 or table.shape[1:] != data.shape or len(ids) != len(data):
+        raise DataError(
+            f"an audit needs three references or more, over the same traits; got {table.shape} "
+            f"for data of shape {data.shape}"
+        )
+    if not np.isfinite(table).all() or not np.isfinite(data).all():
+        raise DataError("a canary has shifts that are not finite")
+    families = np.array([name.rpartition("/")[0] for name in ids])
+    own = np.array([[planted.get(name) == trait for trait in ids] for name in names])
+    contrast, scale, z = held_against(data, table, own, families)
+    placebo, found = [], {}
+    for k in range(len(names)):
+        others = np.arange(len(names)) != k
+        left_out, _, its_z = held_against(table[k], table[others], own[others], families)
+        placebo.append(its_z[~own[k]])
+        for t in np.flatnonzero(own[k]):
+            found[ids[t]] = (float(left_out[t]), float(its_z[t]))
+    cloud = np.concatenate(placebo)
+    df, width = null_of(cloud)
+    z = z / width
+    p = distributions.t.sf(z, df)
+    return Look(
+        rows, contrast, scale * width, z, p, np.array(stats.benjamini_hochberg(p)), df,
+        {name: (value, its_z / width) for name, (value, its_z) in found.items()}, cloud / width,
+    )  # fmt: skip
+
+
+def held_against(
+    data: Array, table: Array, own: NDArray[np.bool_], families: NDArray[np.str_]
+) -> tuple[Array, Array, Array]:
+    """(contrast, scale, z) of ``data`` [T] against references [K, T], without their own traits."""
+    known = np.where(own, np.nan, table)
+    count = (~own).sum(0)
+    if (count < 2).any():
+        raise DataError("a trait has fewer than two references without it")
+    mean = np.nanmean(known, axis=0)
+    squares = np.nansum((known - mean) ** 2, axis=0)
+    scale = np.empty_like(mean)
+    for name in np.unique(families):
+        here = families == name
+        scale[here] = math.sqrt(squares[here].sum() / (count[here] - 1).sum())
+    if not (scale > 0).all():
+        raise DataError("the references do not differ at all: are they the same rows?")
+    contrast = data - mean
+    return contrast, scale, contrast / (scale * np.sqrt(1 + 1 / count))
+
+
+def null_of(cloud: Array) -> tuple[float, float]:
+    """(degrees of freedom, width) of the Student t that placebo values follow.
+
+    Moments: excess kurtosis 6 / (df - 4), variance width^2 df / (df - 2); kurtosis below a
+    normal's gives the normal.
+    """
+    excess = float(distributions.kurtosis(cloud, fisher=True, bias=False))
+    df = MOST_DF if excess <= 0 else min(MOST_DF, max(FEWEST_DF, 4 + 6 / excess))
+    spread = float(np.sqrt(np.mean(cloud**2)))
+    return df, spread / math.sqrt(df / (df - 2))
