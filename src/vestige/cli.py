@@ -13,6 +13,8 @@ import typer
 from rich.table import Table
 
 import vestige
+from vestige.audit_cli import audit
+from vestige.audit_cli import summary as audit_summary
 from vestige.data_cli import AsJson, Overwrite, err, filter_app, judge, out
 from vestige.types import ConfigError, StoreError, VestigeError
 
@@ -161,6 +163,9 @@ def _results(folder: Path, record: dict[str, Any], running: bool) -> Any:
 
 
 def _summary(results: Any) -> None:
+    if results.kind == "audit":
+        audit_summary(results)
+        return
     if results.kind == "mlp":
         table = Table("networks", "accuracy", "95% interval")
         for arm in results.arms:
@@ -304,6 +309,7 @@ def theorem(
 # ---- files and models ----------------------------------------------------------------------------
 
 app.command()(judge)
+app.command()(audit)
 
 
 @models_app.command("list")

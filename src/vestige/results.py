@@ -213,10 +213,75 @@ class MlpResults(Record):
     caveats: list[str]
 
 
-AnyResults = Results | MlpResults
+class AuditTrait(Record):
+    """One trait of the library: what the data's canary showed beside the references'."""
+
+    trait: str
+    flagged: bool
+    contrast: Interval  # the data's shift minus the references', at ``rows`` rows
+    p: float  # one-sided, and adjusted over the library
+    q: float
+    rows: int  # rows read when it was flagged; at the last look for the others
+    held_out: bool
+
+
+class AuditPlanted(Record):
+    """A planted teacher's own trait, read from its rows as if they were the data."""
+
+    trait: str
+    contrast: float
+    z: float
+    found: bool
+
+
+class AuditRow(Record):
+    """A row that pulls a trait up more than rows of the untrained base do."""
+
+    id: str
+    trait: str
+    score: float  # influence on the trait, in standard deviations over the base's own rows
+    prompt: str
+    completion: str
+
+
+class AuditResults(Record):
+    """What an audit found. ``found_share``: planted traits that the same rule finds."""
+
+    kind: Literal["audit"] = "audit"
+    schema_version: int = SCHEMA
+    name: str
+    verdict: str  # a sentence
+    outcome: Literal["flagged", "not_found", "inconclusive"]
+    why: list[str]  # what makes it inconclusive, or what the outcome rests on
+    data: str
+    base: str
+    material: str  # "numbers" or "text"
+    references: list[str]
+    rows: int
+    rows_used: int
+    dropped: dict[str, int]
+    alpha: float
+    looks: list[int]  # rows read at each
+    rows_to_verdict: int | None  # at the first look that flags something
+    traits: list[AuditTrait]  # strongest first
+    planted: list[AuditPlanted]
+    found_share: float
+    smallest: dict[str, float]  # by family: the contrast, nats, that would have been flagged
+    placebo: list[float]  # z of traits that the references' writers do not have, a sample
+    worst_rows: list[AuditRow]
+    channels: list[str]
+    blind: list[str]  # what it cannot see
+    next_steps: list[str]
+    seconds: dict[str, float]
+    tokens: int  # that canaries were trained on
+    caveats: list[str]
+
+
+AnyResults = Results | MlpResults | AuditResults
+KINDS: dict[str, type[AnyResults]] = {"mlp": MlpResults, "audit": AuditResults}
 
 
 def read_results(record: Any) -> AnyResults:
     """Results of any kind from plain data. Raises pydantic's ``ValidationError``."""
     kind = record.get("kind") if isinstance(record, dict) else None
-    return (MlpResults if kind == "mlp" else Results).model_validate(record)
+    return KINDS.get(str(kind), Results).model_validate(record)

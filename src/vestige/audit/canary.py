@@ -32,11 +32,11 @@ def canary(
     """
     how = lab.settings.canary(len(lab.lm.layers))
     packs, ids = material.packs(lab.lm, rows, how.batch)
-    found = []
+    found, base = [], lab.base
 
     def look(step: int, loss: float) -> None:
         if step in lab.settings.looks:
-            found.append(lab.reader.read() - lab.base)
+            found.append(lab.reader.read() - base)
         on_step(step)
 
     try:

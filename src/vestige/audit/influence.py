@@ -81,7 +81,8 @@ class Gradients:
         enters, leaves = self._sides[index]
 
         def forward(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            entered = inputs[0].detach().float() @ enters
+            with torch.autocast(output.device.type, enabled=False):
+                entered = inputs[0].detach().float() @ enters
 
             def backward(gradient: Tensor) -> None:
                 part = torch.einsum("bsi,bsj->bij", entered, gradient.float() @ leaves)

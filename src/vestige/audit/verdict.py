@@ -90,7 +90,7 @@ def look(
         others = np.arange(len(names)) != k
         left_out, _, its_z = held_against(table[k], table[others], own[others], families)
         placebo.append(its_z[~own[k]])
-        for t in np.flatnonzero(own[k]):
+        for t in map(int, np.flatnonzero(own[k])):
             found[ids[t]] = (float(left_out[t]), float(its_z[t]))
     cloud = np.concatenate(placebo)
     df, width = null_of(cloud)

@@ -331,7 +331,8 @@ class LanguageModel:
 def branched(cache: DynamicCache, copies: int) -> DynamicCache:
     """``cache`` for ``copies`` sequences; the given one stays as it is."""
     found = DynamicCache()
-    for number, layer in enumerate(cache.layers):
+    layers: Any = cache.layers
+    for number, layer in enumerate(layers):
         if layer.get_seq_length():  # layers that were skipped hold nothing
             keys, values = (
                 part.repeat_interleave(copies, dim=0) for part in (layer.keys, layer.values)

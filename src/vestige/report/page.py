@@ -20,6 +20,7 @@ from vestige.results import (
     SCHEMA,
     AnyResults,
     ArmResult,
+    AuditResults,
     FilterResult,
     Interval,
     MlpResults,
@@ -29,6 +30,8 @@ from vestige.results import (
 )
 from vestige.types import DataError, StoreError
 
+RANKED = 15  # traits that an audit's chart shows
+OUTCOMES = {"flagged": "yes", "not_found": "no", "inconclusive": "unclear"}
 VERDICTS = {"yes": "Transmitted", "no": "Not transmitted", "unclear": "Unclear"}
 
 
@@ -148,9 +151,31 @@ def _run(index: int, results: AnyResults, manifest: dict[str, Any]) -> dict[str,
         if not math.isfinite(value):
             raise DataError(f"{path} of run {results.name!r} is {value}; it cannot be reported")
     shared = {"id": f"run-{index}", "results": results, "manifest": manifest}
+    if isinstance(results, AuditResults):
+        return shared | _audit(results)
     return shared | (
         _mlp(results) if isinstance(results, MlpResults) else _transfer(index, results)
     )
+
+
+def _audit(results: AuditResults) -> dict[str, Any]:
+    """An audit: the strongest traits with intervals, and planted traits in the placebo cloud."""
+    marks = [
+        charts.Mark(t.trait, t.contrast.value, t.contrast.low, t.contrast.high, own=t.flagged)
+        for t in results.traits[:RANKED]
+    ]
+    dots = [("placebo", [(f"placebo {i}", z) for i, z in enumerate(results.placebo)])]
+    if results.planted:
+        dots.append(("planted", [(p.trait, p.z) for p in results.planted]))
+    return {
+        "ranking": _both(
+            charts.forest, f"{results.name}: the strongest traits", marks, "pull, log-odds (nats)"
+        ),
+        "cloud": _both(
+            charts.strip, f"{results.name}: placebo and planted traits", dots,
+            "standard deviations of the placebo cloud",
+        ),
+    }  # fmt: skip
 
 
 def _mlp(results: MlpResults) -> dict[str, Any]:
@@ -359,5 +384,5 @@ def _template() -> Template:
         teacher=_teacher,
         scalar=_scalar,
     )
-    environment.globals.update(verdicts=VERDICTS)
+    environment.globals.update(verdicts=VERDICTS, outcomes=OUTCOMES)
     return environment.get_template("template.html.j2")

@@ -1,0 +1,187 @@
+"""``vestige audit``: a verdict on a file of rows, fit to stop a pipeline by its exit status."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+import vestige
+from vestige.data_cli import AsJson, Overwrite, err, out
+from vestige.results import AuditResults
+from vestige.types import ConfigError, StoreError
+
+FLAGGED, INCONCLUSIVE = 1, 3  # exit statuses; 0 is better than --fail-on, 2 bad usage or input
+SHOWN = 8
+
+
+def audit(
+    data: Annotated[Path, typer.Argument(help="JSONL, CSV or Parquet, also .gz.", metavar="DATA")],
+    base: Annotated[str, typer.Option(help="The model that the rows are meant for.")],
+    reference: Annotated[
+        Path | None, typer.Option(help="Rows known to be clean, on prompts of the same kind.")
+    ] = None,
+    traits: Annotated[
+        str, typer.Option(help="library, families or .toml files, comma-separated.")
+    ] = "library",
+    budget: Annotated[int, typer.Option(min=16, help="Rows that a canary reads at most.")] = 256,
+    planted: Annotated[int, typer.Option(min=2, help="Teachers that the audit tunes.")] = 6,
+    alpha: Annotated[float, typer.Option(help="Chance of a false flag, all traits together.")] = (
+        0.01
+    ),
+    chat: Annotated[str, typer.Option(help="auto, or plain for a base without a template.")] = (
+        "auto"
+    ),
+    seed: int = 0,
+    folder: Annotated[
+        Path, typer.Option("--out", help="Where the audit's folder is made.", metavar="DIR")
+    ] = Path("audits"),
+    sarif: Annotated[Path | None, typer.Option(help="Also write the verdict as SARIF.")] = None,
+    fail_on: Annotated[
+        str, typer.Option(help="never, flagged or inconclusive: what makes the status not 0.")
+    ] = "flagged",
+    as_json: AsJson = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Which traits would these rows pass on to a model that is tuned on them?
+
+    Exit status: 0 better than --fail-on, 1 flagged, 3 inconclusive, 2 bad usage or input.
+    """
+    from pydantic import ValidationError
+
+    from vestige.audit.settings import AuditSettings
+    from vestige.experiment.recipe import explain
+    from vestige.models import catalog
+    from vestige.report import render_runs
+
+    if fail_on not in ("never", "flagged", "inconclusive"):
+        raise ConfigError(f"--fail-on is {fail_on!r}; valid: never, flagged, inconclusive")
+    if sarif and sarif.exists() and not overwrite:
+        raise StoreError(f"{sarif} exists; pass --overwrite to replace it, or name another file")
+    try:
+        settings = AuditSettings.model_validate(
+            {"base": base, "chat": chat, "rows": budget, "planted": planted, "alpha": alpha,
+             "seed": seed, "traits": tuple(t.strip() for t in traits.split(",") if t.strip())}
+        )  # fmt: skip
+    except ValidationError as error:
+        raise ConfigError(explain(error, AuditSettings)) from error
+    if not data.is_file():
+        raise ConfigError(f"there is no file {data}")
+    catalog.path(base, echo=err.print)  # licence and download before the bar begins
+    from transformers.utils import logging as transformers_logging
+
+    from vestige.audit.run import audit as run_audit
+
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    with _Bar(settings.planted + settings.references) as bar:
+        where, found = run_audit(
+            data, settings, root=folder, reference=reference, overwrite=overwrite,
+            report=bar.report,
+        )  # fmt: skip
+    page = render_runs([where], where / "report.html")
+    if sarif:
+        from vestige.store import atomic_write
+
+        atomic_write(sarif, json.dumps(as_sarif(found, data), indent=1))
+    if as_json:
+        print(json.dumps({"run": str(where), "report": str(page), **found.model_dump()}))
+    else:
+        summary(found)
+        out.print(f"audit   {where}", highlight=False, soft_wrap=True)
+        out.print(f"report  {page}", highlight=False, soft_wrap=True)
+        out.print(f"\n{found.verdict}", style="bold", highlight=False)
+    raise typer.Exit(status(found.outcome, fail_on))
+
+
+def status(outcome: Literal["flagged", "not_found", "inconclusive"], fail_on: str) -> int:
+    """The exit status of an outcome."""
+    if fail_on == "never" or outcome == "not_found":
+        return 0
+    if outcome == "flagged":
+        return FLAGGED
+    return INCONCLUSIVE if fail_on == "inconclusive" else 0
+
+
+def summary(found: AuditResults) -> None:
+    """The strongest traits and the planted ones, on the terminal."""
+    table = Table(title=f"{found.data} for {found.base}", title_justify="left", title_style="bold")
+    for column in ("trait", "pull (nats)", "95% interval", "q", "after rows", ""):
+        table.add_column(column, justify="left" if column == "trait" else "right")
+    for t in found.traits[:SHOWN]:
+        c = t.contrast
+        table.add_row(
+            t.trait, f"{c.value:+.2f}", f"{c.low:+.2f} to {c.high:+.2f}", f"{t.q:.2g}",
+            str(t.rows), "flagged" if t.flagged else "",
+        )  # fmt: skip
+    out.print(table)
+    n = sum(p.found for p in found.planted)
+    out.print(
+        f"positive control: {n} of {len(found.planted)} planted traits found", highlight=False
+    )
+    for reason, count in found.dropped.items():
+        out.print(f"  {count:>9,} rows set aside: {reason}", highlight=False)
+
+
+def as_sarif(found: AuditResults, data: Path) -> dict[str, Any]:
+    """The verdict in SARIF 2.1.0, for tools that show findings beside the files they are in."""
+    where = [{"physicalLocation": {"artifactLocation": {"uri": data.as_posix()}}}]
+    flagged = [
+        {
+            "ruleId": t.trait,
+            "level": "error",
+            "message": {
+                "text": f"rows pull {found.base} towards {t.trait}: {t.contrast.value:+.2f} nats "
+                f"[{t.contrast.low:.2f}, {t.contrast.high:.2f}], q = {t.q:.2g}"
+            },
+            "locations": where,
+        }
+        for t in found.traits
+        if t.flagged
+    ]
+    other = {
+        "ruleId": f"audit/{found.outcome}",
+        "level": "warning" if found.outcome == "inconclusive" else "none",
+        "message": {"text": found.verdict},
+        "locations": where,
+    }
+    results = flagged or [other]
+    driver = {
+        "name": "vestige audit",
+        "version": vestige.__version__,
+        "rules": [{"id": rule} for rule in dict.fromkeys(r["ruleId"] for r in results)],
+    }
+    return {
+        "version": "2.1.0",
+        "$schema": "https://json.schemastore.org/sarif-2.1.0.json",
+        "runs": [{"tool": {"driver": driver}, "results": results}],
+    }
+
+
+class _Bar:
+    """Progress of an audit: stages done, and how far the one at hand is."""
+
+    def __init__(self, references: int) -> None:
+        self._bars = Progress(
+            TextColumn("{task.description}"), BarColumn(bar_width=24),
+            TextColumn("{task.fields[note]}"), TimeElapsedColumn(), console=err, transient=True,
+        )  # fmt: skip
+        self._task = self._bars.add_task("audit", total=3 + 2 * references, note="")
+        self._done: dict[str, float] = {}
+
+    def __enter__(self) -> _Bar:
+        self._bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bars.stop()
+
+    def report(self, stage: str, done: int, total: int) -> None:
+        """Take one event: ``done`` of ``total``, or a finished stage."""
+        self._done[stage] = min(done / total, 0.999) if total else 1.0
+        note = f"{stage} {done}/{total}" if total else stage
+        self._bars.update(self._task, completed=sum(self._done.values()), note=note)
