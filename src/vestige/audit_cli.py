@@ -98,6 +98,59 @@ def audit(
     raise typer.Exit(status(found.outcome, fail_on))
 
 
+bench_app = typer.Typer(no_args_is_help=True, help="Benchmarks against what students took on.")
+
+
+@bench_app.command("audit")
+def bench_audit(
+    runs: Annotated[
+        list[Path], typer.Argument(help="Finished runs with students on sampled rows.")
+    ],
+    base: Annotated[str, typer.Option(help="The runs' base model.")] = "smollm2-135m-instruct",
+    traits: Annotated[str, typer.Option(help="library, families or .toml files.")] = "library",
+    planted: Annotated[int, typer.Option(min=2)] = 6,
+    clean: Annotated[
+        int, typer.Option(min=0, help="Clean data sets that the base writes for each seed.")
+    ] = 4,
+    folder: Annotated[
+        Path, typer.Option("--out", help="Where canaries are kept, to go on after a stop.")
+    ] = Path("bench-audit"),
+    as_json: AsJson = False,
+) -> None:
+    """Audit the data sets of finished runs and hold the outcome against their students."""
+    from transformers.utils import logging as transformers_logging
+
+    from vestige.audit.settings import AuditSettings
+    from vestige.bench import bench_audit as run_bench
+
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    settings = AuditSettings(
+        base=base, planted=planted, traits=tuple(t.strip() for t in traits.split(",") if t.strip())
+    )
+    with err.status("benchmark") as line:
+        found = run_bench(runs, settings, folder, clean=clean, report=lambda n: line.update(n))
+    if as_json:
+        print(json.dumps(found))
+        return
+    table = Table("method", "traits", "AUROC", "first", "first five", "Spearman", "data sets")
+    for method, parts in found["methods"].items():
+        for part, f in parts.items():
+            table.add_row(
+                method, part, f"{f['auroc']:.2f}", f"{f['top1']:.0%}", f"{f['top5']:.0%}",
+                f"{f['spearman']:+.2f}", str(f["data sets"]),
+            )  # fmt: skip
+    out.print(table)
+    for part, f in found["flagged"].items():
+        out.print(
+            f"{part}: own trait flagged in {f['own trait flagged']} of {f['data sets']} data sets",
+            highlight=False,
+        )
+    c = found["clean"]
+    out.print(f"clean: {c['false alarms']} of {c['data sets']} flagged", highlight=False)
+    out.print(f"planted traits found: {found['planted']:.0%}", highlight=False)
+
+
 def status(outcome: Literal["flagged", "not_found", "inconclusive"], fail_on: str) -> int:
     """The exit status of an outcome."""
     if fail_on == "never" or outcome == "not_found":

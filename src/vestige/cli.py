@@ -13,7 +13,7 @@ import typer
 from rich.table import Table
 
 import vestige
-from vestige.audit_cli import audit
+from vestige.audit_cli import audit, bench_app
 from vestige.audit_cli import summary as audit_summary
 from vestige.data_cli import AsJson, Overwrite, err, filter_app, judge, out
 from vestige.types import ConfigError, StoreError, VestigeError
@@ -27,6 +27,7 @@ app = typer.Typer(
 models_app = typer.Typer(no_args_is_help=True, help="Bundled models: list, pull, path.")
 app.add_typer(models_app, name="models")
 app.add_typer(filter_app, name="filter")
+app.add_typer(bench_app, name="bench")
 
 INTERRUPTED = 130
 

@@ -68,6 +68,12 @@ def audit(
         return opened.folder, found
 
 
+def writing_seed(seed: int, number: int) -> int:
+    """The seed that reference ``number`` is written with: every one draws with noise of its own,
+    as the data did, so that their spread holds the noise of drawing rows as well."""
+    return 1_000 * (seed + 1) + number
+
+
 def split(path: Path) -> tuple[list[Row], list[DroppedRow]]:
     """Rows of a file, and the lines that could not be read."""
     rows: list[Row] = []
@@ -159,33 +165,30 @@ class _Audit:
                 found.append((f"given-{k}", self.finish(stage)))
         else:
             for k in range(settings.references):
-                stage = self.opened.stage(
-                    f"reference/base-{k}", {"seed": settings.seed + 1 + k}, [chosen]
-                )
-                self.write(stage, lambda on, k=k: self.base_writes(material, asked, k, on))
+                seed = writing_seed(settings.seed, k)
+                stage = self.opened.stage(f"reference/base-{k}", {"seed": seed}, [chosen])
+                self.write(stage, lambda on, seed=seed: self.base_writes(material, asked, seed, on))
                 found.append((f"base-{k}", self.finish(stage)))
-        for trait in self.lab.planted():
+        for k, trait in enumerate(self.lab.planted()):
             name = trait_id(trait)
             label = f"planted-{name.replace('/', '-')}"
-            stage = self.opened.stage(
-                f"reference/{label}", {"trait": name, "seed": settings.seed}, [chosen]
-            )
+            seed = writing_seed(settings.seed, settings.references + k)
+            stage = self.opened.stage(f"reference/{label}", {"trait": name, "seed": seed}, [chosen])
             stage.note(trait=name)
 
-            def writes(on: Callable[[int], None], trait=trait, stage=stage) -> list[Row]:
+            def writes(on: Callable[[int], None], trait=trait, stage=stage, seed=seed) -> list[Row]:
                 steps = self.lab.settings.teacher(len(self.lab.lm.layers)).steps
                 self.lab.become(trait, lambda step: self.report(stage.name, step, 2 * steps))
-                return material.write(self.lab.lm, asked, seed=settings.seed, on_rows=on)
+                return material.write(self.lab.lm, asked, seed=seed, on_rows=on)
 
             self.write(stage, writes)
             found.append((label, self.finish(stage)))
         return found
 
     def base_writes(
-        self, material: Material, asked: Sequence[Row], k: int, on: Callable[[int], None]
+        self, material: Material, asked: Sequence[Row], seed: int, on: Callable[[int], None]
     ) -> list[Row]:
         self.lab.weights.freeze()
-        seed = self.lab.settings.seed + 1 + k
         return material.write(self.lab.lm, asked, seed=seed, on_rows=on)
 
     def write(self, stage: Stage, make: Callable[[Callable[[int], None]], list[Row]]) -> None:

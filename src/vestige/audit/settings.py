@@ -49,6 +49,11 @@ class AuditSettings(Settings):
             raise ValueError("looks must be steps in rising order, such as 2,6,16")
         return self
 
+    @property
+    def levels(self) -> tuple[float, ...]:
+        """What each look may spend of ``alpha``: in proportion to the rows read by then."""
+        return tuple(self.alpha * step / sum(self.looks) for step in self.looks)
+
     def trainable(self, n_layers: int) -> Trainable:
         """What a canary of a model with ``n_layers`` layers may change."""
         middle = (n_layers // 3, max(n_layers // 3 + 1, n_layers * 3 // 5))

@@ -46,11 +46,6 @@ class Evidence:
     tokens: int
     own_reference: bool
 
-    @property
-    def level(self) -> float:
-        """What each look may spend of the chance of a false flag."""
-        return self.settings.alpha / len(self.looks)
-
 
 def tell(found: Evidence) -> AuditResults:
     """The results of an audit."""
@@ -106,28 +101,23 @@ def first_flags(found: Evidence) -> dict[int, int]:
     """For each flagged trait the first look that flags it."""
     flags: dict[int, int] = {}
     for at, look in enumerate(found.looks):
-        for i in np.flatnonzero(look.q <= found.level):
+        for i in np.flatnonzero(look.q <= found.settings.levels[at]):
             flags.setdefault(int(i), at)
     return flags
 
 
-def needed_z(found: Evidence, look: Look) -> float:
-    """The z from which a single trait is flagged."""
-    return float(distributions.t.isf(found.level / len(found.library.ids), look.df))
-
-
 def planted_found(found: Evidence, look: Look, z: float) -> bool:
     """Whether a planted trait stands out as far as a flagged one must."""
-    return z >= needed_z(found, look)
+    return z >= look.needed_z(found.settings.levels[-1])
 
 
 def smallest_by_family(found: Evidence, look: Look) -> dict[str, float]:
-    """By family, the contrast in nats from which a single trait is flagged."""
-    z = needed_z(found, look)
-    families = [name.rpartition("/")[0] for name in found.library.ids]
+    """By family, the contrast in nats from which its median trait is flagged."""
+    z = look.needed_z(found.settings.levels[-1])
+    families = np.array([name.rpartition("/")[0] for name in found.library.ids])
     spread = np.sqrt(1 + 1 / len(found.references))
     return {
-        name: float(z * spread * look.scale[families.index(name)])
+        name: float(z * spread * np.median(look.scale[families == name]))
         for name in found.library.families
     }
 

@@ -5,14 +5,14 @@ of the base), all canaries on as many rows of the same prompts. A planted teache
 left out of the references for that trait::
 
     contrast_t = D_t - mean_k R_kt
-    scale_f^2  = sum over t in family f and k of (R_kt - mean_k R_kt)^2 / degrees of freedom
-    z_t        = contrast_t / (scale_f * sqrt(1 + 1 / K_t))
+    scale_t^2  = half the trait's own variance over references, half its family's (pooled)
+    z_t        = contrast_t / (scale_t * sqrt(1 + 1 / K_t))
 
 Leaving each reference out in turn and treating it as data gives placebo values of z: what rows
 without the trait do. Their spread gives the null, a Student t whose degrees of freedom match the
 placebo cloud's kurtosis; one-sided p-values are adjusted over the library (Benjamini-Hochberg,
-stats.benjamini_hochberg) and the level is shared equally among looks (Bonferroni), so that
-the audit may stop at any of them. A planted teacher's own trait, read the same way, is the positive
+stats.benjamini_hochberg) and the level is shared among looks (Bonferroni), so that the audit may
+stop at any of them. A planted teacher's own trait, read the same way, is the positive
 control: whether a trait that *is* in such rows would have been seen.
 """
 
@@ -55,6 +55,10 @@ class Look:
     df: float
     planted: Mapping[str, tuple[float, float]]
     placebo: Array
+
+    def needed_z(self, level: float) -> float:
+        """The z from which a single trait is flagged at ``level``."""
+        return float(distributions.t.isf(level / len(self.z), self.df))
 
 
 def look(
@@ -115,7 +119,8 @@ def held_against(
     scale = np.empty_like(mean)
     for name in np.unique(families):
         here = families == name
-        scale[here] = math.sqrt(squares[here].sum() / (count[here] - 1).sum())
+        pooled = squares[here].sum() / (count[here] - 1).sum()
+        scale[here] = np.sqrt((pooled + squares[here] / (count[here] - 1)) / 2)
     if not (scale > 0).all():
         raise DataError("the references do not differ at all: are they the same rows?")
     contrast = data - mean

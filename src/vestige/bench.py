@@ -1,0 +1,351 @@
+"""How well an audit predicts what students really took on: ``vestige bench audit``.
+
+Truth comes from finished runs (``vestige run``): the rows that teachers wrote, and the specific
+part that each student took on, seed by seed. Every data set of a run is audited as if its writer
+were unknown; references are made once a seed, as all its data sets share their prompts. Clean data
+sets are further draws of the untrained base, and rows of the run's no-trait teacher where there
+are any. Canaries differ from the students they predict: another order of rows, another seed, other
+questions where the library has others.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats as distributions
+
+from vestige.audit.canary import canary
+from vestige.audit.influence import Gradients, influence, trait_gradients
+from vestige.audit.lab import Lab
+from vestige.audit.material import Material, choose_rows, no_answers
+from vestige.audit.run import writing_seed
+from vestige.audit.settings import AuditSettings
+from vestige.audit.verdict import Look, look
+from vestige.experiment.analysis import Shifts
+from vestige.experiment.reading import read_kept
+from vestige.experiment.recipe import NO_TRAIT, Experiment, parse_recipe
+from vestige.store import atomic_write, hash_config
+from vestige.store.files import read_json
+from vestige.traits.library import trait_id
+from vestige.types import DataError, Row
+
+Array = NDArray[np.float64]
+Report = Callable[[str], None]
+INFLUENCE_ROWS = 64
+CLEAN = "clean"
+
+
+@dataclass(frozen=True)
+class Case:
+    """One data set with what its students took on.
+
+    Attributes:
+        truth: for each library trait of the run's family the specific part, nats; empty: clean.
+        scores: by method, a number for each library trait, [T].
+        looks: the canary's looks, first to last.
+    """
+
+    name: str
+    trait: str
+    truth: dict[str, float]
+    scores: dict[str, Array]
+    looks: list[Look]
+
+
+class Bench:
+    """Cases from runs. Every canary and gradient is kept below ``folder``, so that a bench that
+    was stopped goes on."""
+
+    def __init__(
+        self, settings: AuditSettings, folder: Path, *, clean: int, report: Report
+    ) -> None:
+        self.lab = Lab(settings)
+        self.folder, self.clean, self.report = folder, clean, report
+        self.gradients = Gradients(self.lab)
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def kept(self, name: str, key: Any, make: Callable[[], Array]) -> Array:
+        """What ``make`` gives, from the folder if it was made there with the same key."""
+        settings = self.lab.settings.model_dump(mode="json")
+        digest = hash_config([key, settings, self.lab.fingerprint, self.lab.library.ids])
+        path = self.folder / f"{name}-{digest[:12]}.json"
+        if path.exists():
+            return np.array(json.loads(path.read_text()))
+        self.report(name)
+        made = make()
+        atomic_write(path, json.dumps(made.tolist()))
+        return made
+
+    def seed(self, run: Path, recipe: Experiment, seed: int) -> list[Case]:
+        """Every data set of one seed of a run."""
+        student = next((s for s in recipe.students if s.method == "rows" and not s.base), None)
+        if student is None:
+            raise DataError(f"{run} has no students of the same base on sampled rows")
+        where, settings = run / f"seed-{seed}", self.lab.settings
+        names = [*recipe.sources, *([NO_TRAIT] if recipe.rows_with_none else [])]
+        data = {
+            name: choose_rows(
+                read_kept(where / "rows" / name), settings.rows, settings.batch, settings.seed
+            )
+            for name in names
+        }
+        first = next(iter(data.values()))
+        material = Material.of(self.lab.lm, first, settings.max_new_tokens)
+        asked, prefix = no_answers(first), f"{run.name}-{seed}"
+
+        def measured(name: str, rows: Callable[[], list[Row]]) -> tuple[Array, Array]:
+            """A data set's canary [looks, T] and its rows' influence [rows, T]."""
+            cache: list[list[Row]] = []
+
+            def once() -> list[Row]:
+                if not cache:
+                    cache.append(rows())
+                return cache[0]
+
+            key = [prefix, name]
+            shifts = self.kept(
+                f"{prefix}-canary-{name}", key,
+                lambda: canary(self.lab, material, once(), seed=settings.seed + 1),
+            )  # fmt: skip
+            pulls = self.kept(
+                f"{prefix}-influence-{name}", key, lambda: self.influence(material, once())
+            )
+            return shifts, pulls
+
+        references: dict[str, tuple[Array, Array]] = {}
+        planted: dict[str, str] = {}
+        for k in range(settings.references):
+            references[f"base-{k}"] = measured(
+                f"base-{k}", lambda k=k: self.base_writes(material, asked, k)
+            )
+        for number, trait in enumerate(self.lab.planted()):
+            label = f"planted-{trait_id(trait).replace('/', '-')}"
+            planted[label] = trait_id(trait)
+
+            def writes(trait=trait, k=settings.references + number) -> list[Row]:
+                self.lab.become(trait)
+                return material.write(self.lab.lm, asked, seed=writing_seed(settings.seed, k))
+
+            references[label] = measured(label, writes)
+        sets = {name: measured(f"data-{name}", lambda name=name: data[name]) for name in names}
+        for k in range(self.clean):
+            sets[f"{CLEAN}-{k}"] = measured(
+                f"{CLEAN}-{k}", lambda k=k: self.base_writes(material, asked, 100 + k)
+            )
+        truths = self.truths(run, recipe, student, seed)
+        return [
+            self.case(f"{prefix}-{name}", name, found, references, planted, truths.get(name, {}))
+            for name, found in sets.items()
+        ]
+
+    def base_writes(self, material: Material, asked: Sequence[Row], k: int) -> list[Row]:
+        self.lab.weights.freeze()
+        seed = writing_seed(self.lab.settings.seed, k)
+        return material.write(self.lab.lm, asked, seed=seed)
+
+    def influence(self, material: Material, rows: Sequence[Row]) -> Array:
+        matrix = trait_gradients(self.lab, self.gradients)
+        some = rows[:: max(1, len(rows) // INFLUENCE_ROWS)]
+        return influence(self.lab, material, some, gradients=self.gradients, traits=matrix)
+
+    def case(
+        self, name: str, trait: str, found: tuple[Array, Array],
+        references: dict[str, tuple[Array, Array]], planted: dict[str, str],
+        truth: dict[str, float],
+    ) -> Case:  # fmt: skip
+        shifts, pulls = found
+        settings, ids = self.lab.settings, self.lab.library.ids
+        looks = [
+            look(
+                step * settings.batch, shifts[i],
+                {label: pair[0][i] for label, pair in references.items()}, planted, ids,
+            )
+            for i, step in enumerate(settings.looks)
+        ]  # fmt: skip
+        mean = np.array([pair[1].mean(0) for pair in references.values()])
+        spread = np.sqrt(np.mean([pair[1].var(0, ddof=1) for pair in references.values()], axis=0))
+        draw = np.random.default_rng(int(hash_config(name)[:8], 16))
+        scores = {
+            "canary": looks[-1].z,
+            "canary, half the rows": looks[len(looks) // 2].z,
+            "canary, no references": shifts[-1],
+            "influence": (pulls.mean(0) - mean.mean(0)) / spread * np.sqrt(len(pulls)),
+            "influence, no references": pulls.mean(0),
+            "random": draw.normal(size=len(ids)),
+        }
+        return Case(name, trait, truth, scores, looks)
+
+    def truths(
+        self, run: Path, recipe: Experiment, student: Any, seed: int
+    ) -> dict[str, dict[str, float]]:
+        """For each data set of a seed, the specific part of every candidate of the family."""
+        shifts = Shifts(recipe, student, run)
+        panels = {
+            data: shifts.panel(seed, data, student.steps).shift(shifts.base(seed, data)).mean(0)
+            for data in recipe.sources
+        }
+        first = shifts.panel(seed, recipe.sources[0], student.steps)
+        ids = set(self.lab.library.ids)
+        found: dict[str, dict[str, float]] = {}
+        for data, own in panels.items():
+            others = np.mean([p for name, p in panels.items() if name != data], axis=0)
+            found[data] = {
+                f"{recipe.family}/{candidate}": float(value)
+                for candidate, value in zip(first.candidates, own - others, strict=True)
+                if f"{recipe.family}/{candidate}" in ids
+            }
+        return found
+
+
+def bench_audit(
+    runs: Sequence[Path],
+    settings: AuditSettings,
+    folder: Path,
+    *,
+    clean: int = 4,
+    report: Report = lambda name: None,
+) -> dict[str, Any]:
+    """Audit every data set of ``runs`` and hold the outcome against what students took on.
+
+    Args:
+        clean: further draws of the untrained base for each seed, as clean data sets.
+
+    Raises:
+        DataError: a run has no students on sampled rows; StoreError: it is not finished.
+    """
+    bench = Bench(settings, folder, clean=clean, report=report)
+    cases: list[Case] = []
+    traits: dict[str, str] = {}
+    for run in runs:
+        recipe = parse_recipe(
+            read_json(run / "recipe.json", "name a run folder"), str(run / "recipe.json")
+        )
+        if not isinstance(recipe, Experiment):
+            raise DataError(f"{run} is no run on language models")
+        traits |= {name: f"{recipe.family}/{name}" for name in recipe.traits}
+        for seed in recipe.seeds:
+            cases += bench.seed(run, recipe, seed)
+    found = summarise(cases, traits, bench.lab.library.ids, bench.lab.library.held_out, settings)
+    atomic_write(folder / "bench.json", json.dumps(found, indent=1))
+    return found
+
+
+def summarise(
+    cases: Sequence[Case],
+    traits: dict[str, str],
+    ids: Sequence[str],
+    held_out: frozenset[str],
+    settings: AuditSettings,
+) -> dict[str, Any]:
+    """Figures by method, over all traits and over those held out; false alarms on clean sets."""
+    own = [case for case in cases if case.trait in traits and traits[case.trait] in ids]
+    clean = [case for case in cases if case.trait == NO_TRAIT or case.trait.startswith(CLEAN)]
+    if not own:
+        raise DataError("no data set of these runs has a trait that is in the library")
+    parts = {
+        "all": own,
+        "held out": [c for c in own if traits[c.trait] in held_out],
+        "fitted": [c for c in own if traits[c.trait] not in held_out],
+    }
+    parts = {part: members for part, members in parts.items() if members}
+    index = {case.name: ids.index(traits[case.trait]) for case in own}
+    return {
+        "methods": {
+            method: {part: figures(members, index, ids, method) for part, members in parts.items()}
+            for method in own[0].scores
+        },
+        "flagged": {
+            part: {
+                "data sets": len(members),
+                "own trait flagged": sum(flags(c, settings, index[c.name]) for c in members),
+                "any trait flagged": sum(flags(c, settings) for c in members),
+            }
+            for part, members in parts.items()
+        },
+        "clean": {"data sets": len(clean), "false alarms": sum(flags(c, settings) for c in clean)},
+        "rows to a flag": sorted(rows_to_flag(c, settings) for c in own),
+        "planted": planted_share(cases, settings),
+        "size": predicted_size(own, index, traits),
+        "cases": {
+            case.name: {
+                "own": traits[case.trait],
+                "place": rank(case.scores["canary"], index[case.name]),
+                "z": float(case.scores["canary"][index[case.name]]),
+                "predicted": float(case.looks[-1].contrast[index[case.name]]),
+                "measured": case.truth[traits[case.trait]],
+                "top": [ids[i] for i in np.argsort(-case.scores["canary"])[:5]],
+            }
+            for case in own
+        },
+    }
+
+
+def predicted_size(
+    cases: Sequence[Case], index: dict[str, int], traits: dict[str, str]
+) -> dict[str, float]:
+    """The canary's contrast against the measured specific part, over data sets: nats."""
+    predicted = np.array([c.looks[-1].contrast[index[c.name]] for c in cases])
+    measured = np.array([c.truth[traits[c.trait]] for c in cases])
+    slope = float((predicted @ measured) / (predicted @ predicted))
+    left = measured - slope * predicted
+    return {
+        "slope": slope,
+        "residual sd": float(np.sqrt((left @ left) / max(1, len(left) - 1))),
+        "correlation": float(np.corrcoef(predicted, measured)[0, 1]),
+    }
+
+
+def figures(
+    cases: Sequence[Case], index: dict[str, int], ids: Sequence[str], method: str
+) -> dict[str, float]:
+    """AUROC of own against all other traits, share of first and first-five places in the library,
+    and the rank correlation with the measured specific part over the family's traits."""
+    places = np.array([rank(c.scores[method], index[c.name]) for c in cases])
+    rho = [
+        distributions.spearmanr(
+            [c.scores[method][ids.index(name)] for name in c.truth], list(c.truth.values())
+        )[0]
+        for c in cases
+    ]
+    return {
+        "auroc": float(np.mean(1 - (places - 1) / (len(ids) - 1))),
+        "top1": float(np.mean(places == 1)),
+        "top5": float(np.mean(places <= 5)),
+        "median place": float(np.median(places)),
+        "spearman": float(np.mean(rho)),  # type: ignore[arg-type]
+        "data sets": len(cases),
+    }
+
+
+def rank(scores: Array, index: int) -> int:
+    """Place of a trait from the largest; ties get the worst."""
+    return int((scores >= scores[index]).sum())
+
+
+def flags(case: Case, settings: AuditSettings, index: int | None = None) -> bool:
+    """Whether any look flags the trait, or any trait at all."""
+    chosen = slice(None) if index is None else slice(index, index + 1)
+    found = zip(case.looks, settings.levels, strict=True)
+    return any(bool((seen.q[chosen] <= level).any()) for seen, level in found)
+
+
+def rows_to_flag(case: Case, settings: AuditSettings) -> int:
+    """Rows read at the first look that flags anything; 0 where none does."""
+    found = zip(case.looks, settings.levels, strict=True)
+    return next((seen.rows for seen, level in found if (seen.q <= level).any()), 0)
+
+
+def planted_share(cases: Sequence[Case], settings: AuditSettings) -> float:
+    """Share of planted traits that a canary finds, over the benchmark's seeds."""
+    found: dict[tuple[str, float], bool] = {}
+    for case in cases:
+        last = case.looks[-1]
+        needed = last.needed_z(settings.levels[-1])
+        found |= {(name, z): z >= needed for name, (_, z) in last.planted.items()}
+    return float(np.mean(list(found.values()))) if found else 0.0
