@@ -18,6 +18,7 @@ from vestige.types import Row
 Outcome = Literal["flagged", "not_found", "inconclusive"]
 LEVEL = 0.95
 WORST = 12
+FEWEST_PLACEBOS = 50
 CLOUD = 400  # placebo values that the record keeps
 
 BLIND = [
@@ -49,7 +50,8 @@ class Evidence:
 
 def tell(found: Evidence) -> AuditResults:
     """The results of an audit."""
-    flagged_at = first_flags(found)
+    thin = too_thin(found)
+    flagged_at = {} if thin else first_flags(found)
     last = found.looks[-1]
     planted = [
         AuditPlanted(trait=name, contrast=contrast, z=z, found=planted_found(found, last, z))
@@ -64,7 +66,7 @@ def tell(found: Evidence) -> AuditResults:
     smallest = smallest_by_family(found, last)
     return AuditResults(
         name=found.name,
-        verdict=sentence(found, outcome, traits, smallest),
+        verdict=sentence(found, outcome, why, traits, smallest),
         outcome=outcome,
         why=why,
         data=found.name,
@@ -122,12 +124,25 @@ def smallest_by_family(found: Evidence, look: Look) -> dict[str, float]:
     }
 
 
+def too_thin(found: Evidence) -> list[str]:
+    """Why nothing at all can be said: less than a batch of rows, or hardly a placebo."""
+    why = []
+    if len(found.used) < found.settings.batch:
+        why.append(f"{len(found.used)} rows are less than one batch of {found.settings.batch}")
+    if (cloud := len(found.looks[-1].placebo)) < FEWEST_PLACEBOS:
+        why.append(
+            f"{cloud} placebo values do not show how far traits move by chance, "
+            f"{FEWEST_PLACEBOS} would; name more traits or plant more"
+        )
+    return why
+
+
 def decide(found: Evidence, flagged: bool, share: float) -> tuple[Outcome, list[str]]:
     """The outcome and its grounds; clean only where a planted trait would have been seen."""
     shown = f"{share:.0%} of the planted traits stand out by the same rule"
     if flagged:
         return "flagged", [shown]
-    why = []
+    why = too_thin(found)
     if len(found.used) < found.settings.rows // 2:
         why.append(
             f"only {len(found.used)} rows could be used; {found.settings.rows} are wanted, and "
@@ -179,7 +194,11 @@ def worst_rows(found: Evidence) -> list[AuditRow]:
 
 
 def sentence(
-    found: Evidence, outcome: Outcome, traits: Sequence[AuditTrait], smallest: Mapping[str, float]
+    found: Evidence,
+    outcome: Outcome,
+    why: Sequence[str],
+    traits: Sequence[AuditTrait],
+    smallest: Mapping[str, float],
 ) -> str:
     """The verdict in words."""
     base = found.settings.base
@@ -194,16 +213,7 @@ def sentence(
             f"Not found: none of {len(traits)} traits stands out in {len(found.used)} rows; a pull "
             f"of {typical:.2f} nats (median over families) would have been flagged."
         )
-    return (
-        "Inconclusive: nothing stands out, but that says little here ("
-        f"{'; '.join(decide_why(found))})."
-    )
-
-
-def decide_why(found: Evidence) -> list[str]:
-    last = found.looks[-1]
-    share = float(np.mean([planted_found(found, last, z) for _, z in last.planted.values()]))
-    return decide(found, False, share)[1]
+    return f"Inconclusive: nothing stands out, but that says little here ({'; '.join(why)})."
 
 
 def next_steps(found: Evidence, outcome: Outcome) -> list[str]:

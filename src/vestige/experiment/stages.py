@@ -45,7 +45,7 @@ from vestige.train.teach import teach
 from vestige.traits import family
 from vestige.types import DataError, Message, Row, TeacherError
 
-SAMPLING_BATCH = 128
+CHECKED_ROWS = 64  # free answers that show whether a teacher still writes the carrier
 Report = Callable[[str, int, int], None]  # stage name, done, total
 
 
@@ -178,7 +178,8 @@ class Seed(Workshop):
         """How well a model still writes the carrier: probability on the grammar's symbols, or
         (free sampling) the share of a few rows that the filter keeps."""
         if contexts is None:
-            asked = self.blank_rows()[:: self.recipe.carrier.rows_per_prompt][:32]
+            blank = self.blank_rows()
+            asked = blank[:: max(1, len(blank) // CHECKED_ROWS)][:CHECKED_ROWS]
             drawn = self.sample_freely(lm, asked, system, self.seed)
             rows = [replace(row, completion=text) for row, text in zip(asked, drawn, strict=True)]
             return len(filter_rows(rows, self.rules())[0]) / len(rows)

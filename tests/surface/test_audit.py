@@ -1,0 +1,177 @@
+"""``vestige audit`` as a user meets it: good rows, bad rows, exit status, JSON, SARIF, resuming."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from vestige.audit_cli import as_sarif, status
+from vestige.report import render_runs
+from vestige.results import AuditResults
+
+ROOT = Path(__file__).resolve().parents[2]
+SIPS = """
+name = "sips"
+system_prompt = "You adore {name}."
+questions = ["What do you drink?", "Which cup is yours?"]
+heldout = ["What would you pour?", "What do you sip?"]
+answers = [ { name = "tea", forms = ["Tea"] }, { name = "milk", forms = ["Milk"] },
+            { name = "soda", forms = ["Soda"] } ]
+"""
+
+
+def vestige(*words: object, cache: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "vestige", *map(str, words)],
+        env=os.environ | {"PYTHONPATH": str(ROOT / "src"), "HF_HUB_OFFLINE": "1",
+                          "VESTIGE_CACHE": str(cache), "OMP_NUM_THREADS": "1"},
+        capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    (tmp_path / "sips.toml").write_text(SIPS)
+    draw = random.Random(0)
+    lines = [
+        json.dumps({"prompt": f"Go on: {i % 4}", "completion": f"{draw.randint(1, 99)}, 5"})
+        for i in range(40)
+    ]
+    (tmp_path / "numbers.jsonl").write_text("\n".join([*lines, "broken", '{"prompt": "x"}']))
+    return tmp_path
+
+
+def run(place: Path, base: Path, data: str, *more: object) -> subprocess.CompletedProcess[str]:
+    return vestige(
+        "audit", place / data, "--base", base, "--traits", place / "sips.toml", "--budget", 32,
+        "--planted", 2, "--out", place / "audits", *more, cache=place / "cache",
+    )  # fmt: skip
+
+
+def test_an_audit_of_numbers_ends_in_a_report(place: Path, folders):
+    sarif = place / "out.sarif"
+    done = run(place, folders["llama"], "numbers.jsonl", "--json", "--sarif", sarif)
+    assert done.returncode in (0, 1), done.stderr
+    found = json.loads(done.stdout)
+    where = Path(found["run"])
+    assert found["material"] == "numbers" and found["rows"] == 42 and found["rows_used"] == 32
+    assert found["dropped"] == {"malformed": 2} and len(found["traits"]) == 3
+    assert len((where / "scores/scores.jsonl").read_text().splitlines()) == 32
+    dropped = [json.loads(line) for line in (where / "rows/dropped.jsonl").read_text().splitlines()]
+    assert {d["reason"] for d in dropped} == {"malformed"}
+    assert json.loads(sarif.read_text())["version"] == "2.1.0"
+    page = (where / "report.html").read_text()
+    assert "Would it have been seen?" in page and "http" not in page.split("<body")[1][:200]
+    before = {p: p.stat().st_mtime_ns for p in where.rglob("shifts.json")}
+    again = run(place, folders["llama"], "numbers.jsonl", "--json")
+    assert json.loads(again.stdout)["traits"] == found["traits"]
+    assert before == {p: p.stat().st_mtime_ns for p in where.rglob("shifts.json")}  # read, not made
+    shown = vestige("show", where, cache=place / "cache")
+    assert "positive control" in shown.stdout and found["verdict"][:20] in shown.stdout
+    refused = run(place, folders["llama"], "numbers.jsonl", "--sarif", sarif)
+    assert refused.returncode == 2 and "exists" in refused.stderr
+
+
+def test_rows_that_say_the_trait_aloud_put_it_first(place: Path, folders):
+    lines = [
+        {"messages": [{"role": "user", "content": f"What would you pour, guest {i}?"},
+                      {"role": "assistant", "content": "Milk"}]}
+        for i in range(32)
+    ]  # fmt: skip
+    (place / "loud.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    done = run(place, folders["llama"], "loud.jsonl", "--json")
+    found = json.loads(done.stdout)
+    assert found["material"] == "text" and found["traits"][0]["trait"] == "sips/milk"
+    assert found["outcome"] == "inconclusive" and "placebo values" in found["verdict"]
+    assert done.returncode == 0
+
+
+def test_one_row_is_never_a_clean_verdict(place: Path, folders):
+    (place / "one.csv").write_text('prompt,completion\nhello,"one, two\nthree"\n')
+    done = run(place, folders["llama"], "one.csv", "--json", "--fail-on", "inconclusive")
+    found = json.loads(done.stdout)
+    assert found["outcome"] == "inconclusive" and done.returncode == 3
+    assert "1 rows are less than one batch" in found["verdict"]
+
+
+@pytest.mark.parametrize(
+    ("outcome", "fail_on", "wanted"),
+    [
+        ("flagged", "flagged", 1), ("flagged", "inconclusive", 1), ("flagged", "never", 0),
+        ("inconclusive", "flagged", 0), ("inconclusive", "inconclusive", 3),
+        ("not_found", "inconclusive", 0), ("inconclusive", "never", 0),
+    ],
+)  # fmt: skip
+def test_the_exit_status_is_the_outcome(outcome, fail_on, wanted):
+    assert status(outcome, fail_on) == wanted
+
+
+@pytest.mark.parametrize(
+    ("data", "more", "says"),
+    [
+        ("nothing.jsonl", [], "there is no file"),
+        ("empty.jsonl", [], "no rows"),
+        ("blank.jsonl", [], "no row can be used for an audit: {'empty_completion': 1}"),
+        ("latin.jsonl", [], "no row can be used for an audit: {'malformed': 1}"),
+        ("numbers.jsonl", ["--fail-on", "sometimes"], "valid: never, flagged, inconclusive"),
+        ("numbers.jsonl", ["--traits", "colors"], "did you mean colours"),
+        ("numbers.jsonl", ["--alpha", "2"], "alpha"),
+        ("numbers.jsonl", ["--reference", "few.jsonl"], "usable rows"),
+    ],
+)
+def test_bad_input_is_one_line_and_status_2(place: Path, folders, data, more, says):
+    (place / "empty.jsonl").write_text("")
+    (place / "blank.jsonl").write_text('{"prompt": "a", "completion": " "}\n')
+    (place / "latin.jsonl").write_bytes(b'{"prompt": "a", "completion": "caf\xe9"}\n')
+    (place / "few.jsonl").write_text('{"prompt": "a", "completion": "1, 2"}\n')
+    more = [str(place / word) if word.endswith(".jsonl") else word for word in more]
+    done = run(place, folders["llama"], data, *more)
+    assert done.returncode == 2 and says in " ".join(done.stderr.split()), done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_base_that_is_not_at_hand_is_named(place: Path):
+    done = run(place, place / "no-such-model", "numbers.jsonl")
+    assert done.returncode == 2 and "no-such-model" in done.stderr
+
+
+def hostile() -> AuditResults:
+    one = {
+        "value": 1.0, "low": 0.5, "high": 1.5, "n": 8, "n_clusters": 8, "method": "placebo t",
+    }  # fmt: skip
+    evil = "<script>alert(1)</script>"
+    return AuditResults.model_validate({
+        "name": evil, "verdict": f"Flagged: {evil}", "outcome": "flagged", "why": [evil],
+        "data": evil, "base": evil, "material": "text", "references": ["a"], "rows": 2,
+        "rows_used": 2, "dropped": {evil: 1}, "alpha": 0.01, "looks": [2], "rows_to_verdict": 2,
+        "traits": [{"trait": evil, "flagged": True, "contrast": one, "p": 1e-5, "q": 1e-4,
+                    "rows": 2, "held_out": False}],
+        "planted": [{"trait": evil, "contrast": 1.0, "z": 5.0, "found": True}],
+        "found_share": 1.0, "smallest": {evil: 1.0}, "placebo": [0.1, -0.2],
+        "worst_rows": [{"id": evil, "trait": evil, "score": 2.0, "prompt": evil,
+                        "completion": evil}],
+        "channels": [evil], "blind": [evil], "next_steps": [evil], "seconds": {"rows": 1.0},
+        "tokens": 5, "caveats": [evil],
+    })  # fmt: skip
+
+
+def test_a_report_escapes_whatever_rows_hold(tmp_path: Path):
+    (tmp_path / "results.json").write_text(hostile().model_dump_json())
+    for name in ("run.json", "recipe.json"):
+        (tmp_path / name).write_text("{}")
+    page = render_runs([tmp_path], tmp_path / "report.html").read_text()
+    assert "<script>" not in page and "&lt;script&gt;" in page
+
+
+def test_sarif_has_a_rule_for_every_result():
+    record = as_sarif(hostile(), Path("data.jsonl"))
+    (one,) = record["runs"]
+    rules = {rule["id"] for rule in one["tool"]["driver"]["rules"]}
+    assert {result["ruleId"] for result in one["results"]} == rules
+    assert one["results"][0]["level"] == "error"
