@@ -66,6 +66,13 @@ def one_thread() -> None:
     torch.set_num_threads(1)
 
 
+@pytest.fixture
+def threads_again():
+    """A run in this process takes every core; the tests after it go on with one thread."""
+    yield
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(scope="session")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Model folders by kind: ``llama``, ``gemma``."""

@@ -294,10 +294,11 @@ def predicted_size(
     measured = np.array([c.truth[traits[c.trait]] for c in cases])
     slope = float((predicted @ measured) / (predicted @ predicted))
     left = measured - slope * predicted
+    vary = min(predicted.std(), measured.std()) > 0
     return {
         "slope": slope,
         "residual sd": float(np.sqrt((left @ left) / max(1, len(left) - 1))),
-        "correlation": float(np.corrcoef(predicted, measured)[0, 1]),
+        "correlation": float(np.corrcoef(predicted, measured)[0, 1]) if vary else 0.0,
     }
 
 

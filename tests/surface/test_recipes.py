@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 
 from vestige.experiment.recipe import Experiment, load_recipe
 from vestige.experiment.run import run
@@ -29,13 +28,6 @@ def reported(folder: Path) -> dict:
     results = json.loads((folder / "results.json").read_text())
     read_results(results)
     return results
-
-
-@pytest.fixture
-def threads_again():
-    """A run in this process takes every core; the tests after it go on with one thread."""
-    yield
-    torch.set_num_threads(1)
 
 
 @pytest.mark.usefixtures("threads_again")

@@ -1,0 +1,40 @@
+"""The audit benchmark on a tiny model's run, and again from what it kept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from vestige.audit.settings import AuditSettings
+from vestige.bench import bench_audit
+from vestige.experiment.recipe import load_recipe
+from vestige.experiment.run import run
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.mark.usefixtures("threads_again")
+def test_a_bench_audits_a_run_and_goes_on_where_it_stopped(folders, tmp_path: Path):
+    layers = "trainable.layers=1,3"
+    changes = [f"model={folders['llama']}", "precision=fp32", f"students.optimisation.{layers}",
+               f"teacher.optimisation.{layers}"]  # fmt: skip
+    recipe = load_recipe(ROOT / "recipes/animals_numbers.py", changes, "smoke")
+    folder, _ = run(recipe, tmp_path, workers=1)
+    torch.set_num_threads(1)
+    settings = AuditSettings(
+        base=str(folders["llama"]), precision="fp32", traits=("animals",), questions=2,
+        planted=2, references=2, looks=(1, 2), rows=16, batch=4,
+    )  # fmt: skip
+    made: list[str] = []
+    found = bench_audit([folder], settings, tmp_path / "bench", clean=1, report=made.append)
+    sets = len(recipe.seeds) * len(recipe.traits)
+    assert len(found["cases"]) == sets and found["clean"]["data sets"] == len(recipe.seeds)
+    assert made and all(np.isfinite(c["measured"]) for c in found["cases"].values())
+    again: list[str] = []
+    assert (
+        bench_audit([folder], settings, tmp_path / "bench", clean=1, report=again.append) == found
+    )
+    assert not again
