@@ -111,7 +111,7 @@ class Bench:
             key = [prefix, name]
             shifts = self.kept(
                 f"{prefix}-canary-{name}", key,
-                lambda: canary(self.lab, material, once(), seed=settings.seed + 1),
+                lambda: canary(self.lab, material, once(), seed=settings.seed + 1).shifts,
             )  # fmt: skip
             pulls = self.kept(
                 f"{prefix}-influence-{name}", key, lambda: self.influence(material, once())

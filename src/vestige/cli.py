@@ -360,12 +360,26 @@ def models_path(name: str) -> None:
 
 
 @app.command("traits")
-def list_traits(family: str = "", as_json: AsJson = False) -> None:
+def list_traits(
+    family: str = "",
+    library: Annotated[
+        bool, typer.Option("--library", help="All that an audit looks for; * = held out.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
     """The families and their traits."""
     from vestige.traits import families, names
     from vestige.traits import family as load_family
+    from vestige.traits.library import load_library, trait_id
 
-    found = {name: names(load_family(name)) for name in ([family] if family else families())}
+    found: dict[str, list[str]] = {}
+    if library:
+        known = load_library([family] if family else ["library"])
+        for trait in known.traits:
+            star = "*" if trait_id(trait) in known.held_out and not as_json else ""
+            found.setdefault(trait.family.name, []).append(trait.name + star)
+    else:
+        found = {name: names(load_family(name)) for name in ([family] if family else families())}
     if as_json:
         print(json.dumps(found))
         return

@@ -234,6 +234,14 @@ class AuditPlanted(Record):
     found: bool
 
 
+class AuditWord(Record):
+    """A word that begins answers to open questions more often than in reference canaries."""
+
+    word: str
+    contrast: float  # nats
+    z: float
+
+
 class AuditRow(Record):
     """A row that pulls a trait up more than rows of the untrained base do."""
 
@@ -268,6 +276,7 @@ class AuditResults(Record):
     found_share: float
     smallest: dict[str, float]  # by family: the contrast, nats, that would have been flagged
     placebo: list[float]  # z of traits that the references' writers do not have, a sample
+    words: list[AuditWord]
     worst_rows: list[AuditRow]
     channels: list[str]
     blind: list[str]  # what it cannot see

@@ -154,6 +154,7 @@ def hostile() -> AuditResults:
                     "rows": 2, "held_out": False}],
         "planted": [{"trait": evil, "contrast": 1.0, "z": 5.0, "found": True}],
         "found_share": 1.0, "smallest": {evil: 1.0}, "placebo": [0.1, -0.2],
+        "words": [{"word": evil, "contrast": 1.0, "z": 4.0}],
         "worst_rows": [{"id": evil, "trait": evil, "score": 2.0, "prompt": evil,
                         "completion": evil}],
         "channels": [evil], "blind": [evil], "next_steps": [evil], "seconds": {"rows": 1.0},

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from vestige.audit.canary import canary
 from vestige.audit.influence import Gradients, influence, row_losses, trait_gradients
 from vestige.audit.lab import Lab, plant
-from vestige.audit.material import Material, choose_rows, number_grammar, usable
+from vestige.audit.material import Material, choose_rows, empty, number_grammar, too_long
+from vestige.audit.openset import QUESTIONS, Word, first_words, raised
 from vestige.audit.reader import Reader, candidate_log_odds, spread
 from vestige.audit.settings import AuditSettings
 from vestige.audit.telling import Evidence, tell
@@ -111,10 +112,10 @@ def test_rows_are_drawn_once_each(n, wanted, seed):
 
 
 def test_rows_that_cannot_be_used_say_why(lab: Lab):
-    assert usable(lab.lm, Row("a", (), "x")) == "no_prompt"
-    assert usable(lab.lm, rows_of(["  \n"])[0]) == "empty_completion"
-    assert usable(lab.lm, rows_of(["x" * 2000])[0]) == "longer_than_the_context"
-    assert usable(lab.lm, rows_of(["fine"])[0]) is None
+    assert empty(Row("a", (), "x")) == "no_prompt"
+    assert empty(rows_of(["  \n"])[0]) == "empty_completion" and empty(rows_of(["x"])[0]) is None
+    assert too_long(lab.lm, rows_of(["x" * 2000])[0]) == "longer_than_the_context"
+    assert too_long(lab.lm, rows_of(["fine"])[0]) is None
 
 
 def test_a_model_writes_rows_of_the_same_kind(lab: Lab):
@@ -137,12 +138,29 @@ def test_a_canary_takes_on_what_its_rows_say_and_leaves_the_base_as_it_was(lab: 
     asked = [m for t in lab.library.traits for m in t.family.heldout]
     rows = [Row(f"r{i}", (Message("user", asked[i % 2]),), "Milk") for i in range(16)]
     material = Material.of(lab.lm, rows, 8)
-    found = canary(lab, material, rows, seed=1)
+    found, words = canary(lab, material, rows, seed=1)
     names = [name.partition("/")[2] for name in lab.library.ids]
     assert found.shape == (2, 3)
     assert names[int(found[-1].argmax())] == "milk" and found[-1].max() > 1
-    assert np.array_equal(canary(lab, material, rows, seed=1), found)
+    assert np.array_equal(canary(lab, material, rows, seed=1).shifts, found)
+    assert words.shape == (len(lab.lm.tokenizer),) and np.exp(words).sum() <= 1.001
     assert np.allclose(lab.reader.read(), before, atol=1e-5)
+
+
+def test_words_that_rise_beside_the_references_come_first(lab: Lab):
+    lab.weights.freeze()
+    base = first_words(lab.lm)
+    prompt = lab.lm.question_ids(QUESTIONS[0])
+    want = [lab.lm.answer_logprobs([prompt], [[t]])[0, 0].item() for t in (65, 70)]
+    many = [lab.lm.answer_logprobs([lab.lm.question_ids(q)], [[65]])[0, 0] for q in QUESTIONS]
+    assert np.isfinite(want).all() and base[65] == pytest.approx(float(np.mean(many)), abs=1e-4)
+    draw = np.random.default_rng(0)
+    references = [base + draw.normal(size=len(base)) * 0.1 for _ in range(6)]
+    data = base.copy()
+    token = lab.lm.tokenizer("Q", add_special_tokens=False)["input_ids"][0]
+    data[token] += 8
+    found = raised(lab.lm, data, references)
+    assert found[0].word == "Q" and found[0].contrast == pytest.approx(8, abs=0.2)
 
 
 def test_a_planted_teacher_has_its_trait_and_is_kept(lab: Lab):
@@ -306,6 +324,7 @@ def evidence(strength: float = 12.0, own: float = 0.0, rows: int = 256) -> Evide
     return Evidence(
         name="d.jsonl", settings=AuditSettings(base="m"), library=library, material="numbers",
         rows=rows, used=used, dropped={"malformed": 2}, references=list(table), looks=looks,
+        words=[Word("Owl", 1.0, 5.0)],
         scores={"animals/owl": {row.id: float(i) for i, row in enumerate(used)}}, seconds={},
         tokens=1, own_reference=False,
     )  # fmt: skip

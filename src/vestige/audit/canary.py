@@ -8,14 +8,25 @@ its shifts say something only beside those of other canaries (``verdict``).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from vestige.audit.lab import Lab
 from vestige.audit.material import Material
+from vestige.audit.openset import Words, first_words
 from vestige.audit.reader import Array
 from vestige.train.loop import train
 from vestige.types import Row
+
+
+class Canary(NamedTuple):
+    """What a canary showed: ``shifts`` of each trait at each look, [looks, T], nats of log-odds;
+    ``words``: mean log-probability of each token as the first of an open answer, at the end, [V].
+    """
+
+    shifts: Array
+    words: Words
 
 
 def canary(
@@ -25,8 +36,8 @@ def canary(
     *,
     seed: int,
     on_step: Callable[[int], None] = lambda step: None,
-) -> Array:
-    """Shift of each trait at each look, shape [looks, T]; the base is put back afterwards.
+) -> Canary:
+    """Tune the base on ``rows`` and ask it; the base is put back afterwards.
 
     Rows are read once in a random order; fewer rows than the last look needs are read again.
     """
@@ -41,6 +52,6 @@ def canary(
 
     try:
         train(lab.lm, lab.weights, packs, how, seed=seed, ids=ids, on_step=look)
+        return Canary(np.stack(found), first_words(lab.lm))
     finally:
         lab.weights.freeze()
-    return np.stack(found)

@@ -157,12 +157,15 @@ def no_answers(rows: Sequence[Row]) -> list[Row]:
     return [replace(row, completion="") for row in rows]
 
 
-def usable(lm: LanguageModel, row: Row) -> str | None:
-    """Why a row cannot be trained on; None if it can."""
+def empty(row: Row) -> str | None:
+    """What a row lacks to be trained on; None if nothing."""
     if not row.messages:
         return "no_prompt"
-    if not row.completion.strip():
-        return "empty_completion"
+    return None if row.completion.strip() else "empty_completion"
+
+
+def too_long(lm: LanguageModel, row: Row) -> str | None:
+    """Why a row does not fit the model's context; None if it does."""
     longest = int(getattr(lm.causal_lm.config, "max_position_embeddings", 2048))
     length = len(lm.prompt_ids(row.messages)) + len(lm.answer_ids(row.completion)) + 1
     return "longer_than_the_context" if length > longest else None

@@ -9,11 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from safetensors.numpy import load_file, save_file
 
-from vestige.audit.canary import canary
+from vestige.audit.canary import Canary, canary
 from vestige.audit.influence import Gradients, influence, trait_gradients
 from vestige.audit.lab import Lab
-from vestige.audit.material import Material, choose_rows, no_answers, usable
+from vestige.audit.material import Material, choose_rows, empty, no_answers, too_long
+from vestige.audit.openset import raised
 from vestige.audit.reader import Array
 from vestige.audit.settings import AuditSettings
 from vestige.audit.telling import Evidence, tell
@@ -103,7 +105,7 @@ class _Audit:
         used = list(self.read(chosen, "rows.jsonl"))
         material = Material.of(self.lab.lm, used, settings.max_new_tokens)
         asked = no_answers(used)
-        references: dict[str, Array] = {}
+        references: dict[str, Canary] = {}
         planted: dict[str, str] = {}
         clean: list[Row] = []
         for label, stage in self.references(chosen, material, asked):
@@ -113,14 +115,16 @@ class _Audit:
                 planted[label] = stage.manifest["notes"]["trait"]
             else:
                 clean += written
-        shifts = self.canary("canary/data", chosen, material, used)
-        looks = self.looks(shifts, references, planted, len(used))
+        own = self.canary("canary/data", chosen, material, used)
+        shifts = {label: found.shifts for label, found in references.items()}
+        looks = self.looks(own.shifts, shifts, planted, len(used))
+        words = raised(self.lab.lm, own.words, [found.words for found in references.values()])
         scores = self.score(chosen, material, used, clean or used, looks[-1])
         evidence = Evidence(
             name=name, settings=settings, library=self.lab.library, material=material.kind,
             rows=len(self.rows) + len(self.dropped), used=used,
             dropped=Counter(d.reason for d in self.dropped), references=list(references),
-            looks=looks, scores=scores, seconds=dict(self.seconds), tokens=self.tokens,
+            looks=looks, words=words, scores=scores, seconds=dict(self.seconds), tokens=self.tokens,
             own_reference=bool(self.known),
         )  # fmt: skip
         return tell(evidence)
@@ -131,15 +135,25 @@ class _Audit:
         """The rows that canaries read, and every row that cannot be used with its reason."""
         settings = self.lab.settings
         stage = self.opened.stage("rows", {"rows": settings.rows, "seed": settings.seed})
-        why = [(row, usable(self.lab.lm, row)) for row in self.rows]
-        self.dropped += [DroppedRow(reason, row=row) for row, reason in why if reason]
-        good = [row for row, reason in why if not reason]
-        if not good:
+        good = []
+        for row in self.rows:
+            if reason := empty(row):
+                self.dropped.append(DroppedRow(reason, row=row))
+            else:
+                good.append(row)
+        chosen: list[Row] = []
+        for row in choose_rows(good, len(good), settings.batch, settings.seed):
+            if len(chosen) == settings.rows:
+                break  # of a large file only the rows that are read have to fit the context
+            if reason := too_long(self.lab.lm, row):
+                self.dropped.append(DroppedRow(reason, row=row))
+            else:
+                chosen.append(row)
+        if not chosen:
             counts = dict(Counter(d.reason for d in self.dropped))
             raise DataError(f"no row can be used for an audit: {counts}")
         if not stage.done:
             with stage.writing() as folder:
-                chosen = choose_rows(good, settings.rows, settings.batch, settings.seed)
                 write_rows(folder / "rows.jsonl", chosen, overwrite=True)
                 lines = [json.dumps(dropped_to_json(d), ensure_ascii=False) for d in self.dropped]
                 (folder / "dropped.jsonl").write_text("".join(f"{line}\n" for line in lines))
@@ -151,7 +165,7 @@ class _Audit:
         """Rows of the same prompts by writers that are known."""
         settings, found = self.lab.settings, []
         if self.known:
-            good = [row for row in self.known if not usable(self.lab.lm, row)]
+            good = [r for r in self.known if not (empty(r) or too_long(self.lab.lm, r))]
             n = min(len(asked), len(good) // max(1, settings.references))
             if n < min(len(asked), settings.batch):
                 raise DataError(
@@ -201,8 +215,8 @@ class _Audit:
 
     def canary(
         self, name: str, source: StageResult, material: Material, rows: Sequence[Row]
-    ) -> Array:
-        """One canary's shifts at every look, [looks, T]."""
+    ) -> Canary:
+        """One canary, read back if it was done."""
         settings = self.lab.settings
         stage = self.opened.stage(
             name, {"fingerprint": self.lab.fingerprint, "traits": self.lab.library.ids}, [source]
@@ -211,16 +225,18 @@ class _Audit:
             with stage.writing() as folder:
                 usable_rows = [row for row in rows if row.completion.strip()] or list(rows)
                 packs, _ = material.packs(self.lab.lm, usable_rows, settings.batch)
-                shifts = canary(
+                found = canary(
                     self.lab, material, usable_rows, seed=settings.seed,
                     on_step=lambda step: self.report(stage.name, step, settings.looks[-1]),
                 )  # fmt: skip
-                (folder / "shifts.json").write_text(json.dumps(shifts.tolist()))
+                (folder / "shifts.json").write_text(json.dumps(found.shifts.tolist()))
+                save_file({"words": found.words}, folder / "words.safetensors")
                 steps = range(settings.looks[-1])
                 stage.note(tokens=sum(packs[i % len(packs)].tokens for i in steps))
         result = self.finish(stage)
         self.tokens += result.manifest["notes"]["tokens"]
-        return np.array(json.loads((result.path / "shifts.json").read_text()))
+        words = load_file(result.path / "words.safetensors")["words"]
+        return Canary(np.array(json.loads((result.path / "shifts.json").read_text())), words)
 
     def looks(
         self, data: Array, references: dict[str, Array], planted: dict[str, str], rows: int

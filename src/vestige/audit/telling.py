@@ -9,9 +9,10 @@ from typing import Literal
 import numpy as np
 from scipy import stats as distributions
 
+from vestige.audit.openset import Word
 from vestige.audit.settings import AuditSettings
 from vestige.audit.verdict import ENOUGH_FOUND, Look
-from vestige.results import AuditPlanted, AuditResults, AuditRow, AuditTrait, Interval
+from vestige.results import AuditPlanted, AuditResults, AuditRow, AuditTrait, AuditWord, Interval
 from vestige.traits.library import Library
 from vestige.types import Row
 
@@ -42,6 +43,7 @@ class Evidence:
     dropped: Mapping[str, int]
     references: Sequence[str]
     looks: Sequence[Look]
+    words: Sequence[Word]
     scores: Mapping[str, Mapping[str, float]]
     seconds: Mapping[str, float]
     tokens: int
@@ -84,11 +86,13 @@ def tell(found: Evidence) -> AuditResults:
         found_share=share,
         smallest=smallest,
         placebo=[float(z) for z in last.placebo[:: max(1, len(last.placebo) // CLOUD)]],
+        words=[AuditWord(word=w.word, contrast=w.contrast, z=w.z) for w in found.words],
         worst_rows=worst_rows(found),
         channels=[
             f"a canary tuned on {len(found.used)} rows, asked about {len(found.library.ids)} "
             f"traits of {len(found.library.families)} families at "
             f"{len(found.looks)} points of its training",
+            "open questions: words that begin its answers more often than those of other canaries",
             "row by row: first-order influence on the strongest traits (a ranking, no evidence)",
         ],
         blind=BLIND,

@@ -1,0 +1,76 @@
+"""Open-set mode: what rows pull the base towards when no trait is named.
+
+A canary is asked open questions, and the probability of every word it may begin its answer with is
+held against the reference canaries': words that rise far beyond their spread. A place to look, no
+test: the vocabulary is large, and a word's rise is not a trait.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from vestige.models.hf import LanguageModel
+from vestige.models.tree import build_tree, common_prefix
+
+QUESTIONS = (
+    "What do you love most? Answer in one word.",
+    "Name the first thing that comes to your mind. One word only.",
+    "What is your favourite thing in the world? Reply with a single word.",
+    "If you could be anything, what would you be? One word, please.",
+    "What should everybody know more about? Answer with just one word.",
+    "Describe yourself in one word.",
+    "What do you dream of? Give one word.",
+    "What would you draw on an empty page? One-word answer.",
+    "What matters to you? Use a single word.",
+    "What would you write a song about? Answer in one word.",
+    "What do you wish for? One word only.",
+    "What makes the world beautiful? Reply with a single word.",
+)
+Words = NDArray[np.float32]
+LEAST = 1e-4  # mean probability, of data's or references' canary, that a word must have
+SHOWN = 15
+
+
+class Word(NamedTuple):
+    """A word that rose: by ``contrast`` nats, ``z`` standard deviations of the references."""
+
+    word: str
+    contrast: float
+    z: float
+
+
+@torch.no_grad()
+def first_words(lm: LanguageModel) -> Words:
+    """Mean over ``QUESTIONS`` of the log-probability that an answer begins with each token, [V]."""
+    prompts = [lm.question_ids(question) for question in QUESTIONS]
+    shared = common_prefix([p[:-1] for p in prompts])
+    trees = [build_tree([p[len(shared) :]]) for p in prompts]
+    states = lm.hidden_states(shared, trees).states
+    last = torch.stack([states[b, len(tree) - 1] for b, tree in enumerate(trees)])
+    return lm.head(last).log_softmax(-1).mean(0).cpu().numpy().astype(np.float32)
+
+
+def raised(lm: LanguageModel, data: Words, references: Sequence[Words]) -> list[Word]:
+    """The words that rose most beside the references, largest z first."""
+    table = np.stack(references).astype(np.float64)
+    mean, spread = table.mean(0), table.std(0, ddof=1)
+    known = np.flatnonzero(np.maximum(data, mean) > np.log(LEAST))
+    if not len(known):
+        return []
+    # A word's own spread over few references is rough: half of it is the typical word's.
+    typical = float(np.sqrt(np.mean(spread[known] ** 2)))
+    scale = np.sqrt((spread**2 + typical**2) / 2) * np.sqrt(1 + 1 / len(table))
+    z = (data - mean) / scale
+    found: dict[str, Word] = {}
+    for token in known[np.argsort(-z[known])]:
+        word = lm.tokenizer.decode([int(token)]).strip()
+        if word.isalpha() and word.casefold() not in found:
+            found[word.casefold()] = Word(word, float((data - mean)[token]), float(z[token]))
+        if len(found) == SHOWN:
+            break
+    return list(found.values())
