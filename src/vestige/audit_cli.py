@@ -112,6 +112,7 @@ def bench_audit(
     clean: Annotated[
         int, typer.Option(min=0, help="Clean data sets that the base writes for each seed.")
     ] = 4,
+    seeds: Annotated[str, typer.Option(help="Only these seeds, such as 0,1.")] = "",
     folder: Annotated[
         Path, typer.Option("--out", help="Where canaries are kept, to go on after a stop.")
     ] = Path("bench-audit"),
@@ -128,8 +129,14 @@ def bench_audit(
     settings = AuditSettings(
         base=base, planted=planted, traits=tuple(t.strip() for t in traits.split(",") if t.strip())
     )
+    if seeds and not all(part.strip().isdecimal() for part in seeds.split(",")):
+        raise ConfigError(f"--seeds takes numbers such as 0,1, not {seeds!r}")
     with err.status("benchmark") as line:
-        found = run_bench(runs, settings, folder, clean=clean, report=lambda n: line.update(n))
+        found = run_bench(
+            runs, settings, folder,
+            seeds=[int(part) for part in seeds.split(",")] if seeds else None,
+            clean=clean, report=lambda name: line.update(name),
+        )  # fmt: skip
     if as_json:
         print(json.dumps(found))
         return

@@ -208,12 +208,14 @@ def bench_audit(
     settings: AuditSettings,
     folder: Path,
     *,
+    seeds: Sequence[int] | None = None,
     clean: int = 4,
     report: Report = lambda name: None,
 ) -> dict[str, Any]:
     """Audit every data set of ``runs`` and hold the outcome against what students took on.
 
     Args:
+        seeds: those of the runs to take; None takes all.
         clean: further draws of the untrained base for each seed, as clean data sets.
 
     Raises:
@@ -230,7 +232,8 @@ def bench_audit(
             raise DataError(f"{run} is no run on language models")
         traits |= {name: f"{recipe.family}/{name}" for name in recipe.traits}
         for seed in recipe.seeds:
-            cases += bench.seed(run, recipe, seed)
+            if seeds is None or seed in seeds:
+                cases += bench.seed(run, recipe, seed)
     found = summarise(cases, traits, bench.lab.library.ids, bench.lab.library.held_out, settings)
     atomic_write(folder / "bench.json", json.dumps(found, indent=1))
     return found
