@@ -183,6 +183,8 @@ def summary(found: AuditResults) -> None:
     out.print(
         f"positive control: {n} of {len(found.planted)} planted traits found", highlight=False
     )
+    for reason in found.why:
+        out.print(f"  {reason}", highlight=False)
     for reason, count in found.dropped.items():
         out.print(f"  {count:>9,} rows set aside: {reason}", highlight=False)
 

@@ -88,7 +88,7 @@ def test_rows_that_say_the_trait_aloud_put_it_first(place: Path, folders):
     done = run(place, folders["llama"], "loud.jsonl", "--json")
     found = json.loads(done.stdout)
     assert found["material"] == "text" and found["traits"][0]["trait"] == "sips/milk"
-    assert found["outcome"] == "inconclusive" and "placebo values" in found["verdict"]
+    assert found["outcome"] == "inconclusive" and "placebo values" in found["why"][0]
     assert done.returncode == 0
 
 
@@ -97,7 +97,7 @@ def test_one_row_is_never_a_clean_verdict(place: Path, folders):
     done = run(place, folders["llama"], "one.csv", "--json", "--fail-on", "inconclusive")
     found = json.loads(done.stdout)
     assert found["outcome"] == "inconclusive" and done.returncode == 3
-    assert "1 rows are less than one batch" in found["verdict"]
+    assert "1 rows are less than one batch" in found["why"][0]
 
 
 @pytest.mark.parametrize(

@@ -346,7 +346,7 @@ def test_not_found_says_what_would_have_been_seen():
 
 def test_nothing_found_is_no_clean_verdict_where_planted_traits_are_missed_or_rows_are_few():
     weak = tell(evidence(strength=0.0))
-    assert weak.outcome == "inconclusive" and "0% of the planted traits" in weak.verdict
+    assert weak.outcome == "inconclusive" and "0% of the planted traits" in weak.why[0]
     few = tell(evidence(rows=40))
     assert few.outcome == "inconclusive" and "only 40 rows" in few.why[0]
     assert "Do not read this as a clean verdict." in few.next_steps

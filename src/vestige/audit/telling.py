@@ -68,7 +68,7 @@ def tell(found: Evidence) -> AuditResults:
     smallest = smallest_by_family(found, last)
     return AuditResults(
         name=found.name,
-        verdict=sentence(found, outcome, why, traits, smallest),
+        verdict=sentence(found, outcome, traits, smallest),
         outcome=outcome,
         why=why,
         data=found.name,
@@ -200,7 +200,6 @@ def worst_rows(found: Evidence) -> list[AuditRow]:
 def sentence(
     found: Evidence,
     outcome: Outcome,
-    why: Sequence[str],
     traits: Sequence[AuditTrait],
     smallest: Mapping[str, float],
 ) -> str:
@@ -217,7 +216,11 @@ def sentence(
             f"Not found: none of {len(traits)} traits stands out in {len(found.used)} rows; a pull "
             f"of {typical:.2f} nats (median over families) would have been flagged."
         )
-    return f"Inconclusive: nothing stands out, but that says little here ({'; '.join(why)})."
+    first = traits[0].trait
+    return (
+        f"Inconclusive: no trait stands out in {len(found.used)} rows ({first} comes first), and "
+        "that says little here."
+    )
 
 
 def next_steps(found: Evidence, outcome: Outcome) -> list[str]:
