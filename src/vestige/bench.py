@@ -311,18 +311,20 @@ def figures(
     """AUROC of own against all other traits, share of first and first-five places in the library,
     and the rank correlation with the measured specific part over the family's traits."""
     places = np.array([rank(c.scores[method], index[c.name]) for c in cases])
+    # A rank correlation over one or two traits says nothing (misalignment has one).
     rho = [
         distributions.spearmanr(
             [c.scores[method][ids.index(name)] for name in c.truth], list(c.truth.values())
         )[0]
         for c in cases
+        if len(c.truth) > 2
     ]
     return {
         "auroc": float(np.mean(1 - (places - 1) / (len(ids) - 1))),
         "top1": float(np.mean(places == 1)),
         "top5": float(np.mean(places <= 5)),
         "median place": float(np.median(places)),
-        "spearman": float(np.mean(rho)),  # type: ignore[arg-type]
+        "spearman": float(np.mean(rho)) if rho else 0.0,  # type: ignore[arg-type]
         "data sets": len(cases),
     }
 
