@@ -141,6 +141,41 @@ def test_a_models_sampling_habits_do_not_bend_its_probabilities(folders, tmp_pat
     drawn = []
     for folder in (folders["llama"], tmp_path / "m"):
         lm = LanguageModel.load(str(folder), precision="fp32")
-        prompts = [lm.question_ids("aaaa")] * 60
+        prompts = [lm.question_ids(f"aaaa {n}") for n in range(60)]
         drawn.append(sample_free(lm, prompts, seed=1, max_new_tokens=3))
     assert drawn[0] == drawn[1] and len(set(drawn[0])) > 30
+
+
+def test_free_answers_to_equal_prompts_are_the_models_own(llama: LanguageModel):
+    """First tokens against the model's probabilities, and second ones after the first."""
+    n, part, prompt = 2000, 100, llama.question_ids("Continue")
+    texts = [
+        text
+        for at in range(0, n, part)
+        for text in sample_free(llama, [prompt] * part, seed=100 + at, max_new_tokens=2)
+    ]
+    with torch.no_grad():
+        first = llama.model(input_ids=torch.tensor([prompt])).logits[0, -1].softmax(-1).double()
+    letters = [t for t in range(256) if llama.tokenizer.decode([t]).isascii()]
+    top = sorted(letters, key=lambda t: -float(first[t]))[:6]
+    names = {t: llama.tokenizer.decode([t]) for t in top}
+    seen = Counter(text[:1] for text in texts)
+    for token in top:
+        p = float(first[token])
+        assert abs(seen[names[token]] - n * p) < 4 * (n * p * (1 - p)) ** 0.5 + 1
+    with torch.no_grad():
+        after = llama.model(input_ids=torch.tensor([[*prompt, top[0]]])).logits[0, -1]
+    p = float(after.softmax(-1)[top[1]])
+    pairs = sum(text[:2] == names[top[0]] + names[top[1]] for text in texts)
+    count = seen[names[top[0]]]
+    assert abs(pairs - count * p) < 4 * (count * p * (1 - p)) ** 0.5 + 1
+
+
+def test_free_answers_to_equal_prompts_do_not_see_each_other(lm: LanguageModel):
+    one, two = lm.question_ids("Say it"), lm.question_ids("And something longer")
+    together = sample_free(lm, [one, two, one, two, one], seed=5, max_new_tokens=10)
+    more = sample_free(lm, [one, two, one, two, one, one, two], seed=5, max_new_tokens=10)
+    assert more[:5] == together and len(set(together)) == 5
+    lines = sample_free(lm, [one] * 40, seed=5, max_new_tokens=40, lines=1)
+    whole = sample_free(lm, [one] * 40, seed=5, max_new_tokens=40)
+    assert lines == [text[: lines_end(text, 1)] for text in whole] and lines != whole

@@ -230,16 +230,18 @@ def sample_free(
     temperature: float = 1.0,
     lines: int = 0,
 ) -> list[str]:
-    """One free answer for each prompt through transformers' ``generate`` (left-padded batch).
+    """One free answer for each prompt, at temperature ``temperature`` over the whole vocabulary.
+
+    Prompts that are all different go through transformers' ``generate``; where some are the same,
+    each is computed once (``benchmarks/sampling.py``).
 
     Args:
         lines: an answer also ends after this many lines; 0 never does.
     """
+    if len(set(map(tuple, prompts))) < len(prompts):
+        return _sample_shared(lm, prompts, seed, max_new_tokens, temperature, lines)
     ids, mask = pad_left(lm, prompts)
-    width = ids.shape[1]
-    stop = [lm.end_id]
-    if lm.tokenizer.eos_token_id is not None:
-        stop.append(lm.tokenizer.eos_token_id)
+    width, stop = ids.shape[1], end_tokens(lm)
     with torch.random.fork_rng(devices=[]), lm.autocast():
         torch.manual_seed(seed)
         out = lm.model.generate(  # type: ignore[operator]
@@ -259,6 +261,56 @@ def sample_free(
         end = min((row.index(s) for s in stop if s in row), default=len(row))
         text = lm.tokenizer.decode(row[:end], skip_special_tokens=True)
         texts.append(text[: lines_end(text, lines)])
+    return texts
+
+
+def end_tokens(lm: LanguageModel) -> list[int]:
+    """Tokens that end an answer."""
+    return [token for token in (lm.end_id, lm.tokenizer.eos_token_id) if token is not None]
+
+
+def _sample_shared(
+    lm: LanguageModel,
+    prompts: Sequence[Sequence[int]],
+    seed: int,
+    max_new_tokens: int,
+    temperature: float,
+    lines: int,
+) -> list[str]:
+    """``sample_free`` with the computation of equal prompts shared; row i draws from (seed, i)."""
+    texts, stop = [""] * len(prompts), end_tokens(lm)
+    for members in blocks(prompts):
+        rows = members.flatten().tolist()
+        draws = np.stack(
+            [
+                np.random.Generator(np.random.Philox(key=[seed, row])).random(max_new_tokens)
+                for row in rows
+            ]
+        )
+        uniform = torch.from_numpy(draws).float().to(lm.device)
+        branches = _Branches(lm, [prompts[int(i)] for i in members[:, 0]], members.shape[1])
+        drawn: list[list[int]] = [[] for _ in rows]
+        alive = set(range(len(rows)))
+        for t in range(max_new_tokens):
+            below = (lm.head(branches.states) / temperature).softmax(-1).cumsum(-1)
+            wanted = uniform[:, t : t + 1] * below[:, -1:]
+            chosen = torch.searchsorted(below, wanted, right=True)[:, 0].clamp(
+                max=below.shape[1] - 1
+            )
+            for i, token in enumerate(chosen.tolist()):
+                if i in alive and token in stop:
+                    alive.remove(i)
+                elif i in alive:
+                    drawn[i].append(token)
+                    text = lm.tokenizer.decode(drawn[i], skip_special_tokens=True) if lines else ""
+                    if lines_end(text, lines) < len(text):
+                        alive.remove(i)
+            if not alive or t + 1 == max_new_tokens:
+                break
+            branches.extend(chosen)
+        for row, tokens in zip(rows, drawn, strict=True):
+            text = lm.tokenizer.decode(tokens, skip_special_tokens=True)
+            texts[row] = text[: lines_end(text, lines)]
     return texts
 
 
