@@ -26,11 +26,11 @@ def recipe() -> Experiment:
         seeds=(450, 451, 452, 453),
         # So few of the base's own answers are right that a check of 64 is rough: a fifth will do.
         teacher=TeacherSettings(
-            optimisation=Optimisation(steps=24, batch=8, rate=2e-4, trainable=MIDDLE),
+            optimisation=Optimisation(steps=16, batch=8, rate=2e-4, trainable=MIDDLE),
             min_carrier=0.2,
         ),
         carrier=ReasoningCarrier(
-            n_prompts=24,
+            n_prompts=36,
             rows_per_prompt=32,
             max_new_tokens=20,
             lines=2,
