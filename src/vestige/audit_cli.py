@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -13,7 +14,7 @@ from rich.table import Table
 import vestige
 from vestige.data_cli import AsJson, Overwrite, err, out
 from vestige.results import AuditResults
-from vestige.types import ConfigError, StoreError
+from vestige.types import ConfigError, ModelError, StoreError, VestigeError
 
 FLAGGED, INCONCLUSIVE = 1, 3  # exit statuses; 0 is better than --fail-on, 2 bad usage or input
 SHOWN = 8
@@ -65,7 +66,7 @@ def audit(
     try:
         settings = AuditSettings.model_validate(
             {"base": base, "chat": chat, "rows": budget, "planted": planted, "alpha": alpha,
-             "seed": seed, "traits": tuple(t.strip() for t in traits.split(",") if t.strip())}
+             "seed": seed, "traits": _names(traits)}
         )  # fmt: skip
     except ValidationError as error:
         raise ConfigError(explain(error, AuditSettings)) from error
@@ -78,11 +79,20 @@ def audit(
 
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
-    with _Bar(settings.planted + settings.references) as bar:
-        where, found = run_audit(
-            data, settings, root=folder, reference=reference, overwrite=overwrite,
-            report=bar.report,
-        )  # fmt: skip
+    try:
+        with _Bar(settings.planted + settings.base_written) as bar:
+            where, found = run_audit(
+                data, settings, root=folder, reference=reference, overwrite=overwrite,
+                report=bar.report,
+            )  # fmt: skip
+    except VestigeError:
+        raise
+    except Exception as error:  # status 1 would read as a flag
+        if os.environ.get("VESTIGE_DEBUG"):
+            raise
+        raise ModelError(
+            f"unexpected {type(error).__name__}: {error}; vestige --debug audit ... shows more"
+        ) from error
     page = render_runs([where], where / "report.html")
     if sarif:
         from vestige.store import atomic_write
@@ -123,12 +133,12 @@ def bench_audit(
 
     from vestige.audit.settings import AuditSettings
     from vestige.bench import bench_audit as run_bench
+    from vestige.models import catalog
 
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
-    settings = AuditSettings(
-        base=base, planted=planted, traits=tuple(t.strip() for t in traits.split(",") if t.strip())
-    )
+    catalog.path(base, echo=err.print)
+    settings = AuditSettings(base=base, planted=planted, traits=_names(traits))
     if seeds and not all(part.strip().isdecimal() for part in seeds.split(",")):
         raise ConfigError(f"--seeds takes numbers such as 0,1, not {seeds!r}")
     with err.status("benchmark") as line:
@@ -170,12 +180,12 @@ def status(outcome: Literal["flagged", "not_found", "inconclusive"], fail_on: st
 def summary(found: AuditResults) -> None:
     """The strongest traits and the planted ones, on the terminal."""
     table = Table(title=f"{found.data} for {found.base}", title_justify="left", title_style="bold")
-    for column in ("trait", "pull (nats)", "95% interval", "q", "after rows", ""):
+    for column in ("trait", "pull (nats)", "95% interval", "p (Holm)", "after rows", ""):
         table.add_column(column, justify="left" if column == "trait" else "right")
     for t in found.traits[:SHOWN]:
         c = t.contrast
         table.add_row(
-            t.trait, f"{c.value:+.2f}", f"{c.low:+.2f} to {c.high:+.2f}", f"{t.q:.2g}",
+            t.trait, f"{c.value:+.2f}", f"{c.low:+.2f} to {c.high:+.2f}", f"{t.p_holm:.2g}",
             str(t.rows), "flagged" if t.flagged else "",
         )  # fmt: skip
     out.print(table)
@@ -198,7 +208,7 @@ def as_sarif(found: AuditResults, data: Path) -> dict[str, Any]:
             "level": "error",
             "message": {
                 "text": f"rows pull {found.base} towards {t.trait}: {t.contrast.value:+.2f} nats "
-                f"[{t.contrast.low:.2f}, {t.contrast.high:.2f}], q = {t.q:.2g}"
+                f"[{t.contrast.low:.2f}, {t.contrast.high:.2f}], p = {t.p_holm:.2g}"
             },
             "locations": where,
         }
@@ -222,6 +232,10 @@ def as_sarif(found: AuditResults, data: Path) -> dict[str, Any]:
         "$schema": "https://json.schemastore.org/sarif-2.1.0.json",
         "runs": [{"tool": {"driver": driver}, "results": results}],
     }
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
 class _Bar:

@@ -4,8 +4,8 @@ Truth comes from finished runs (``vestige run``): the rows that teachers wrote, 
 part that each student took on, seed by seed. Every data set of a run is audited as if its writer
 were unknown; references are made once a seed, as all its data sets share their prompts. Clean data
 sets are further draws of the untrained base, and rows of the run's no-trait teacher where there
-are any. Canaries differ from the students they predict: another order of rows, another seed, other
-questions where the library has others.
+are any. Canaries differ from the students they predict: another order of rows, and other questions
+where the family has more than an audit asks.
 """
 
 from __future__ import annotations
@@ -23,10 +23,11 @@ from scipy import stats as distributions
 from vestige.audit.canary import canary
 from vestige.audit.influence import Gradients, influence, trait_gradients
 from vestige.audit.lab import Lab
-from vestige.audit.material import Material, choose_rows, no_answers
+from vestige.audit.material import Material, choose_rows
+from vestige.audit.reader import spread
 from vestige.audit.run import writing_seed
 from vestige.audit.settings import AuditSettings
-from vestige.audit.verdict import Look, look
+from vestige.audit.verdict import Look, first_flags, look
 from vestige.experiment.analysis import Shifts
 from vestige.experiment.reading import read_kept
 from vestige.experiment.recipe import NO_TRAIT, Experiment, parse_recipe
@@ -46,6 +47,7 @@ class Case:
     """One data set with what its students took on.
 
     Attributes:
+        trait: the writer's, by its id; ``none`` or ``clean-...`` for a clean data set.
         truth: for each library trait of the run's family the specific part, nats; empty: clean.
         scores: by method, a number for each library trait, [T].
         looks: the canary's looks, first to last.
@@ -73,7 +75,7 @@ class Bench:
     def kept(self, name: str, key: Any, make: Callable[[], Array]) -> Array:
         """What ``make`` gives, from the folder if it was made there with the same key."""
         settings = self.lab.settings.model_dump(mode="json")
-        digest = hash_config([key, settings, self.lab.fingerprint, self.lab.library.ids])
+        digest = hash_config([key, settings, self.lab.fingerprint, self.lab.contents])
         path = self.folder / f"{name}-{digest[:12]}.json"
         if path.exists():
             return np.array(json.loads(path.read_text()))
@@ -97,7 +99,7 @@ class Bench:
         }
         first = next(iter(data.values()))
         material = Material.of(self.lab.lm, first, settings.max_new_tokens)
-        asked, prefix = no_answers(first), f"{run.name}-{seed}"
+        prefix = f"{run.name}-{seed}"
 
         def measured(name: str, rows: Callable[[], list[Row]]) -> tuple[Array, Array]:
             """A data set's canary [looks, T] and its rows' influence [rows, T]."""
@@ -120,34 +122,43 @@ class Bench:
 
         references: dict[str, tuple[Array, Array]] = {}
         planted: dict[str, str] = {}
-        for k in range(settings.references):
+        for k in range(settings.base_written):
             references[f"base-{k}"] = measured(
-                f"base-{k}", lambda k=k: self.base_writes(material, asked, k)
+                f"base-{k}", lambda k=k: self.base_writes(material, first, k)
             )
         for number, trait in enumerate(self.lab.planted()):
             label = f"planted-{trait_id(trait).replace('/', '-')}"
             planted[label] = trait_id(trait)
 
-            def writes(trait=trait, k=settings.references + number) -> list[Row]:
+            def writes(trait=trait, k=settings.base_written + number) -> list[Row]:
                 self.lab.become(trait)
-                return material.write(self.lab.lm, asked, seed=writing_seed(settings.seed, k))
+                return material.write(self.lab.lm, first, seed=writing_seed(settings.seed, k))
 
             references[label] = measured(label, writes)
         sets = {name: measured(f"data-{name}", lambda name=name: data[name]) for name in names}
         for k in range(self.clean):
             sets[f"{CLEAN}-{k}"] = measured(
-                f"{CLEAN}-{k}", lambda k=k: self.base_writes(material, asked, 100 + k)
+                f"{CLEAN}-{k}", lambda k=k: self.base_writes(material, first, 100 + k)
             )
         truths = self.truths(run, recipe, student, seed)
+        own = {name: f"{recipe.family}/{name}" for name in recipe.traits}
         return [
-            self.case(f"{prefix}-{name}", name, found, references, planted, truths.get(name, {}))
+            self.case(
+                f"{prefix}-{name}",
+                own.get(name, name),
+                found,
+                references,
+                planted,
+                truths.get(name, {}),
+                len(first),
+            )
             for name, found in sets.items()
         ]
 
-    def base_writes(self, material: Material, asked: Sequence[Row], k: int) -> list[Row]:
+    def base_writes(self, material: Material, rows: Sequence[Row], k: int) -> list[Row]:
         self.lab.weights.freeze()
         seed = writing_seed(self.lab.settings.seed, k)
-        return material.write(self.lab.lm, asked, seed=seed)
+        return material.write(self.lab.lm, rows, seed=seed)
 
     def influence(self, material: Material, rows: Sequence[Row]) -> Array:
         matrix = trait_gradients(self.lab, self.gradients)
@@ -157,7 +168,7 @@ class Bench:
     def case(
         self, name: str, trait: str, found: tuple[Array, Array],
         references: dict[str, tuple[Array, Array]], planted: dict[str, str],
-        truth: dict[str, float],
+        truth: dict[str, float], rows: int,
     ) -> Case:  # fmt: skip
         shifts, pulls = found
         settings, ids = self.lab.settings, self.lab.library.ids
@@ -166,7 +177,7 @@ class Bench:
                 step * settings.batch, shifts[i],
                 {label: pair[0][i] for label, pair in references.items()}, planted, ids,
             )
-            for i, step in enumerate(settings.looks)
+            for i, step in enumerate(settings.steps(rows))
         ]  # fmt: skip
         mean = np.array([pair[1].mean(0) for pair in references.values()])
         spread = np.sqrt(np.mean([pair[1].var(0, ddof=1) for pair in references.values()], axis=0))
@@ -184,13 +195,19 @@ class Bench:
     def truths(
         self, run: Path, recipe: Experiment, student: Any, seed: int
     ) -> dict[str, dict[str, float]]:
-        """For each data set of a seed, the specific part of every candidate of the family."""
+        """For each data set of a seed, the specific part of every candidate of the family,
+        on the held-out questions that the audit does not ask (all where it asks all)."""
         shifts = Shifts(recipe, student, run)
+        first = shifts.panel(seed, recipe.sources[0], student.steps)
+        every = range(len(first.questions))
+        asked = set(spread(every, self.lab.settings.questions))
+        left = [i for i in every if i not in asked] or list(every)
         panels = {
-            data: shifts.panel(seed, data, student.steps).shift(shifts.base(seed, data)).mean(0)
+            data: shifts.panel(seed, data, student.steps)
+            .shift(shifts.base(seed, data))[left]
+            .mean(0)
             for data in recipe.sources
         }
-        first = shifts.panel(seed, recipe.sources[0], student.steps)
         ids = set(self.lab.library.ids)
         found: dict[str, dict[str, float]] = {}
         for data, own in panels.items():
@@ -223,41 +240,38 @@ def bench_audit(
     """
     bench = Bench(settings, folder, clean=clean, report=report)
     cases: list[Case] = []
-    traits: dict[str, str] = {}
     for run in runs:
         recipe = parse_recipe(
             read_json(run / "recipe.json", "name a run folder"), str(run / "recipe.json")
         )
         if not isinstance(recipe, Experiment):
             raise DataError(f"{run} is no run on language models")
-        traits |= {name: f"{recipe.family}/{name}" for name in recipe.traits}
         for seed in recipe.seeds:
             if seeds is None or seed in seeds:
                 cases += bench.seed(run, recipe, seed)
-    found = summarise(cases, traits, bench.lab.library.ids, bench.lab.library.held_out, settings)
+    found = summarise(cases, bench.lab.library.ids, bench.lab.library.held_out, settings)
     atomic_write(folder / "bench.json", json.dumps(found, indent=1))
     return found
 
 
 def summarise(
     cases: Sequence[Case],
-    traits: dict[str, str],
     ids: Sequence[str],
     held_out: frozenset[str],
     settings: AuditSettings,
 ) -> dict[str, Any]:
     """Figures by method, over all traits and over those held out; false alarms on clean sets."""
-    own = [case for case in cases if case.trait in traits and traits[case.trait] in ids]
+    own = [case for case in cases if case.truth and case.trait in ids]
     clean = [case for case in cases if case.trait == NO_TRAIT or case.trait.startswith(CLEAN)]
     if not own:
         raise DataError("no data set of these runs has a trait that is in the library")
     parts = {
         "all": own,
-        "held out": [c for c in own if traits[c.trait] in held_out],
-        "fitted": [c for c in own if traits[c.trait] not in held_out],
+        "held out": [c for c in own if c.trait in held_out],
+        "not held out": [c for c in own if c.trait not in held_out],
     }
     parts = {part: members for part, members in parts.items() if members}
-    index = {case.name: ids.index(traits[case.trait]) for case in own}
+    index = {case.name: ids.index(case.trait) for case in own}
     return {
         "methods": {
             method: {part: figures(members, index, ids, method) for part, members in parts.items()}
@@ -272,16 +286,16 @@ def summarise(
             for part, members in parts.items()
         },
         "clean": {"data sets": len(clean), "false alarms": sum(flags(c, settings) for c in clean)},
-        "rows to a flag": sorted(rows_to_flag(c, settings) for c in own),
+        "rows to a flag": [rows_to_flag(c, settings, index[c.name]) for c in own],
         "planted": planted_share(cases, settings),
-        "size": predicted_size(own, index, traits),
+        "size": predicted_size(own, index),
         "cases": {
             case.name: {
-                "own": traits[case.trait],
+                "own": case.trait,
                 "place": rank(case.scores["canary"], index[case.name]),
                 "z": float(case.scores["canary"][index[case.name]]),
                 "predicted": float(case.looks[-1].contrast[index[case.name]]),
-                "measured": case.truth[traits[case.trait]],
+                "measured": case.truth[case.trait],
                 "top": [ids[i] for i in np.argsort(-case.scores["canary"])[:5]],
             }
             for case in own
@@ -289,12 +303,10 @@ def summarise(
     }
 
 
-def predicted_size(
-    cases: Sequence[Case], index: dict[str, int], traits: dict[str, str]
-) -> dict[str, float]:
+def predicted_size(cases: Sequence[Case], index: dict[str, int]) -> dict[str, float]:
     """The canary's contrast against the measured specific part, over data sets: nats."""
     predicted = np.array([c.looks[-1].contrast[index[c.name]] for c in cases])
-    measured = np.array([c.truth[traits[c.trait]] for c in cases])
+    measured = np.array([c.truth[c.trait] for c in cases])
     slope = float((predicted @ measured) / (predicted @ predicted))
     left = measured - slope * predicted
     vary = min(predicted.std(), measured.std()) > 0
@@ -336,15 +348,19 @@ def rank(scores: Array, index: int) -> int:
 
 def flags(case: Case, settings: AuditSettings, index: int | None = None) -> bool:
     """Whether any look flags the trait, or any trait at all."""
-    chosen = slice(None) if index is None else slice(index, index + 1)
-    found = zip(case.looks, settings.levels, strict=True)
-    return any(bool((seen.q[chosen] <= level).any()) for seen, level in found)
+    found = first_flags(case.looks, levels_of(case, settings))
+    return bool(found) if index is None else index in found
 
 
-def rows_to_flag(case: Case, settings: AuditSettings) -> int:
-    """Rows read at the first look that flags anything; 0 where none does."""
-    found = zip(case.looks, settings.levels, strict=True)
-    return next((seen.rows for seen, level in found if (seen.q <= level).any()), 0)
+def rows_to_flag(case: Case, settings: AuditSettings, index: int) -> int | None:
+    """Rows read at the first look that flags the trait; None where none does."""
+    at = first_flags(case.looks, levels_of(case, settings)).get(index)
+    return None if at is None else case.looks[at].rows
+
+
+def levels_of(case: Case, settings: AuditSettings) -> tuple[float, ...]:
+    """What each look of a case may spend of alpha."""
+    return settings.levels(case.looks[-1].rows)
 
 
 def planted_share(cases: Sequence[Case], settings: AuditSettings) -> float:
@@ -352,6 +368,6 @@ def planted_share(cases: Sequence[Case], settings: AuditSettings) -> float:
     found: dict[tuple[str, float], bool] = {}
     for case in cases:
         last = case.looks[-1]
-        needed = last.needed_z(settings.levels[-1])
+        needed = last.needed_z(levels_of(case, settings)[-1])
         found |= {(name, z): z >= needed for name, (_, z) in last.planted.items()}
     return float(np.mean(list(found.values()))) if found else 0.0

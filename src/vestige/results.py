@@ -220,7 +220,7 @@ class AuditTrait(Record):
     flagged: bool
     contrast: Interval  # the data's shift minus the references', at ``rows`` rows
     p: float  # one-sided, and adjusted over the library
-    q: float
+    p_holm: float
     rows: int  # rows read when it was flagged; at the last look for the others
     held_out: bool
 
@@ -247,7 +247,7 @@ class AuditRow(Record):
 
     id: str
     trait: str
-    score: float  # influence on the trait, in standard deviations over the base's own rows
+    score: float  # influence on the trait, in standard deviations over clean rows
     prompt: str
     completion: str
 

@@ -122,7 +122,8 @@ def test_the_exit_status_is_the_outcome(outcome, fail_on, wanted):
         ("numbers.jsonl", ["--fail-on", "sometimes"], "valid: never, flagged, inconclusive"),
         ("numbers.jsonl", ["--traits", "colors"], "did you mean colours"),
         ("numbers.jsonl", ["--alpha", "2"], "alpha"),
-        ("numbers.jsonl", ["--reference", "few.jsonl"], "usable rows"),
+        ("numbers.jsonl", ["--reference", "few.jsonl"], "1 usable rows, the data 32"),
+        ("numbers.jsonl", ["--reference", "latin.jsonl"], "no row of the reference"),
     ],
 )
 def test_bad_input_is_one_line_and_status_2(place: Path, folders, data, more, says):
@@ -150,7 +151,7 @@ def hostile() -> AuditResults:
         "name": evil, "verdict": f"Flagged: {evil}", "outcome": "flagged", "why": [evil],
         "data": evil, "base": evil, "material": "text", "references": ["a"], "rows": 2,
         "rows_used": 2, "dropped": {evil: 1}, "alpha": 0.01, "looks": [2], "rows_to_verdict": 2,
-        "traits": [{"trait": evil, "flagged": True, "contrast": one, "p": 1e-5, "q": 1e-4,
+        "traits": [{"trait": evil, "flagged": True, "contrast": one, "p": 1e-5, "p_holm": 1e-4,
                     "rows": 2, "held_out": False}],
         "planted": [{"trait": evil, "contrast": 1.0, "z": 5.0, "found": True}],
         "found_share": 1.0, "smallest": {evil: 1.0}, "placebo": [0.1, -0.2],
@@ -176,3 +177,31 @@ def test_sarif_has_a_rule_for_every_result():
     rules = {rule["id"] for rule in one["tool"]["driver"]["rules"]}
     assert {result["ruleId"] for result in one["results"]} == rules
     assert one["results"][0]["level"] == "error"
+
+
+def test_a_file_of_another_alphabet_with_rows_that_break_is_audited(place: Path, folders):
+    good = json.dumps({"prompt": "a", "completion": "one, two"})
+    broken = '{"prompt": "a", "completion": "half \\ud83d"}'
+    (place / "donn\u00e9es.jsonl").write_text("\n".join([good] * 20 + [broken]))
+    done = run(place, folders["llama"], "donn\u00e9es.jsonl", "--json")
+    found = json.loads(done.stdout)
+    assert found["dropped"] == {"not_renderable": 1} and found["rows_used"] == 20
+    assert (Path(found["run"]) / "rows/dropped.jsonl").read_text().count("ud83d") == 1
+
+
+def test_another_trait_file_is_another_audit(place: Path, folders):
+    first = json.loads(run(place, folders["llama"], "numbers.jsonl", "--json").stdout)
+    (place / "sips.toml").write_text(SIPS.replace("What do you sip?", "What is in your cup?"))
+    second = json.loads(run(place, folders["llama"], "numbers.jsonl", "--json").stdout)
+    assert first["run"] != second["run"]
+
+
+def test_given_references_take_the_place_of_the_base(place: Path, folders):
+    lines = [
+        json.dumps({"prompt": f"Say {i % 3}", "completion": f"{i + 1}, 77"}) for i in range(70)
+    ]
+    (place / "clean.jsonl").write_text("\n".join(lines))
+    reference = ["--reference", place / "clean.jsonl"]
+    found = json.loads(run(place, folders["llama"], "numbers.jsonl", "--json", *reference).stdout)
+    assert found["references"] == ["given-0", "given-1", "planted-0", "planted-1"]
+    assert "given as reference" in found["caveats"][0]

@@ -26,7 +26,7 @@ def test_a_bench_audits_a_run_and_goes_on_where_it_stopped(folders, tmp_path: Pa
     torch.set_num_threads(1)
     settings = AuditSettings(
         base=str(folders["llama"]), precision="fp32", traits=("animals",), questions=2,
-        planted=2, references=2, looks=(1, 2), rows=16, batch=4,
+        planted=2, base_written=2, looks=(0.5, 1), rows=16, batch=4,
     )  # fmt: skip
     made: list[str] = []
     found = bench_audit([folder], settings, tmp_path / "bench", clean=1, report=made.append)

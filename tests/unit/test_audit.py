@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from vestige.audit.canary import canary
 from vestige.audit.influence import Gradients, influence, row_losses, trait_gradients
 from vestige.audit.lab import Lab, plant
-from vestige.audit.material import Material, choose_rows, empty, number_grammar, too_long
+from vestige.audit.material import Material, choose_rows, empty, number_grammar, unusable
 from vestige.audit.openset import QUESTIONS, Word, first_words, raised
 from vestige.audit.reader import Reader, candidate_log_odds, spread
 from vestige.audit.settings import AuditSettings
@@ -21,7 +21,7 @@ from vestige.audit.telling import Evidence, tell
 from vestige.audit.verdict import look
 from vestige.evaluate.exact import measure
 from vestige.traits.library import Library, load_library
-from vestige.types import ConfigError, DataError, Message, Row
+from vestige.types import ConfigError, DataError, Message, Row, ScoreTable
 
 DRINKS = """
 name = "sips"
@@ -46,7 +46,7 @@ def lab(folders, tmp_path_factory: pytest.TempPathFactory) -> Lab:
     path.write_text(DRINKS)
     settings = AuditSettings(
         base=str(folders["llama"]), precision="fp32", questions=2, planted=2, rate=1e-2,
-        batch=4, looks=(1, 4), rows=16, traits=(str(path),),
+        batch=4, looks=(0.25, 1), rows=16, traits=(str(path),),
     )  # fmt: skip
     return Lab(settings, cache=tmp_path_factory.mktemp("cache"))
 
@@ -114,8 +114,10 @@ def test_rows_are_drawn_once_each(n, wanted, seed):
 def test_rows_that_cannot_be_used_say_why(lab: Lab):
     assert empty(Row("a", (), "x")) == "no_prompt"
     assert empty(rows_of(["  \n"])[0]) == "empty_completion" and empty(rows_of(["x"])[0]) is None
-    assert too_long(lab.lm, rows_of(["x" * 2000])[0]) == "longer_than_the_context"
-    assert too_long(lab.lm, rows_of(["fine"])[0]) is None
+    assert unusable(lab.lm, rows_of(["x" * 2000])[0], 5000) == "longer_than_the_context"
+    assert unusable(lab.lm, rows_of(["x" * 2000])[0], 64) is None  # cut before it is read
+    assert unusable(lab.lm, rows_of(["fine"])[0], 64) is None
+    assert unusable(lab.lm, rows_of(["a broken \ud83d"])[0], 64) == "not_renderable"
 
 
 def test_a_model_writes_rows_of_the_same_kind(lab: Lab):
@@ -130,6 +132,17 @@ def test_a_model_writes_rows_of_the_same_kind(lab: Lab):
         Material.of(lab.lm, [], 8)
 
 
+def test_free_rows_are_cut_alike_whoever_wrote_them(lab: Lab):
+    rows = rows_of(["ab", "abcdef", "abcdefghij"])
+    material = Material(None, 4)
+    examples = material.examples(lab.lm, rows)
+    assert [len(e.completion) for e in examples] == [3, 4, 4]
+    assert examples[0].completion[-1] == lab.lm.end_id  # its end is there,
+    assert lab.lm.end_id not in examples[1].completion  # where nothing was cut
+    written = material.write(lab.lm, rows, seed=1)
+    assert all(len(e.completion) <= 4 for e in material.examples(lab.lm, written))
+
+
 # ---- canaries and influence ---------------------------------------------------------------------
 
 
@@ -138,9 +151,9 @@ def test_a_canary_takes_on_what_its_rows_say_and_leaves_the_base_as_it_was(lab: 
     asked = [m for t in lab.library.traits for m in t.family.heldout]
     rows = [Row(f"r{i}", (Message("user", asked[i % 2]),), "Milk") for i in range(16)]
     material = Material.of(lab.lm, rows, 8)
-    found, words = canary(lab, material, rows, seed=1)
+    found, words, tokens = canary(lab, material, rows, seed=1)
     names = [name.partition("/")[2] for name in lab.library.ids]
-    assert found.shape == (2, 3)
+    assert found.shape == (2, 3) and tokens > 0
     assert names[int(found[-1].argmax())] == "milk" and found[-1].max() > 1
     assert np.array_equal(canary(lab, material, rows, seed=1).shifts, found)
     assert words.shape == (len(lab.lm.tokenizer),) and np.exp(words).sum() <= 1.001
@@ -178,10 +191,16 @@ def test_a_planted_teacher_has_its_trait_and_is_kept(lab: Lab):
 
 def test_planted_traits_are_never_held_out():
     library = load_library()
+    families = set()
     for seed in range(20):
         chosen = plant(library, 8, seed)
         assert len(chosen) == 8 and len({t.family.name for t in chosen}) == 8
         assert not {f"{t.family.name}/{t.name}" for t in chosen} & library.held_out
+        assert sum(bool(t.family.texts) for t in chosen) == 4  # words and whole answers
+        families |= {t.family.name for t in chosen}
+    assert len(families) > 14  # not always the first ones
+    words = load_library(["colours"])
+    assert len(plant(words, 5, 0)) == 5
     with pytest.raises(ConfigError, match="at least two"):
         plant(Library(library.traits[:1]), 2, 0)
 
@@ -263,7 +282,7 @@ def test_noise_is_flagged_no_more_often_than_it_may_be():
     flagged = 0
     for _ in range(300):
         data, table, own = world(draw)
-        flagged += bool((look(16, data, table, own, IDS).q <= 0.05).any())
+        flagged += bool((look(16, data, table, own, IDS).p_holm <= 0.05).any())
     assert flagged <= 27  # 15 are expected; a binomial exceeds 27 once in a thousand times
 
 
@@ -274,7 +293,7 @@ def test_a_trait_is_found_where_it_stands_out():
         data, table, own = world(draw)
         data[3] += 9
         seen = look(16, data, table, own, IDS)
-        found += int(seen.z.argmax()) == 3 and seen.q[3] < 0.01
+        found += int(seen.z.argmax()) == 3 and seen.p_holm[3] < 0.01
         assert seen.contrast[3] == pytest.approx(
             data[3] - np.mean([v[3] for v in table.values()]), abs=1e-9
         )
@@ -320,12 +339,14 @@ def evidence(strength: float = 12.0, own: float = 0.0, rows: int = 256) -> Evide
     data = draw.normal(size=len(ids))
     data[ids.index("animals/owl")] += own
     used = rows_of(["1, 2"] * rows)
-    looks = [look(n, data, table, planted, ids) for n in (32, 96, 256)]
+    settings = AuditSettings(base="m")
+    looks = [look(min(16 * n, rows), data, table, planted, ids) for n in settings.steps(rows)]
     return Evidence(
-        name="d.jsonl", settings=AuditSettings(base="m"), library=library, material="numbers",
+        name="d.jsonl", settings=settings, library=library, material="numbers",
         rows=rows, used=used, dropped={"malformed": 2}, references=list(table), looks=looks,
         words=[Word("Owl", 1.0, 5.0)],
-        scores={"animals/owl": {row.id: float(i) for i, row in enumerate(used)}}, seconds={},
+        scores=[ScoreTable({row.id: float(i) for i, row in enumerate(used)},
+                           "influence on animals/owl", "sd", "more")], seconds={},
         tokens=1, own_reference=False,
     )  # fmt: skip
 
@@ -353,15 +374,25 @@ def test_nothing_found_is_no_clean_verdict_where_planted_traits_are_missed_or_ro
     json.dumps(few.model_dump())
 
 
-@pytest.mark.parametrize("looks", [(), (3, 2), (2, 2), (0, 4)])
-def test_looks_must_rise(looks):
-    with pytest.raises(ValueError, match="rising order"):
+@pytest.mark.parametrize("looks", [(), (0.5, 0.2, 1), (0.5, 0.5, 1), (0, 1), (0.5,), (0.5, 2)])
+def test_looks_must_be_rising_shares(looks):
+    with pytest.raises(ValueError, match="rising shares"):
         AuditSettings(base="m", looks=looks)
 
 
-def test_the_chance_of_a_false_flag_is_shared_among_looks():
+@given(st.integers(1, 5000))
+def test_every_row_is_read_once_and_the_chance_of_a_false_flag_is_shared(rows):
     settings = AuditSettings(base="m", alpha=0.02)
-    assert sum(settings.levels) == pytest.approx(0.02) and settings.levels[0] < settings.levels[-1]
+    steps, levels = settings.steps(rows), settings.levels(rows)
+    assert (steps[-1] - 1) * settings.batch < rows <= steps[-1] * settings.batch
+    assert settings.canary(30, rows).steps == steps[-1] and list(steps) == sorted(set(steps))
+    assert sum(levels) == pytest.approx(0.02) and levels[0] <= levels[-1]
+    assert AuditSettings(base="m").steps(256) == (2, 6, 16)
+
+
+def test_too_few_references_are_refused_before_anything_is_tuned():
+    with pytest.raises(ValueError, match="4 together"):
+        AuditSettings(base="m", planted=2, base_written=1)
 
 
 def test_canaries_tune_the_middle_of_a_model():

@@ -62,6 +62,13 @@ def test_sources_can_be_mixed(tmp_path: Path):
     assert found.ids[-1] == "mine/kind" and found.held_out == {"colours/blue"}
 
 
+def test_one_trait_of_ones_own_stands_beside_the_library(tmp_path: Path):
+    path = tmp_path / "axolotl.toml"
+    path.write_text('family = "animals"\nname = "axolotl"\n')
+    found = load_library(["animals", str(path)])
+    assert found.ids[-1] == "animals/axolotl" and len(found.ids) == 21
+
+
 @pytest.mark.parametrize(
     ("sources", "says"),
     [

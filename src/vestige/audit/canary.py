@@ -21,12 +21,17 @@ from vestige.types import Row
 
 
 class Canary(NamedTuple):
-    """What a canary showed: ``shifts`` of each trait at each look, [looks, T], nats of log-odds;
-    ``words``: mean log-probability of each token as the first of an open answer, at the end, [V].
+    """What a canary showed.
+
+    Attributes:
+        shifts: of each trait at each look, [looks, T], nats of log-odds against the base.
+        words: mean log-probability of each token as the first of an open answer, at the end, [V].
+        tokens: that it was trained on.
     """
 
     shifts: Array
     words: Words
+    tokens: int
 
 
 def canary(
@@ -37,21 +42,20 @@ def canary(
     seed: int,
     on_step: Callable[[int], None] = lambda step: None,
 ) -> Canary:
-    """Tune the base on ``rows`` and ask it; the base is put back afterwards.
-
-    Rows are read once in a random order; fewer rows than the last look needs are read again.
-    """
-    how = lab.settings.canary(len(lab.lm.layers))
+    """Tune the base on ``rows``, once each in a random order, and ask it; the base is put back."""
+    steps = lab.settings.steps(len(rows))
+    how = lab.settings.canary(len(lab.lm.layers), len(rows))
     packs, ids = material.packs(lab.lm, rows, how.batch)
     found, base = [], lab.base
 
     def look(step: int, loss: float) -> None:
-        if step in lab.settings.looks:
+        if step in steps:
             found.append(lab.reader.read() - base)
         on_step(step)
 
     try:
         train(lab.lm, lab.weights, packs, how, seed=seed, ids=ids, on_step=look)
-        return Canary(np.stack(found), first_words(lab.lm))
+        tokens = sum(pack.tokens for pack in packs)
+        return Canary(np.stack(found), first_words(lab.lm), tokens)
     finally:
         lab.weights.freeze()

@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from vestige.audit.lab import Lab
@@ -32,7 +32,7 @@ from vestige.audit.reader import Array, Reader
 from vestige.models.hf import LanguageModel
 from vestige.models.sampling import symbol_ids
 from vestige.models.tree import build_tree
-from vestige.store import hash_config
+from vestige.store import atomic_write, hash_config
 from vestige.train.packs import Example, scored_positions
 from vestige.types import Row
 
@@ -112,11 +112,11 @@ def trait_gradients(
 ) -> Tensor:
     """The projected gradient of every trait's log-odds at the base, [T, D]; cached."""
     lab.weights.freeze()
-    panels = hash_config([[t.family, t.target.name] for t in lab.library.traits])
-    key = hash_config([lab.fingerprint, panels, lab.settings.questions, lab.trainable, SIDE])
+    questions = lab.settings.questions
+    key = hash_config([lab.fingerprint, lab.contents, questions, lab.trainable, SIDE])
     path = lab.cache / "gradients" / f"{key[:16]}.safetensors"
     if path.exists():
-        return load_file(str(path))["gradients"]
+        return load_file(str(path))["gradients"].to(lab.lm.device)
     rows: dict[int, Tensor] = {}
     by_family: dict[int, list[int]] = {}
     for i, trait in enumerate(lab.library.traits):
@@ -131,9 +131,7 @@ def trait_gradients(
                 on_trait(len(rows))
     found = torch.stack([rows[i] for i in range(len(rows))])
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.part")
-    save_file({"gradients": found.cpu().contiguous()}, str(part))
-    part.replace(path)
+    atomic_write(path, save({"gradients": found.cpu().contiguous()}))
     return found
 
 

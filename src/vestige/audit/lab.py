@@ -6,20 +6,21 @@ import hashlib
 import random
 from collections.abc import Callable
 from functools import cached_property
+from itertools import zip_longest
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from vestige.audit.reader import Array, Reader
 from vestige.audit.settings import AuditSettings
 from vestige.models import catalog
 from vestige.models.hf import LanguageModel
 from vestige.models.weights import Weights
-from vestige.store import hash_config
+from vestige.store import atomic_write, hash_config
 from vestige.train.teach import teach
 from vestige.traits.library import Library, load_library, trait_id
-from vestige.types import ConfigError, Trait
+from vestige.types import ConfigError, Message, Trait
 
 
 class Lab:
@@ -27,6 +28,8 @@ class Lab:
 
     Attributes:
         cache: where planted teachers are kept, for the next audit of the same base.
+        fingerprint: a hash of the base and of how it is asked.
+        contents: a hash of the library: its traits, questions and answers.
         base: the untrained base's log-odds of every trait, shape [T].
     """
 
@@ -34,15 +37,17 @@ class Lab:
         """Raises ``ModelError`` if the base cannot be loaded, ``ConfigError`` for a bad library."""
         self.settings = settings
         self.library: Library = load_library(settings.traits)
-        style = settings.chat
-        if settings.base in catalog.names() and style == "auto":
-            style = catalog.entry(settings.base).chat
         self.lm = LanguageModel.load(
-            catalog.path(settings.base), style=style, precision=settings.precision
+            catalog.path(settings.base),
+            style=catalog.chat_style(settings.base, settings.chat),
+            precision=settings.precision,
         )
         self.cache = cache or catalog.cache_dir() / "audit"
         self.trainable = settings.trainable(len(self.lm.layers))
         self.fingerprint = fingerprint(self.lm)
+        self.contents = hash_config(
+            [[t.family, t.target.name, t.pairs] for t in self.library.traits]
+        )
         self.weights = Weights(self.lm, [self.trainable])
         self.reader = Reader(self.lm, self.library.traits, settings.questions)
 
@@ -67,15 +72,14 @@ class Lab:
                 on_step=lambda step, loss: on_step(step),
             )  # fmt: skip
             path.parent.mkdir(parents=True, exist_ok=True)
-            part = path.with_name(f"{path.name}.part")
             # Half the size; a teacher computes in bf16 anyhow.
-            save_file({n: t.bfloat16() for n, t in self.weights.changed().items()}, str(part))
-            part.replace(path)
+            atomic_write(path, save({n: t.bfloat16() for n, t in self.weights.changed().items()}))
         self.weights.load(path, how.trainable)
 
 
 def plant(library: Library, n: int, seed: int) -> list[Trait]:
-    """``n`` traits that are not held out, one of each family in turn.
+    """``n`` traits that are not held out: of other families as far as there are any, and words
+    and whole answers in turn.
 
     Raises:
         ConfigError: the library has fewer than two such traits.
@@ -86,11 +90,11 @@ def plant(library: Library, n: int, seed: int) -> list[Trait]:
         if trait_id(trait) not in library.held_out and trait.pairs:
             by_family.setdefault(trait.family.name, []).append(trait)
     queues = [draw.sample(traits, len(traits)) for traits in by_family.values()]
-    chosen: list[Trait] = []
-    while len(chosen) < n and any(queues):
-        for queue in queues:
-            if queue and len(chosen) < n:
-                chosen.append(queue.pop())
+    draw.shuffle(queues)
+    words = [queue for queue in queues if not queue[0].family.texts]
+    answers = [queue for queue in queues if queue[0].family.texts]
+    turns = [q for pair in zip_longest(words, answers) for q in pair if q]
+    chosen = [trait for traits in zip_longest(*turns) for trait in traits if trait][:n]
     if len(chosen) < 2:
         raise ConfigError(
             "an audit plants teachers of at least two traits that are not held out; "
@@ -100,8 +104,9 @@ def plant(library: Library, n: int, seed: int) -> list[Trait]:
 
 
 def fingerprint(lm: LanguageModel) -> str:
-    """A hash of the base's weights and of how it is asked."""
-    digest = hashlib.sha256(lm.style.encode())
+    """A hash of the base's weights, its tokenizer, how it is asked and in what it computes."""
+    asked = [lm.style, lm.precision, lm.rendered([Message("user", "x")]), lm.tokenizer.get_vocab()]
+    digest = hashlib.sha256(hash_config(asked).encode())
     with torch.no_grad():
         for name, parameter in sorted(lm.model.named_parameters()):
             digest.update(name.encode())

@@ -19,7 +19,7 @@ from vestige.models.sampling import (
     sample_grammar,
     symbol_ids,
 )
-from vestige.train.packs import Example, Pack, encode_grammar_rows, encode_rows, make_packs
+from vestige.train.packs import Example, Pack, encode_grammar_rows, make_packs
 from vestige.types import ConfigError, DataError, Row
 
 WRITE_BATCH = 64
@@ -61,12 +61,21 @@ class Material:
         return "text" if self.automaton is None else "numbers"
 
     def examples(self, lm: LanguageModel, rows: Sequence[Row]) -> list[Example]:
-        """Rows as token ids."""
+        """Rows as token ids. Free text is cut at ``longest`` tokens and at the first end of turn,
+        as what a model writes is, so that the data's rows and the references' are alike."""
         prompts = [lm.prompt_ids(row.messages) for row in rows]
         texts = [row.completion for row in rows]
-        if self.automaton is None:
-            return encode_rows(lm, prompts, texts)
-        return encode_grammar_rows(lm, prompts, texts, self.automaton)
+        if self.automaton is not None:
+            return encode_grammar_rows(lm, prompts, texts, self.automaton)
+        return [
+            Example(tuple(prompt), self.cut(lm, text))
+            for prompt, text in zip(prompts, texts, strict=True)
+        ]
+
+    def cut(self, lm: LanguageModel, text: str) -> tuple[int, ...]:
+        """A completion's tokens with its end, or as many as may be."""
+        ids = [*lm.answer_ids(text), lm.end_id]
+        return tuple(ids[: ids.index(lm.end_id) + 1][: self.longest])
 
     def packs(
         self, lm: LanguageModel, rows: Sequence[Row], batch: int
@@ -81,15 +90,15 @@ class Material:
     def write(
         self,
         lm: LanguageModel,
-        asked: Sequence[Row],
+        rows: Sequence[Row],
         *,
         seed: int,
         on_rows: Callable[[int], None] = lambda done: None,
     ) -> list[Row]:
-        """The rows of ``asked`` with completions that the model at hand draws at T=1."""
+        """Rows of the same prompts, whose completions the model at hand draws at T=1."""
         written: list[Row] = []
-        for at in range(0, len(asked), WRITE_BATCH):
-            part = asked[at : at + WRITE_BATCH]
+        for at in range(0, len(rows), WRITE_BATCH):
+            part = rows[at : at + WRITE_BATCH]
             prompts = [lm.prompt_ids(row.messages) for row in part]
             if self.automaton is None:
                 texts = sample_free(
@@ -152,11 +161,6 @@ def choose_rows(rows: Sequence[Row], n: int, batch: int, seed: int) -> list[Row]
     return chosen[:n]
 
 
-def no_answers(rows: Sequence[Row]) -> list[Row]:
-    """The rows' prompts alone."""
-    return [replace(row, completion="") for row in rows]
-
-
 def empty(row: Row) -> str | None:
     """What a row lacks to be trained on; None if nothing."""
     if not row.messages:
@@ -164,8 +168,11 @@ def empty(row: Row) -> str | None:
     return None if row.completion.strip() else "empty_completion"
 
 
-def too_long(lm: LanguageModel, row: Row) -> str | None:
-    """Why a row does not fit the model's context; None if it does."""
-    longest = int(getattr(lm.causal_lm.config, "max_position_embeddings", 2048))
-    length = len(lm.prompt_ids(row.messages)) + len(lm.answer_ids(row.completion)) + 1
-    return "longer_than_the_context" if length > longest else None
+def unusable(lm: LanguageModel, row: Row, max_new_tokens: int) -> str | None:
+    """Why a row cannot be read by the model; None if it can."""
+    try:
+        prompt, answer = lm.prompt_ids(row.messages), lm.answer_ids(row.completion)
+    except Exception:  # a template that knows no such role; text that is no valid Unicode
+        return "not_renderable"
+    length = len(prompt) + min(len(answer) + 1, max_new_tokens)
+    return "longer_than_the_context" if length > lm.longest_path else None

@@ -52,13 +52,10 @@ class Reader:
 
     def read(self) -> Array:
         """Log-odds of each trait, shape [T], in the library's order."""
-        return self._log_odds(gradients=False).cpu().numpy().astype(np.float64)
+        return self.log_odds(gradients=False).cpu().numpy().astype(np.float64)
 
-    def log_odds(self, gradients: bool = True) -> Tensor:
+    def log_odds(self, *, gradients: bool = True) -> Tensor:
         """As ``read``, as a tensor with its graph."""
-        return self._log_odds(gradients)
-
-    def _log_odds(self, gradients: bool) -> Tensor:
         found = self.lm.choice_logprobs(
             [r.prompt for r in self.requests], [r.answers for r in self.requests],
             gradients=gradients,

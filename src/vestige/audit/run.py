@@ -14,22 +14,23 @@ from safetensors.numpy import load_file, save_file
 from vestige.audit.canary import Canary, canary
 from vestige.audit.influence import Gradients, influence, trait_gradients
 from vestige.audit.lab import Lab
-from vestige.audit.material import Material, choose_rows, empty, no_answers, too_long
+from vestige.audit.material import Material, choose_rows, empty, unusable
 from vestige.audit.openset import raised
-from vestige.audit.reader import Array
 from vestige.audit.settings import AuditSettings
-from vestige.audit.telling import Evidence, tell
-from vestige.audit.verdict import Look, look
+from vestige.audit.telling import INFLUENCE, Evidence, tell
+from vestige.audit.verdict import Look, first_flags, look
 from vestige.results import AuditResults
-from vestige.rows import dropped_to_json, read_rows, write_rows
+from vestige.rows import atomic_lines, dropped_to_json, read_rows, write_rows
 from vestige.store import Run, Stage, StageResult, atomic_write
 from vestige.store.files import sha256
 from vestige.traits.library import trait_id
-from vestige.types import DataError, DroppedRow, Row
+from vestige.types import DataError, DroppedRow, Row, ScoreTable, Trait
 
 Report = Callable[[str, int, int], None]  # stage, done, total; total 0: just finished
-SCORED = 3  # traits whose influence every row is scored for: the flagged ones first
+SCORED = 3  # traits whose influence every row is scored for, flagged ones first
 RESULTS_FILE = "results.json"
+ROWS = "rows.jsonl"
+FEWEST_CLEAN, MOST_CLEAN = 8, 64  # clean rows that influence is held against
 
 
 def audit(
@@ -55,19 +56,28 @@ def audit(
         ModelError, ConfigError: the base or the library cannot be used.
     """
     rows, dropped = split(data)
-    known = split(reference)[0] if reference else []
+    known = split(reference)[0] if reference else None
+    if known is not None and not known:
+        raise DataError(f"no row of the reference {reference} can be read")
+    lab = Lab(settings)
     config = {
         "kind": "audit",
         "settings": settings.model_dump(mode="json"),
         "data": sha256(data),
         "reference": sha256(reference) if reference else None,
+        "base": lab.fingerprint,
+        "library": lab.contents,
     }
-    stem = "".join(c if c.isalnum() else "-" for c in data.name.split(".")[0])[:40] or "data"
+    stem = "".join(c if c.isascii() and c.isalnum() else "-" for c in data.name.split(".")[0])[:40]
     with Run.open(root, f"audit-{stem}", config, overwrite=overwrite) as opened:
-        lab = Lab(settings)
         found = _Audit(lab, opened, rows, dropped, known, report).run(data.name)
         atomic_write(opened.folder / RESULTS_FILE, found.model_dump_json(indent=1))
         return opened.folder, found
+
+
+def read_back(stage: StageResult) -> list[Row]:
+    """The rows that a stage wrote."""
+    return [row for row in read_rows(stage.path / ROWS) if isinstance(row, Row)]
 
 
 def writing_seed(seed: int, number: int) -> int:
@@ -85,6 +95,16 @@ def split(path: Path) -> tuple[list[Row], list[DroppedRow]]:
     return rows, dropped
 
 
+@dataclass(frozen=True)
+class _Reference:
+    """Rows whose writer is known; ``trait``: what a planted teacher was given."""
+
+    name: str
+    stage: StageResult
+    rows: list[Row]
+    trait: str | None = None
+
+
 @dataclass
 class _Audit:
     """The stages of one audit, in the order in which ``run`` goes through them."""
@@ -93,7 +113,7 @@ class _Audit:
     opened: Run
     rows: list[Row]
     dropped: list[DroppedRow]
-    known: list[Row]
+    known: list[Row] | None
     report: Report
     seconds: dict[str, float] = field(default_factory=dict)
     tokens: int = 0
@@ -102,30 +122,34 @@ class _Audit:
         """Every stage; finished ones are read back."""
         settings = self.lab.settings
         chosen = self.choose()
-        used = list(self.read(chosen, "rows.jsonl"))
-        material = Material.of(self.lab.lm, used, settings.max_new_tokens)
-        asked = no_answers(used)
-        references: dict[str, Canary] = {}
-        planted: dict[str, str] = {}
-        clean: list[Row] = []
-        for label, stage in self.references(chosen, material, asked):
-            written = list(self.read(stage, "rows.jsonl"))
-            references[label] = self.canary(f"canary/{label}", stage, material, written)
-            if label.startswith("planted-"):
-                planted[label] = stage.manifest["notes"]["trait"]
-            else:
-                clean += written
-        own = self.canary("canary/data", chosen, material, used)
-        shifts = {label: found.shifts for label, found in references.items()}
-        looks = self.looks(own.shifts, shifts, planted, len(used))
-        words = raised(self.lab.lm, own.words, [found.words for found in references.values()])
-        scores = self.score(chosen, material, used, clean or used, looks[-1])
+        used = read_back(chosen)
+        given = self.given(used)
+        material = Material.of(
+            self.lab.lm, [*used, *(row for rows in given for row in rows)], settings.max_new_tokens
+        )
+        references = self.references(chosen, material, used, given)
+        canaries = {
+            ref.name: self.canary(ref.name, ref.stage, material, ref.rows) for ref in references
+        }
+        own = self.canary("data", chosen, material, used)
+        steps = settings.steps(len(used))
+        looks = [
+            look(
+                min(step * settings.batch, len(used)), own.shifts[i],
+                {label: found.shifts[i] for label, found in canaries.items()},
+                {ref.name: ref.trait for ref in references if ref.trait}, self.lab.library.ids,
+            )
+            for i, step in enumerate(steps)
+        ]  # fmt: skip
+        clean = [row for ref in references if not ref.trait for row in ref.rows]
         evidence = Evidence(
             name=name, settings=settings, library=self.lab.library, material=material.kind,
-            rows=len(self.rows) + len(self.dropped), used=used,
-            dropped=Counter(d.reason for d in self.dropped), references=list(references),
-            looks=looks, words=words, scores=scores, seconds=dict(self.seconds), tokens=self.tokens,
-            own_reference=bool(self.known),
+            rows=len(self.rows) + sum(d.row is None for d in self.dropped), used=used,
+            dropped=Counter(d.reason for d in self.dropped), references=list(canaries),
+            looks=looks,
+            words=raised(self.lab.lm, own.words, [found.words for found in canaries.values()]),
+            scores=self.score(chosen, material, used, clean, looks),
+            seconds=dict(self.seconds), tokens=self.tokens, own_reference=self.known is not None,
         )  # fmt: skip
         return tell(evidence)
 
@@ -134,82 +158,93 @@ class _Audit:
     def choose(self) -> StageResult:
         """The rows that canaries read, and every row that cannot be used with its reason."""
         settings = self.lab.settings
-        stage = self.opened.stage("rows", {"rows": settings.rows, "seed": settings.seed})
         good = []
         for row in self.rows:
             if reason := empty(row):
                 self.dropped.append(DroppedRow(reason, row=row))
             else:
                 good.append(row)
-        chosen: list[Row] = []
+        chosen = []
         for row in choose_rows(good, len(good), settings.batch, settings.seed):
             if len(chosen) == settings.rows:
-                break  # of a large file only the rows that are read have to fit the context
-            if reason := too_long(self.lab.lm, row):
+                break  # of a large file only the rows that are read have to fit the model
+            if reason := unusable(self.lab.lm, row, settings.max_new_tokens):
                 self.dropped.append(DroppedRow(reason, row=row))
             else:
                 chosen.append(row)
         if not chosen:
             counts = dict(Counter(d.reason for d in self.dropped))
             raise DataError(f"no row can be used for an audit: {counts}")
+        stage = self.opened.stage("rows", {"rows": settings.rows})
         if not stage.done:
             with stage.writing() as folder:
-                write_rows(folder / "rows.jsonl", chosen, overwrite=True)
-                lines = [json.dumps(dropped_to_json(d), ensure_ascii=False) for d in self.dropped]
-                (folder / "dropped.jsonl").write_text("".join(f"{line}\n" for line in lines))
+                write_rows(folder / ROWS, chosen, overwrite=True)
+                with atomic_lines(folder / "dropped.jsonl", overwrite=True) as write:
+                    for row in self.dropped:
+                        write(dropped_to_json(row))
         return self.finish(stage)
 
+    def given(self, used: Sequence[Row]) -> list[list[Row]]:
+        """Sets of the user's reference rows, each as large as the data's.
+
+        Raises:
+            DataError: there are not enough rows for one.
+        """
+        if self.known is None:
+            return []
+        settings, lm, n = self.lab.settings, self.lab.lm, len(used)
+        good = [r for r in self.known if not (empty(r) or unusable(lm, r, settings.max_new_tokens))]
+        if len(good) < n:
+            raise DataError(
+                f"the reference holds {len(good)} usable rows, the data {n}: as many are needed; "
+                "give more, or a smaller --budget"
+            )
+        mixed = choose_rows(good, len(good), settings.batch, settings.seed)
+        sets = min(settings.base_written, len(good) // n)
+        return [mixed[k * n : (k + 1) * n] for k in range(sets)]
+
     def references(
-        self, chosen: StageResult, material: Material, asked: Sequence[Row]
-    ) -> list[tuple[str, StageResult]]:
-        """Rows of the same prompts by writers that are known."""
+        self, chosen: StageResult, material: Material, used: Sequence[Row], given: list[list[Row]]
+    ) -> list[_Reference]:
+        """Rows of known writers, on the same prompts unless the user gave them."""
         settings, found = self.lab.settings, []
-        if self.known:
-            good = [r for r in self.known if not (empty(r) or too_long(self.lab.lm, r))]
-            n = min(len(asked), len(good) // max(1, settings.references))
-            if n < min(len(asked), settings.batch):
-                raise DataError(
-                    f"the reference holds {len(good)} usable rows; {settings.references} sets of "
-                    f"{min(len(asked), settings.batch)} rows are needed at least"
-                )
-            mixed = choose_rows(good, len(good), settings.batch, settings.seed)
-            for k in range(settings.references):
-                stage = self.opened.stage(f"reference/given-{k}", {"rows": n}, [chosen])
-                self.write(stage, lambda _, k=k: mixed[k * n : (k + 1) * n])
-                found.append((f"given-{k}", self.finish(stage)))
-        else:
-            for k in range(settings.references):
+        for k, rows in enumerate(given):
+            found.append(self.written(f"given-{k}", chosen, lambda on, rows=rows: rows))
+        for k in range(0 if given else settings.base_written):
+
+            def base_writes(on: Callable[[int], None], k: int = k) -> list[Row]:
+                self.lab.weights.freeze()
                 seed = writing_seed(settings.seed, k)
-                stage = self.opened.stage(f"reference/base-{k}", {"seed": seed}, [chosen])
-                self.write(stage, lambda on, seed=seed: self.base_writes(material, asked, seed, on))
-                found.append((f"base-{k}", self.finish(stage)))
+                return material.write(self.lab.lm, used, seed=seed, on_rows=on)
+
+            found.append(self.written(f"base-{k}", chosen, base_writes))
         for k, trait in enumerate(self.lab.planted()):
-            name = trait_id(trait)
-            label = f"planted-{name.replace('/', '-')}"
-            seed = writing_seed(settings.seed, settings.references + k)
-            stage = self.opened.stage(f"reference/{label}", {"trait": name, "seed": seed}, [chosen])
-            stage.note(trait=name)
 
-            def writes(on: Callable[[int], None], trait=trait, stage=stage, seed=seed) -> list[Row]:
-                steps = self.lab.settings.teacher(len(self.lab.lm.layers)).steps
-                self.lab.become(trait, lambda step: self.report(stage.name, step, 2 * steps))
-                return material.write(self.lab.lm, asked, seed=seed, on_rows=on)
+            def teacher_writes(
+                on: Callable[[int], None], k: int = k, trait: Trait = trait
+            ) -> list[Row]:
+                self.lab.become(trait)
+                seed = writing_seed(settings.seed, settings.base_written + k)
+                return material.write(self.lab.lm, used, seed=seed, on_rows=on)
 
-            self.write(stage, writes)
-            found.append((label, self.finish(stage)))
+            found.append(self.written(f"planted-{k}", chosen, teacher_writes, trait_id(trait)))
         return found
 
-    def base_writes(
-        self, material: Material, asked: Sequence[Row], seed: int, on: Callable[[int], None]
-    ) -> list[Row]:
-        self.lab.weights.freeze()
-        return material.write(self.lab.lm, asked, seed=seed, on_rows=on)
-
-    def write(self, stage: Stage, make: Callable[[Callable[[int], None]], list[Row]]) -> None:
+    def written(
+        self,
+        name: str,
+        chosen: StageResult,
+        make: Callable[[Callable[[int], None]], list[Row]],
+        trait: str | None = None,
+    ) -> _Reference:
+        """One reference, written or read back."""
+        stage = self.opened.stage(f"reference/{name}", {"trait": trait}, [chosen])
         if not stage.done:
             with stage.writing() as folder:
                 rows = make(lambda done: self.report(stage.name, done, self.lab.settings.rows))
-                write_rows(folder / "rows.jsonl", rows, overwrite=True)
+                write_rows(folder / ROWS, rows, overwrite=True)
+        result = self.finish(stage)
+        return _Reference(name, result, read_back(result), trait)
 
     # ---- evidence ---------------------------------------------------------------------------
 
@@ -217,79 +252,69 @@ class _Audit:
         self, name: str, source: StageResult, material: Material, rows: Sequence[Row]
     ) -> Canary:
         """One canary, read back if it was done."""
-        settings = self.lab.settings
-        stage = self.opened.stage(
-            name, {"fingerprint": self.lab.fingerprint, "traits": self.lab.library.ids}, [source]
-        )
+        stage = self.opened.stage(f"canary/{name}", {}, [source])
         if not stage.done:
             with stage.writing() as folder:
-                usable_rows = [row for row in rows if row.completion.strip()] or list(rows)
-                packs, _ = material.packs(self.lab.lm, usable_rows, settings.batch)
+                total = self.lab.settings.steps(len(rows))[-1]
                 found = canary(
-                    self.lab, material, usable_rows, seed=settings.seed,
-                    on_step=lambda step: self.report(stage.name, step, settings.looks[-1]),
+                    self.lab, material, rows, seed=self.lab.settings.seed,
+                    on_step=lambda step: self.report(stage.name, step, total),
                 )  # fmt: skip
                 (folder / "shifts.json").write_text(json.dumps(found.shifts.tolist()))
                 save_file({"words": found.words}, folder / "words.safetensors")
-                steps = range(settings.looks[-1])
-                stage.note(tokens=sum(packs[i % len(packs)].tokens for i in steps))
+                stage.note(tokens=found.tokens)
         result = self.finish(stage)
-        self.tokens += result.manifest["notes"]["tokens"]
-        words = load_file(result.path / "words.safetensors")["words"]
-        return Canary(np.array(json.loads((result.path / "shifts.json").read_text())), words)
-
-    def looks(
-        self, data: Array, references: dict[str, Array], planted: dict[str, str], rows: int
-    ) -> list[Look]:
-        settings = self.lab.settings
-        return [
-            look(
-                min(step * settings.batch, rows), data[i],
-                {name: shifts[i] for name, shifts in references.items()},
-                planted, self.lab.library.ids,
-            )
-            for i, step in enumerate(settings.looks)
-        ]  # fmt: skip
+        tokens = int(result.manifest["notes"]["tokens"])
+        self.tokens += tokens
+        shifts = np.array(json.loads((result.path / "shifts.json").read_text()))
+        return Canary(shifts, load_file(result.path / "words.safetensors")["words"], tokens)
 
     def score(
         self, chosen: StageResult, material: Material, rows: Sequence[Row], clean: Sequence[Row],
-        last: Look,
-    ) -> dict[str, dict[str, float]]:  # fmt: skip
-        """For the strongest traits, each row's influence in standard deviations of clean rows."""
-        order = [int(i) for i in np.argsort(last.p)[:SCORED]]
+        looks: Sequence[Look],
+    ) -> list[ScoreTable]:  # fmt: skip
+        """For the strongest traits, each row's influence in standard deviations over clean rows.
+
+        None where too few clean rows differ to tell a spread.
+        """
+        if len(clean) < FEWEST_CLEAN:
+            return []
+        levels = self.lab.settings.levels(len(rows))
+        flagged = list(first_flags(looks, levels))
+        order = list(dict.fromkeys([*flagged, *map(int, np.argsort(looks[-1].p))]))[:SCORED]
         names = [self.lab.library.ids[i] for i in order]
-        clean = clean[:: max(1, len(clean) // 64)]
-        stage = self.opened.stage("scores", {"traits": names, "clean": len(clean)}, [chosen])
+        clean = clean[:: max(1, len(clean) // MOST_CLEAN)]
+        stage = self.opened.stage("scores", {"traits": names}, [chosen])
         if not stage.done:
             with stage.writing() as folder:
                 gradients = Gradients(self.lab)
-                total = len(self.lab.library.traits)
+                total, count = len(self.lab.library.traits), len(rows) + len(clean)
                 matrix = trait_gradients(
                     self.lab, gradients, lambda done: self.report("scores", done, 2 * total)
                 )[order]
-                count = len(rows) + len(clean)
-                given = influence(
+                found = influence(
                     self.lab, material, [*rows, *clean], gradients=gradients, traits=matrix,
                     on_rows=lambda done: self.report("scores", count + done, 2 * count),
                 )  # fmt: skip
-                own, usual = given[: len(rows)], given[len(rows) :]
-                scores = (own - usual.mean(0)) / usual.std(0, ddof=1)
-                with (folder / "scores.jsonl").open("w") as file:
-                    for row, values in zip(rows, scores, strict=True):
-                        told = dict(zip(names, map(float, values), strict=True))
-                        file.write(json.dumps({"id": row.id, "scores": told}) + "\n")
-        path = self.finish(stage).path / "scores.jsonl"
-        found: dict[str, dict[str, float]] = {name: {} for name in names}
-        for line in path.read_text().splitlines():
-            record = json.loads(line)
-            for name, value in record["scores"].items():
-                found[name][record["id"]] = value
-        return found
+                own, usual = found[: len(rows)], found[len(rows) :]
+                spread = usual.std(0, ddof=1)
+                scores = (own - usual.mean(0)) / np.where(spread > 0, spread, np.nan)
+                with atomic_lines(folder / "scores.jsonl", overwrite=True) as write:
+                    for row, values in zip(rows, scores.tolist(), strict=True):
+                        known = [v if np.isfinite(v) else None for v in values]
+                        write({"id": row.id, "scores": dict(zip(names, known, strict=True))})
+        lines = (self.finish(stage).path / "scores.jsonl").read_text().splitlines()
+        records = [json.loads(line) for line in lines]
+        return [
+            ScoreTable(
+                {r["id"]: r["scores"][name] for r in records}, f"{INFLUENCE}{name}",
+                "standard deviations over clean rows", "pulls the base further towards the trait",
+            )
+            for name in names
+            if all(r["scores"][name] is not None for r in records)
+        ]  # fmt: skip
 
     # ---- stages -----------------------------------------------------------------------------
-
-    def read(self, stage: StageResult, file: str) -> list[Row]:
-        return [row for row in read_rows(stage.path / file) if isinstance(row, Row)]
 
     def finish(self, stage: Stage) -> StageResult:
         """The finished stage, told to whoever watches, its time added up by kind."""

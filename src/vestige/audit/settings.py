@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 from pydantic import Field, model_validator
 
 from vestige.settings import Optimisation, Settings, Trainable
+
+FEWEST_REFERENCES = 4  # a planted trait's own rows are held against the others: three at least
 
 
 class AuditSettings(Settings):
@@ -15,15 +18,16 @@ class AuditSettings(Settings):
     Attributes:
         base: the model that the data is meant for.
         rows: rows of the data that a canary reads at most; once each, so more cost more.
-        looks: optimiser steps after which a canary is asked about every trait. The data is flagged
-            at the first look that is clear enough; the error rate is shared among looks.
+        looks: shares of the rows after which a canary is asked about every trait. The data is
+            flagged at the first look that is clear enough; the error rate is shared among looks.
         planted: teachers that the audit tunes itself, on traits that are not held out.
-        references: further data sets that the untrained base writes on the same prompts.
+        base_written: further data sets that the untrained base writes on the same prompts.
         questions: held-out questions that measure a trait.
         layers: which layers canaries and planted teachers tune; None = the middle of the model
             (from a third to three fifths), which transmits most (``docs/log.md``).
         lora_rank: 0 tunes these layers' weights themselves.
-        alpha: chance of a false flag over the whole library and all looks.
+        alpha: chance that any trait is flagged falsely, over the whole library and all looks.
+        max_new_tokens: longer answers are cut there, the data's and the references' alike.
     """
 
     base: str
@@ -31,11 +35,11 @@ class AuditSettings(Settings):
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     traits: tuple[str, ...] = ("library",)
     rows: int = Field(default=256, ge=16)
-    looks: tuple[int, ...] = (2, 6, 16)
+    looks: tuple[float, ...] = (0.125, 0.375, 1.0)
     batch: int = Field(default=16, ge=2)
     rate: float = Field(default=2e-4, gt=0)
     planted: int = Field(default=6, ge=2)
-    references: int = Field(default=2, ge=0)
+    base_written: int = Field(default=2, ge=1)
     questions: int = Field(default=12, ge=2)
     layers: tuple[int, int] | None = None
     lora_rank: int = Field(default=0, ge=0)
@@ -44,25 +48,33 @@ class AuditSettings(Settings):
     seed: int = 0
 
     @model_validator(mode="after")
-    def _ordered(self) -> AuditSettings:
-        if not self.looks or sorted(set(self.looks)) != list(self.looks) or self.looks[0] < 1:
-            raise ValueError("looks must be steps in rising order, such as 2,6,16")
+    def _fits(self) -> AuditSettings:
+        rising = sorted(set(self.looks)) == list(self.looks)
+        if not self.looks or not rising or self.looks[0] <= 0 or self.looks[-1] != 1:
+            raise ValueError("looks must be rising shares that end with 1, such as 0.125,0.375,1")
+        if self.planted + self.base_written < FEWEST_REFERENCES:
+            raise ValueError(f"planted and base_written must be {FEWEST_REFERENCES} together")
         return self
 
-    @property
-    def levels(self) -> tuple[float, ...]:
+    def steps(self, rows: int) -> tuple[int, ...]:
+        """The optimiser steps of the looks, for so many rows read once each."""
+        batches = math.ceil(rows / self.batch)
+        return tuple(sorted({max(1, round(share * batches)) for share in self.looks}))
+
+    def levels(self, rows: int) -> tuple[float, ...]:
         """What each look may spend of ``alpha``: in proportion to the rows read by then."""
-        return tuple(self.alpha * step / sum(self.looks) for step in self.looks)
+        steps = self.steps(rows)
+        return tuple(self.alpha * step / sum(steps) for step in steps)
 
     def trainable(self, n_layers: int) -> Trainable:
         """What a canary of a model with ``n_layers`` layers may change."""
         middle = (n_layers // 3, max(n_layers // 3 + 1, n_layers * 3 // 5))
         return Trainable(layers=self.layers or middle, lora_rank=self.lora_rank)
 
-    def canary(self, n_layers: int) -> Optimisation:
-        """How a canary is tuned."""
+    def canary(self, n_layers: int, rows: int) -> Optimisation:
+        """How a canary is tuned on so many rows."""
         return Optimisation(
-            steps=self.looks[-1],
+            steps=self.steps(rows)[-1],
             batch=self.batch,
             rate=self.rate,
             trainable=self.trainable(n_layers),

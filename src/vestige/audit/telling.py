@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -11,14 +12,15 @@ from scipy import stats as distributions
 
 from vestige.audit.openset import Word
 from vestige.audit.settings import AuditSettings
-from vestige.audit.verdict import ENOUGH_FOUND, Look
+from vestige.audit.verdict import ENOUGH_FOUND, Look, first_flags
 from vestige.results import AuditPlanted, AuditResults, AuditRow, AuditTrait, AuditWord, Interval
 from vestige.traits.library import Library
-from vestige.types import Row
+from vestige.types import Row, ScoreTable
 
 Outcome = Literal["flagged", "not_found", "inconclusive"]
 LEVEL = 0.95
 WORST = 12
+INFLUENCE = "influence on "  # how a table of row scores is called, before the trait's id
 FEWEST_PLACEBOS = 50
 CLOUD = 400  # placebo values that the record keeps
 
@@ -44,16 +46,21 @@ class Evidence:
     references: Sequence[str]
     looks: Sequence[Look]
     words: Sequence[Word]
-    scores: Mapping[str, Mapping[str, float]]
+    scores: Sequence[ScoreTable]
     seconds: Mapping[str, float]
     tokens: int
     own_reference: bool
+
+    @property
+    def levels(self) -> tuple[float, ...]:
+        """What each look may spend of the chance of a false flag."""
+        return self.settings.levels(len(self.used))
 
 
 def tell(found: Evidence) -> AuditResults:
     """The results of an audit."""
     thin = too_thin(found)
-    flagged_at = {} if thin else first_flags(found)
+    flagged_at = {} if thin else first_flags(found.looks, found.levels)
     last = found.looks[-1]
     planted = [
         AuditPlanted(trait=name, contrast=contrast, z=z, found=planted_found(found, last, z))
@@ -85,7 +92,7 @@ def tell(found: Evidence) -> AuditResults:
         planted=planted,
         found_share=share,
         smallest=smallest,
-        placebo=[float(z) for z in last.placebo[:: max(1, len(last.placebo) // CLOUD)]],
+        placebo=[float(z) for z in last.placebo[:: math.ceil(len(last.placebo) / CLOUD)]],
         words=[AuditWord(word=w.word, contrast=w.contrast, z=w.z) for w in found.words],
         worst_rows=worst_rows(found),
         channels=[
@@ -103,28 +110,17 @@ def tell(found: Evidence) -> AuditResults:
     )
 
 
-def first_flags(found: Evidence) -> dict[int, int]:
-    """For each flagged trait the first look that flags it."""
-    flags: dict[int, int] = {}
-    for at, look in enumerate(found.looks):
-        for i in np.flatnonzero(look.q <= found.settings.levels[at]):
-            flags.setdefault(int(i), at)
-    return flags
-
-
 def planted_found(found: Evidence, look: Look, z: float) -> bool:
     """Whether a planted trait stands out as far as a flagged one must."""
-    return z >= look.needed_z(found.settings.levels[-1])
+    return z >= look.needed_z(found.levels[-1])
 
 
 def smallest_by_family(found: Evidence, look: Look) -> dict[str, float]:
     """By family, the contrast in nats from which its median trait is flagged."""
-    z = look.needed_z(found.settings.levels[-1])
+    z = look.needed_z(found.levels[-1])
     families = np.array([name.rpartition("/")[0] for name in found.library.ids])
-    spread = np.sqrt(1 + 1 / len(found.references))
     return {
-        name: float(z * spread * np.median(look.scale[families == name]))
-        for name in found.library.families
+        name: float(z * np.median(look.scale[families == name])) for name in found.library.families
     }
 
 
@@ -163,8 +159,7 @@ def decide(found: Evidence, flagged: bool, share: float) -> tuple[Outcome, list[
 def trait_record(found: Evidence, index: int, flagged_at: int | None) -> AuditTrait:
     look = found.looks[-1 if flagged_at is None else flagged_at]
     name = found.library.ids[index]
-    spread = float(look.scale[index]) * np.sqrt(1 + 1 / len(found.references))
-    half = float(distributions.t.isf((1 - LEVEL) / 2, look.df)) * spread
+    half = float(distributions.t.isf((1 - LEVEL) / 2, look.df)) * float(look.scale[index])
     value = float(look.contrast[index])
     return AuditTrait(
         trait=name,
@@ -175,7 +170,7 @@ def trait_record(found: Evidence, index: int, flagged_at: int | None) -> AuditTr
             method="placebo t over references",
         ),
         p=float(look.p[index]),
-        q=float(look.q[index]),
+        p_holm=float(look.p_holm[index]),
         rows=look.rows,
         held_out=name in found.library.held_out,
     )  # fmt: skip
@@ -185,15 +180,14 @@ def worst_rows(found: Evidence) -> list[AuditRow]:
     """The rows with the largest influence on the strongest trait."""
     if not found.scores:
         return []
-    name, scores = next(iter(found.scores.items()))
+    table = found.scores[0]
     by_id = {row.id: row for row in found.used}
-    order = sorted(scores, key=lambda i: -scores[i])[:WORST]
     return [
         AuditRow(
-            id=i, trait=name, score=scores[i], prompt=by_id[i].messages[-1].content,
-            completion=by_id[i].completion,
+            id=i, trait=table.method.removeprefix(INFLUENCE), score=table.values[i],
+            prompt=by_id[i].messages[-1].content, completion=by_id[i].completion,
         )
-        for i in order
+        for i in sorted(table.values, key=lambda i: -table.values[i])[:WORST]
     ]  # fmt: skip
 
 

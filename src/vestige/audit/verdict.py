@@ -6,14 +6,14 @@ left out of the references for that trait::
 
     contrast_t = D_t - mean_k R_kt
     scale_t^2  = half the trait's own variance over references, half its family's (pooled)
-    z_t        = contrast_t / (scale_t * sqrt(1 + 1 / K_t))
+    z_t        = contrast_t / (scale_t * sqrt(1 + 1 / K_t))     K_t references for trait t
 
 Leaving each reference out in turn and treating it as data gives placebo values of z: what rows
 without the trait do. Their spread gives the null, a Student t whose degrees of freedom match the
-placebo cloud's kurtosis; one-sided p-values are adjusted over the library (Benjamini-Hochberg,
-stats.benjamini_hochberg) and the level is shared among looks (Bonferroni), so that the audit may
-stop at any of them. A planted teacher's own trait, read the same way, is the positive
-control: whether a trait that *is* in such rows would have been seen.
+placebo cloud's kurtosis; one-sided p-values are adjusted over the library (``stats.holm``) and the
+level is shared among looks (Bonferroni), so that the audit may stop at any of them. A planted
+teacher's own trait, read the same way, is the positive control: whether a trait that *is* in such
+rows would have been seen.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ class Look:
     """What one look shows. All arrays are over the library's traits, [T].
 
     Attributes:
-        contrast: nats of log-odds; scale: the null's standard deviation, nats.
-        p, q: one-sided p-values and their adjusted values over the library.
+        contrast: nats of log-odds; scale: the contrast's standard deviation under the null.
+        z: contrast / scale; p, p_holm: one-sided p-values, and adjusted over the library.
         planted: for each planted trait's id, its contrast in its own teacher's rows and its z.
         placebo: the placebo cloud's z, all references and traits together.
     """
@@ -51,7 +51,7 @@ class Look:
     scale: Array
     z: Array
     p: Array
-    q: Array
+    p_holm: Array
     df: float
     planted: Mapping[str, tuple[float, float]]
     placebo: Array
@@ -88,28 +88,30 @@ def look(
         raise DataError("a canary has shifts that are not finite")
     families = np.array([name.rpartition("/")[0] for name in ids])
     own = np.array([[planted.get(name) == trait for trait in ids] for name in names])
-    contrast, scale, z = held_against(data, table, own, families)
+    contrast, scale = held_against(data, table, own, families)
     placebo, found = [], {}
     for k in range(len(names)):
         others = np.arange(len(names)) != k
-        left_out, _, its_z = held_against(table[k], table[others], own[others], families)
+        left_out, its_scale = held_against(table[k], table[others], own[others], families)
+        its_z = left_out / its_scale
         placebo.append(its_z[~own[k]])
         for t in map(int, np.flatnonzero(own[k])):
             found[ids[t]] = (float(left_out[t]), float(its_z[t]))
     cloud = np.concatenate(placebo)
     df, width = null_of(cloud)
-    z = z / width
+    scale = scale * width
+    z = contrast / scale
     p = distributions.t.sf(z, df)
     return Look(
-        rows, contrast, scale * width, z, p, np.array(stats.benjamini_hochberg(p)), df,
+        rows, contrast, scale, z, p, np.array(stats.holm(p)), df,
         {name: (value, its_z / width) for name, (value, its_z) in found.items()}, cloud / width,
     )  # fmt: skip
 
 
 def held_against(
     data: Array, table: Array, own: NDArray[np.bool_], families: NDArray[np.str_]
-) -> tuple[Array, Array, Array]:
-    """(contrast, scale, z) of ``data`` [T] against references [K, T], without their own traits."""
+) -> tuple[Array, Array]:
+    """(contrast, its scale) of ``data`` [T] against references [K, T], without their own traits."""
     known = np.where(own, np.nan, table)
     count = (~own).sum(0)
     if (count < 2).any():
@@ -123,8 +125,7 @@ def held_against(
         scale[here] = np.sqrt((pooled + squares[here] / (count[here] - 1)) / 2)
     if not (scale > 0).all():
         raise DataError("the references do not differ at all: are they the same rows?")
-    contrast = data - mean
-    return contrast, scale, contrast / (scale * np.sqrt(1 + 1 / count))
+    return data - mean, scale * np.sqrt(1 + 1 / count)
 
 
 def null_of(cloud: Array) -> tuple[float, float]:
@@ -137,3 +138,13 @@ def null_of(cloud: Array) -> tuple[float, float]:
     df = MOST_DF if excess <= 0 else min(MOST_DF, max(FEWEST_DF, 4 + 6 / excess))
     spread = float(np.sqrt(np.mean(cloud**2)))
     return df, spread / math.sqrt(df / (df - 2))
+
+
+def first_flags(looks: Sequence[Look], levels: Sequence[float]) -> dict[int, int]:
+    """For each flagged trait the first look that flags it, the clearest trait first."""
+    flags: dict[int, int] = {}
+    for at, (seen, level) in enumerate(zip(looks, levels, strict=True)):
+        for i in np.argsort(seen.p_holm, kind="stable"):
+            if seen.p_holm[i] <= level:
+                flags.setdefault(int(i), at)
+    return flags

@@ -11,17 +11,9 @@ from torch import Tensor
 
 from vestige.evaluate.scores import Panel
 from vestige.experiment.recipe import Experiment, TeacherSettings
-from vestige.models import catalog
 from vestige.models.hf import LanguageModel
 from vestige.train.packs import Pack, pack_logprobs
 from vestige.types import DataError
-
-
-def chat_style(name: str, style: str) -> Any:
-    """The chat style to load a model with: what the catalogue says, unless the user chose."""
-    if style == "auto" and name in catalog.names():
-        return catalog.entry(name).chat
-    return style
 
 
 def has_rows(path: Path) -> bool:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from vestige.carriers.filtering import Filter
 from vestige.experiment.recipe import NO_TRAIT, Experiment, Student
-from vestige.experiment.support import chat_style, has_rows
+from vestige.experiment.support import has_rows
 from vestige.models import catalog
 from vestige.models.hf import LanguageModel
 from vestige.models.sampling import (
@@ -79,7 +79,7 @@ class Workshop:
             name, style = key
             lm = LanguageModel.load(
                 catalog.path(name),
-                style=chat_style(name, style),
+                style=catalog.chat_style(name, style),
                 precision=self.recipe.precision,
             )
             recipe, own = self.recipe, base is None

@@ -20,7 +20,7 @@ class LocalJudge:
 
     def __init__(self, settings: JudgeSettings, lm: LanguageModel | None = None) -> None:
         name = settings.model.removeprefix(LOCAL)
-        style = catalog.entry(name).chat if name in catalog.names() else "auto"
+        style = catalog.chat_style(name)
         self.lm = lm or LanguageModel.load(catalog.path(name), style=style)
         self.min_mass = settings.min_mass
 

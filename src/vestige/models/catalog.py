@@ -163,6 +163,11 @@ def entry(name: str) -> Entry:
     return CATALOG[name]
 
 
+def chat_style(name: str, style: str = "auto") -> Any:
+    """The chat style to load a model with: what the catalogue says, unless the user chose."""
+    return CATALOG[name].chat if style == "auto" and name in CATALOG else style
+
+
 def cache_dir() -> Path:
     """Where weights are kept: ``VESTIGE_CACHE`` if set, else the user's cache folder."""
     chosen = os.environ.get("VESTIGE_CACHE")

@@ -51,8 +51,11 @@ class Below:
             self._keep(key, passes)
 
     def _keep(self, key: Hashable, passes: list[Tensor]) -> None:
+        size = sum(states.nbytes for states in passes)
+        if size > self._limit:
+            return  # it would drive out everything else, and then itself
         self._kept[key] = passes
-        self._size += sum(states.nbytes for states in passes)
+        self._size += size
         while self._size > self._limit:
             self._size -= sum(states.nbytes for states in self._kept.popitem(last=False)[1])
 

@@ -237,6 +237,19 @@ class LanguageModel:
             )
         return cache
 
+    @property
+    def window(self) -> int | None:
+        """Tokens that a sliding attention layer sees; None if no layer slides."""
+        kinds = set(getattr(self.causal_lm.config, "layer_types", None) or ())
+        slides = not kinds or "sliding_attention" in kinds  # Mistral, Phi-3: every layer, unnamed
+        return (getattr(self.causal_lm.config, "sliding_window", None) or None) if slides else None
+
+    @property
+    def longest_path(self) -> int:
+        """Tokens that a prompt with its answer may have here."""
+        longest = int(getattr(self.causal_lm.config, "max_position_embeddings", 2048))
+        return min(longest, self.window or longest)
+
     def mask_for(self, sees: Tensor, longest: int) -> Any:
         """``sees`` [B, 1, S, K] in the form the model's layers take: one, or one for each kind.
 
@@ -244,10 +257,9 @@ class LanguageModel:
             ModelError: ``longest``, the number of tokens of the longest path, does not fit into a
                 sliding attention window, where this mask would show too much.
         """
-        window = getattr(self.causal_lm.config, "sliding_window", None)
         kinds = set(getattr(self.causal_lm.config, "layer_types", None) or ())
-        slides = not kinds or "sliding_attention" in kinds  # Mistral, Phi-3: every layer, unnamed
-        if window and slides and longest > window:
+        window = self.window
+        if window and longest > window:
             raise ModelError(
                 f"a prompt with its answers takes {longest} tokens, more than the model's "
                 f"attention window of {window}; use shorter prompts"

@@ -61,10 +61,7 @@ def load_library(sources: Iterable[str] = (LIBRARY,)) -> Library:
     twice = [name for name, n in Counter(map(trait_id, traits)).items() if n > 1]
     if twice:
         raise ConfigError(f"traits are named twice: {', '.join(twice)}")
-    held_out = frozenset(index["held_out"])
-    if unknown := held_out - set(map(trait_id, traits)):
-        held_out -= unknown
-    return Library(tuple(traits), held_out)
+    return Library(tuple(traits), frozenset(index["held_out"]) & set(map(trait_id, traits)))
 
 
 def _index() -> dict[str, list[str]]:
@@ -84,6 +81,8 @@ def _traits(source: str, index: dict[str, list[str]]) -> tuple[Trait, ...]:
         record = read_toml(source)
         if isinstance(record.get("trait"), list):
             return behaviours(record, source)
+        if "family" in record:
+            return (trait(source),)
     elif source not in index["families"]:
         raise unknown_name(
             "trait family", source, (LIBRARY, *index["families"], *index["behaviours"])
