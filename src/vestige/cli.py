@@ -151,9 +151,11 @@ def _results(folder: Path, record: dict[str, Any], running: bool) -> Any:
     if not path.exists():
         state = "is still running" if running else f"ended as {record.get('status')!r}"
         reason = f": {record['error']}" if record.get("error") else ""
+        again = f"vestige run {folder / 'recipe.json'} --root {folder.parent}"
+        if folder.name.startswith("audit-"):
+            again = "the same vestige audit"
         raise StoreError(
-            f"{folder} has no results: it {state}{reason}; run its recipe again to finish it: "
-            f"vestige run {folder / 'recipe.json'} --root {folder.parent}"
+            f"{folder} has no results: it {state}{reason}; finish it by running it again: {again}"
         )
     try:
         return read_results(json.loads(path.read_text()))
