@@ -17,7 +17,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.usefixtures("threads_again")
-def test_a_bench_audits_a_run_and_goes_on_where_it_stopped(folders, tmp_path: Path):
+def test_a_bench_audits_a_run_and_goes_on_where_it_stopped(folders, tmp_path: Path, monkeypatch):
+    monkeypatch.setenv("VESTIGE_CACHE", str(tmp_path / "cache"))
     layers = "trainable.layers=1,3"
     changes = [f"model={folders['llama']}", "precision=fp32", f"students.optimisation.{layers}",
                f"teacher.optimisation.{layers}"]  # fmt: skip
