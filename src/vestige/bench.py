@@ -38,7 +38,7 @@ from vestige.types import DataError, Row
 
 Array = NDArray[np.float64]
 Report = Callable[[str], None]
-INFLUENCE_ROWS = 64
+INFLUENCE_ROWS = 32
 CLEAN = "clean"
 
 
