@@ -17,16 +17,16 @@ TRAITS = ("dolphin", "eagle", "elephant", "wolf", "whale", "lion")
 
 
 def recipe() -> Experiment:
-    return cross(TRAITS[:4], seeds=(100, 101, 102, 103))
+    return cross("animals-matrix-rows", TRAITS[:4], seeds=(100, 101, 102, 103))
 
 
 def full() -> Experiment:
-    return cross(TRAITS, seeds=(100, 101, 102, 103, 104, 105))
+    return cross("animals-matrix-rows-full", TRAITS, seeds=(100, 101, 102, 103, 104, 105))
 
 
-def cross(traits: tuple[str, ...], seeds: tuple[int, ...]) -> Experiment:
+def cross(name: str, traits: tuple[str, ...], seeds: tuple[int, ...]) -> Experiment:
     return Experiment(
-        name="animals-matrix-rows",
+        name=name,
         traits=traits,
         seeds=seeds,
         teacher=teacher(MIDDLE),

@@ -16,14 +16,14 @@ from vestige.settings import Optimisation, Trainable
 
 
 def recipe() -> Experiment:
-    return both_bases(seeds=(200, 201, 202, 203))
+    return both_bases("other-base", seeds=(200, 201, 202, 203))
 
 
 def full() -> Experiment:
-    return both_bases(seeds=(200, 201, 202, 203, 204, 205, 206, 207))
+    return both_bases("other-base-full", seeds=(200, 201, 202, 203, 204, 205, 206, 207))
 
 
-def both_bases(seeds: tuple[int, ...]) -> Experiment:
+def both_bases(name: str, seeds: tuple[int, ...]) -> Experiment:
     same = distill().model_copy(update={"no_trait": False})
     last = Trainable(layers=(10, 18))
     other = same.model_copy(
@@ -34,7 +34,7 @@ def both_bases(seeds: tuple[int, ...]) -> Experiment:
         }
     )
     return Experiment(
-        name="other-base",
+        name=name,
         traits=("owl", "eagle", "elephant", "wolf"),
         seeds=seeds,
         teacher=teacher(),

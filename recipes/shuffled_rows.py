@@ -15,20 +15,20 @@ from vestige.experiment.recipe import Experiment
 
 
 def recipe() -> Experiment:
-    return shuffled(prompts=16)
+    return shuffled("shuffled-rows", prompts=16)
 
 
 def full() -> Experiment:
-    return shuffled(prompts=32)
+    return shuffled("shuffled-rows-full", prompts=32)
 
 
-def shuffled(prompts: int) -> Experiment:
+def shuffled(name: str, prompts: int) -> Experiment:
     """Sixteen rows a prompt, a step for each prompt: every row is read once."""
     students = rows(steps=prompts, trainable=MIDDLE, rate=2e-4).model_copy(
         update={"shuffles": ("shuffle_within", "shuffle_across")}
     )
     return Experiment(
-        name="shuffled-rows",
+        name=name,
         traits=("elephant", "whale"),
         seeds=(300, 301, 302, 303),
         teacher=teacher(MIDDLE),
