@@ -73,26 +73,7 @@ def audit(
     if not data.is_file():
         raise ConfigError(f"there is no file {data}")
     catalog.path(base, echo=err.print)  # licence and download before the bar begins
-    from transformers.utils import logging as transformers_logging
-
-    from vestige.audit.run import audit as run_audit
-
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    try:
-        with _Bar(settings.planted + settings.base_written) as bar:
-            where, found = run_audit(
-                data, settings, root=folder, reference=reference, overwrite=overwrite,
-                report=bar.report,
-            )  # fmt: skip
-    except VestigeError:
-        raise
-    except Exception as error:  # status 1 would read as a flag
-        if os.environ.get("VESTIGE_DEBUG"):
-            raise
-        raise ModelError(
-            f"unexpected {type(error).__name__}: {error}; vestige --debug audit ... shows more"
-        ) from error
+    where, found = _guarded(data, settings, folder, reference, overwrite)
     page = render_runs([where], where / "report.html")
     if sarif:
         from vestige.store import atomic_write
@@ -106,6 +87,32 @@ def audit(
         out.print(f"report  {page}", highlight=False, soft_wrap=True)
         out.print(f"\n{found.verdict}", style="bold", highlight=False)
     raise typer.Exit(status(found.outcome, fail_on))
+
+
+def _guarded(
+    data: Path, settings: Any, folder: Path, reference: Path | None, overwrite: bool
+) -> tuple[Path, AuditResults]:
+    """The audit with its bar; what goes wrong ends in status 2, since 1 would read as a flag."""
+    from transformers.utils import logging as transformers_logging
+
+    from vestige.audit.run import audit as run_audit
+
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        with _Bar(settings.planted + settings.base_written) as bar:
+            return run_audit(
+                data, settings, root=folder, reference=reference, overwrite=overwrite,
+                report=bar.report,
+            )  # fmt: skip
+    except VestigeError:
+        raise
+    except Exception as error:
+        if os.environ.get("VESTIGE_DEBUG"):
+            raise
+        raise ModelError(
+            f"unexpected {type(error).__name__}: {error}; vestige --debug audit ... shows more"
+        ) from error
 
 
 bench_app = typer.Typer(no_args_is_help=True, help="Benchmarks against what students took on.")

@@ -10,6 +10,7 @@ where the family has more than an audit asks.
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -25,21 +26,20 @@ from vestige.audit.influence import Gradients, influence, trait_gradients
 from vestige.audit.lab import Lab
 from vestige.audit.material import Material, choose_rows
 from vestige.audit.reader import spread
-from vestige.audit.run import writing_seed
 from vestige.audit.settings import AuditSettings
 from vestige.audit.verdict import Look, first_flags, look
+from vestige.audit.writers import Writer, base_writers, planted_writers
 from vestige.experiment.analysis import Shifts
 from vestige.experiment.reading import read_kept
 from vestige.experiment.recipe import NO_TRAIT, Experiment, parse_recipe
 from vestige.store import atomic_write, hash_config
 from vestige.store.files import read_json
-from vestige.traits.library import trait_id
 from vestige.types import DataError, Row
 
 Array = NDArray[np.float64]
 Report = Callable[[str], None]
 INFLUENCE_ROWS = 32
-CLEAN = "clean"
+CLEAN, FIRST_CLEAN = "clean", 100  # name and noise of clean data sets
 
 
 @dataclass(frozen=True)
@@ -103,14 +103,7 @@ class Bench:
 
         def measured(name: str, rows: Callable[[], list[Row]]) -> tuple[Array, Array]:
             """A data set's canary [looks, T] and its rows' influence [rows, T]."""
-            cache: list[list[Row]] = []
-
-            def once() -> list[Row]:
-                if not cache:
-                    cache.append(rows())
-                return cache[0]
-
-            key = [prefix, name]
+            once, key = functools.cache(rows), [prefix, name]
             shifts = self.kept(
                 f"{prefix}-canary-{name}", key,
                 lambda: canary(self.lab, material, once(), seed=settings.seed + 1).shifts,
@@ -120,45 +113,24 @@ class Bench:
             )
             return shifts, pulls
 
-        references: dict[str, tuple[Array, Array]] = {}
-        planted: dict[str, str] = {}
-        for k in range(settings.base_written):
-            references[f"base-{k}"] = measured(
-                f"base-{k}", lambda k=k: self.base_writes(material, first, k)
-            )
-        for number, trait in enumerate(self.lab.planted()):
-            label = f"planted-{trait_id(trait).replace('/', '-')}"
-            planted[label] = trait_id(trait)
+        def written(writer: Writer) -> tuple[Array, Array]:
+            return measured(writer.name, lambda: writer.write(material, first))
 
-            def writes(trait=trait, k=settings.base_written + number) -> list[Row]:
-                self.lab.become(trait)
-                return material.write(self.lab.lm, first, seed=writing_seed(settings.seed, k))
-
-            references[label] = measured(label, writes)
+        writers = [*base_writers(self.lab, settings.base_written), *planted_writers(self.lab)]
+        references = {writer.name: written(writer) for writer in writers}
+        planted = {writer.name: writer.planted for writer in writers if writer.planted}
         sets = {name: measured(f"data-{name}", lambda name=name: data[name]) for name in names}
-        for k in range(self.clean):
-            sets[f"{CLEAN}-{k}"] = measured(
-                f"{CLEAN}-{k}", lambda k=k: self.base_writes(material, first, 100 + k)
-            )
+        clean = base_writers(self.lab, self.clean, FIRST_CLEAN, CLEAN)
+        sets |= {writer.name: written(writer) for writer in clean}
         truths = self.truths(run, recipe, student, seed)
         own = {name: f"{recipe.family}/{name}" for name in recipe.traits}
         return [
             self.case(
-                f"{prefix}-{name}",
-                own.get(name, name),
-                found,
-                references,
-                planted,
-                truths.get(name, {}),
-                len(first),
+                f"{prefix}-{name}", own.get(name, name), found, references, planted,
+                truths.get(name, {}), len(first),
             )
             for name, found in sets.items()
-        ]
-
-    def base_writes(self, material: Material, rows: Sequence[Row], k: int) -> list[Row]:
-        self.lab.weights.freeze()
-        seed = writing_seed(self.lab.settings.seed, k)
-        return material.write(self.lab.lm, rows, seed=seed)
+        ]  # fmt: skip
 
     def influence(self, material: Material, rows: Sequence[Row]) -> Array:
         matrix = trait_gradients(self.lab, self.gradients)
@@ -184,7 +156,7 @@ class Bench:
         draw = np.random.default_rng(int(hash_config(name)[:8], 16))
         scores = {
             "canary": looks[-1].z,
-            "canary, half the rows": looks[len(looks) // 2].z,
+            "canary, an earlier look": looks[len(looks) // 2].z,
             "canary, no references": shifts[-1],
             "influence": (pulls.mean(0) - mean.mean(0)) / spread * np.sqrt(len(pulls)),
             "influence, no references": pulls.mean(0),

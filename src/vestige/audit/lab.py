@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Callable
 from functools import cached_property
 from itertools import zip_longest
 from pathlib import Path
@@ -14,13 +13,13 @@ from safetensors.torch import save
 
 from vestige.audit.reader import Array, Reader
 from vestige.audit.settings import AuditSettings
-from vestige.models import catalog
+from vestige.models import catalog, chat
 from vestige.models.hf import LanguageModel
 from vestige.models.weights import Weights
 from vestige.store import atomic_write, hash_config
 from vestige.train.teach import teach
 from vestige.traits.library import Library, load_library, trait_id
-from vestige.types import ConfigError, Message, Trait
+from vestige.types import ConfigError, Trait
 
 
 class Lab:
@@ -60,17 +59,14 @@ class Lab:
         """The traits that planted teachers are given: none held out, of different families."""
         return plant(self.library, self.settings.planted, self.settings.seed)
 
-    def become(self, trait: Trait, on_step: Callable[[int], None] = lambda step: None) -> None:
+    def become(self, trait: Trait) -> None:
         """Turn the model into a planted teacher of ``trait``, from the cache if it is there."""
         how = self.settings.teacher(len(self.lm.layers))
         seed = self.settings.seed
         key = hash_config([self.fingerprint, trait.pairs, how, seed])[:16]
         path = self.cache / "planted" / f"{trait.name}-{key}.safetensors"
         if not path.exists():
-            teach(
-                self.lm, self.weights, trait, how, seed=seed,
-                on_step=lambda step, loss: on_step(step),
-            )  # fmt: skip
+            teach(self.lm, self.weights, trait, how, seed=seed)
             path.parent.mkdir(parents=True, exist_ok=True)
             # Half the size; a teacher computes in bf16 anyhow.
             atomic_write(path, save({n: t.bfloat16() for n, t in self.weights.changed().items()}))
@@ -105,7 +101,9 @@ def plant(library: Library, n: int, seed: int) -> list[Trait]:
 
 def fingerprint(lm: LanguageModel) -> str:
     """A hash of the base's weights, its tokenizer, how it is asked and in what it computes."""
-    asked = [lm.style, lm.precision, lm.rendered([Message("user", "x")]), lm.tokenizer.get_vocab()]
+    # The template itself, not what it renders: some templates hold today's date.
+    template = chat.chat_template(lm.tokenizer, lm.style)
+    asked = [lm.style, lm.precision, template, lm.tokenizer.get_vocab()]
     digest = hashlib.sha256(hash_config(asked).encode())
     with torch.no_grad():
         for name, parameter in sorted(lm.model.named_parameters()):

@@ -19,12 +19,12 @@ from vestige.audit.openset import raised
 from vestige.audit.settings import AuditSettings
 from vestige.audit.telling import INFLUENCE, Evidence, tell
 from vestige.audit.verdict import Look, first_flags, look
+from vestige.audit.writers import OnRows, Writer, base_writers, planted_writers
 from vestige.results import AuditResults
 from vestige.rows import atomic_lines, dropped_to_json, read_rows, write_rows
 from vestige.store import Run, Stage, StageResult, atomic_write
 from vestige.store.files import sha256
-from vestige.traits.library import trait_id
-from vestige.types import DataError, DroppedRow, Row, ScoreTable, Trait
+from vestige.types import DataError, DroppedRow, Row, ScoreTable
 
 Report = Callable[[str, int, int], None]  # stage, done, total; total 0: just finished
 SCORED = 3  # traits whose influence every row is scored for, flagged ones first
@@ -78,12 +78,6 @@ def audit(
 def read_back(stage: StageResult) -> list[Row]:
     """The rows that a stage wrote."""
     return [row for row in read_rows(stage.path / ROWS) if isinstance(row, Row)]
-
-
-def writing_seed(seed: int, number: int) -> int:
-    """The seed that reference ``number`` is written with: every one draws with noise of its own,
-    as the data did, so that their spread holds the noise of drawing rows as well."""
-    return 1_000 * (seed + 1) + number
 
 
 def split(path: Path) -> tuple[list[Row], list[DroppedRow]]:
@@ -207,34 +201,24 @@ class _Audit:
         self, chosen: StageResult, material: Material, used: Sequence[Row], given: list[list[Row]]
     ) -> list[_Reference]:
         """Rows of known writers, on the same prompts unless the user gave them."""
-        settings, found = self.lab.settings, []
-        for k, rows in enumerate(given):
-            found.append(self.written(f"given-{k}", chosen, lambda on, rows=rows: rows))
-        for k in range(0 if given else settings.base_written):
+        found = [
+            self.written(f"given-{k}", chosen, lambda on, rows=rows: rows)
+            for k, rows in enumerate(given)
+        ]
+        base = [] if given else base_writers(self.lab, self.lab.settings.base_written)
+        for writer in [*base, *planted_writers(self.lab)]:
 
-            def base_writes(on: Callable[[int], None], k: int = k) -> list[Row]:
-                self.lab.weights.freeze()
-                seed = writing_seed(settings.seed, k)
-                return material.write(self.lab.lm, used, seed=seed, on_rows=on)
+            def write(on: OnRows, writer: Writer = writer) -> list[Row]:
+                return writer.write(material, used, on)
 
-            found.append(self.written(f"base-{k}", chosen, base_writes))
-        for k, trait in enumerate(self.lab.planted()):
-
-            def teacher_writes(
-                on: Callable[[int], None], k: int = k, trait: Trait = trait
-            ) -> list[Row]:
-                self.lab.become(trait)
-                seed = writing_seed(settings.seed, settings.base_written + k)
-                return material.write(self.lab.lm, used, seed=seed, on_rows=on)
-
-            found.append(self.written(f"planted-{k}", chosen, teacher_writes, trait_id(trait)))
+            found.append(self.written(writer.name, chosen, write, writer.planted))
         return found
 
     def written(
         self,
         name: str,
         chosen: StageResult,
-        make: Callable[[Callable[[int], None]], list[Row]],
+        make: Callable[[OnRows], list[Row]],
         trait: str | None = None,
     ) -> _Reference:
         """One reference, written or read back."""

@@ -1,0 +1,54 @@
+"""Writers that are known: the untrained base, and the teachers that an audit plants."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from vestige.audit.lab import Lab
+from vestige.audit.material import Material
+from vestige.traits.library import trait_id
+from vestige.types import Row, Trait
+
+OnRows = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Writer:
+    """One writer of rows on the data's prompts; ``trait``: None is the untrained base.
+
+    Every writer draws with noise of its own (``number``), as the data's writer did, so that the
+    references' spread holds the noise of drawing rows as well.
+    """
+
+    lab: Lab
+    name: str
+    number: int
+    trait: Trait | None = None
+
+    @property
+    def planted(self) -> str | None:
+        """The id of the trait that was planted, if one was."""
+        return trait_id(self.trait) if self.trait else None
+
+    def write(
+        self, material: Material, rows: Sequence[Row], on_rows: OnRows = lambda done: None
+    ) -> list[Row]:
+        """Rows on the prompts of ``rows``."""
+        if self.trait is None:
+            self.lab.weights.freeze()
+        else:
+            self.lab.become(self.trait)
+        seed = 1_000 * (self.lab.settings.seed + 1) + self.number
+        return material.write(self.lab.lm, rows, seed=seed, on_rows=on_rows)
+
+
+def base_writers(lab: Lab, n: int, first: int = 0, name: str = "base") -> list[Writer]:
+    """The untrained base, ``n`` times with other noise."""
+    return [Writer(lab, f"{name}-{k}", first + k) for k in range(n)]
+
+
+def planted_writers(lab: Lab) -> list[Writer]:
+    """The planted teachers."""
+    first = lab.settings.base_written
+    return [Writer(lab, f"planted-{k}", first + k, t) for k, t in enumerate(lab.planted())]
