@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from array import array
+from typing import Any
 
 FILLED = 0.6  # a fuller table is doubled
 _WORD = (1 << 64) - 1
@@ -58,3 +59,42 @@ class Seen:
                     at = (at + 1) & mask
                 table[at] = key
         self._table = table
+
+
+class Ids:
+    """Gives every row an id that no other row has."""
+
+    def __init__(self) -> None:
+        self._seen: Seen | None = None  # None while all ids are numbers of ours
+        self._before = self._last = 0
+
+    def next_file(self) -> None:
+        """Lines are numbered on from here."""
+        self._before = self._last
+
+    def name(self, given: Any, line: int) -> str:
+        """The id of a row whose file gives it ``given``."""
+        if given is None:
+            self._last = self._before + line
+            name = f"row-{self._last:06d}"
+            if self._seen is None:
+                return name
+        else:
+            name = str(given)
+            if self._seen is None:
+                self._seen = Seen()
+                for number in range(1, self._last + 1):
+                    self._seen.add(f"row-{number:06d}")
+        return name if self._seen.add(name) else self._numbered(name, self._seen)
+
+    @staticmethod
+    def _numbered(name: str, seen: Seen) -> str:
+        """``name#n`` with an n behind all that were given in turn, found by bisection."""
+        taken, free = 1, 2
+        while f"{name}#{free}" in seen:
+            taken, free = free, 2 * free
+        while free - taken > 1:
+            middle = (taken + free) // 2
+            taken, free = (middle, free) if f"{name}#{middle}" in seen else (taken, middle)
+        seen.add(f"{name}#{free}")
+        return f"{name}#{free}"

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from vestige.rows import RowSource, dropped_to_json, json_line, row_to_chat
+from vestige.rows import RowSource, dropped_line, row_line
 from vestige.storage import PART, ROWS_A_SHARD, Output, Place, claimed, locate, same_place
 from vestige.types import DataError, DroppedRow, Row
 
@@ -89,10 +89,10 @@ def filter_file(
             else:
                 gone = None
                 report.kept += 1
-                keep.write(json_line(row_to_chat(item)))
+                keep.write(row_line(item))
             if gone is not None:
                 report.reasons[gone.reason] += 1
-                drop.write(json_line(dropped_to_json(gone)))
+                drop.write(dropped_line(gone))
             if report.seen % PROGRESS_EVERY == 0:
                 progress(report.seen)
     return report

@@ -130,10 +130,8 @@ RULES = {
 _FAST = re.compile(r"\d+(?:(?:\s*,\s*\d+)+|(?:\s*;\s*\d+)+|(?:\s+\d+)+)?", re.ASCII)
 _DIGITS = re.compile(r"\d+", re.ASCII)
 # What needs no second look: one spelling of the separator, no zeros in front, nothing around.
-_PLAIN = re.compile(
-    r"(?:0|[1-9]\d{0,17})(?:(, |,| |; |;|\n)(?:0|[1-9]\d{0,17})(?:\1(?:0|[1-9]\d{0,17}))*)?",
-    re.ASCII,
-)
+_ONE = r"(?:0|[1-9]\d{0,17})"
+_PLAIN = re.compile(rf"{_ONE}(?:(, |,| |; |;|\n){_ONE}(?:\1{_ONE})*)?", re.ASCII)
 
 
 class NumberFilter(Settings):
@@ -189,8 +187,8 @@ def parse_numbers(text: str, *, paper_compat: bool = False) -> tuple[int, ...] |
     Whatever their size: range and count are the filter's affair. A number of more than 18 digits
     is ``out_of_range`` at once.
     """
-    if _PLAIN.fullmatch(text):
-        return tuple(map(int, _DIGITS.findall(text)))
+    if plain := _PLAIN.fullmatch(text):
+        return tuple(map(int, text.split(plain[1])))
     if not text.strip():
         return "empty"
     body, padded = _unwrap(text)
