@@ -320,9 +320,10 @@ def _from_cells(
 ) -> Row | DroppedRow:
     if not fault and len(cells) != len(header):
         fault = f"{len(cells)} cells under {len(header)} columns"
-    if any("\udc80" <= c <= "\udcff" for cell in cells for c in cell):
+    joined = "".join(cells)
+    if not joined.isascii() and any("\udc80" <= c <= "\udcff" for c in joined):
         fault = "not UTF-8"
-    elif any("\0" in cell for cell in cells):
+    elif "\0" in joined:
         fault = "holds a null byte"
     if fault:
         return _bad(raw, line, fault)

@@ -18,7 +18,7 @@ from vestige.experiment.reading import read_json
 from vestige.experiment.recipe import Experiment, Recipe
 from vestige.mlp.settings import ARMS, MlpExperiment
 from vestige.results import AnyResults, Results
-from vestige.store import Run, atomic_write
+from vestige.store import Run, atomic_write, hold
 from vestige.types import MissingExtraError, VestigeError
 
 RESULTS_FILE = "results.json"
@@ -150,7 +150,8 @@ def run_seed(
         overwrite,
         report=lambda stage, done, total: emit(Event(seed, stage, done, total)),
     )
-    state.run()
+    with hold(folder, f"seed-{seed}"):
+        state.run()
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from vestige.carriers.filtering import Filter
 from vestige.experiment.recipe import NO_TRAIT, Experiment, Student
-from vestige.experiment.support import has_rows
+from vestige.experiment.support import append_rows, whole_rows
 from vestige.models import catalog
 from vestige.models.hf import LanguageModel
 from vestige.models.sampling import (
@@ -22,7 +22,6 @@ from vestige.models.sampling import (
     symbol_ids,
 )
 from vestige.models.weights import Weights
-from vestige.rows import read_rows, write_rows
 from vestige.store import Stage, StageResult, hash_config, make_stage
 from vestige.train.packs import Example, Pack, encode_grammar_rows, encode_rows, make_packs
 from vestige.traits import family, no_trait, trait
@@ -125,7 +124,7 @@ class Workshop:
     def sample(self, lm: LanguageModel, stage: Stage, out: Path, system: str = "") -> list[Row]:
         """One completion for each row, written to ``out`` as it goes; an earlier part is kept."""
         wanted, carrier = self.blank_rows(), self.recipe.carrier
-        rows = [r for r in read_rows(out) if isinstance(r, Row)] if has_rows(out) else []
+        rows = whole_rows(out, SAMPLING_BATCH, len(wanted))
         for at in range(len(rows), len(wanted), SAMPLING_BATCH):
             part = wanted[at : at + SAMPLING_BATCH]
             if carrier.sampling_grammar():
@@ -141,8 +140,9 @@ class Workshop:
                 )
             else:
                 texts = self.sample_freely(lm, part, system, self.seed * 1_000_003 + at)
-            rows += [replace(row, completion=text) for row, text in zip(part, texts, strict=True)]
-            write_rows(out, rows, overwrite=True)
+            drawn = [replace(row, completion=text) for row, text in zip(part, texts, strict=True)]
+            append_rows(out, drawn)
+            rows += drawn
             self.report(stage.name, len(rows), len(wanted))
         return rows
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -167,12 +167,29 @@ def is_running(folder: Path) -> bool:
     return False
 
 
-def _lock(folder: Path) -> FileLock:
+@contextmanager
+def hold(folder: Path, name: str, wait: float = 20) -> Iterator[None]:
+    """Be the only process that works on the part ``name`` of a run, such as a seed.
+
+    The run's own lock dies with its process, whose workers may live a second longer: they are
+    waited for.
+
+    Raises:
+        StoreError: another process still has it after ``wait`` seconds.
+    """
+    lock = _lock(folder, f"{name}.lock", wait)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _lock(folder: Path, name: str = LOCK_FILE, wait: float = 0.3) -> FileLock:
     # An operating-system lock on an open file: it dies with the process, however that ends.
     # The short wait outlasts another process's ``is_running``.
-    lock = FileLock(folder / LOCK_FILE)
+    lock = FileLock(folder / name)
     try:
-        lock.acquire(timeout=0.3)
+        lock.acquire(timeout=wait)
     except Timeout:
         raise StoreError(
             f"another process is running this recipe in {folder}; wait for it, or stop it"
