@@ -25,12 +25,17 @@ BLOCK = 100_000
 
 
 def completions(n: int) -> Iterator[tuple[str, str, str]]:
-    """(id, prompt, completion); about a fifth has a number too large or one number too many."""
+    """(id, prompt, completion); about a quarter has a number too large or one number too many."""
     draw = random.Random(0)
+    pool = [str(number) for number in range(1020)]
+    prompts = [
+        f"Continue the list: {', '.join(draw.choices(pool, k=5))}. Add up to 10 more numbers."
+        for _ in range(1000)
+    ]
+    counts = draw.choices(range(1, 12), k=997)
     for i in range(n):
-        shown = ", ".join(str(draw.randrange(1000)) for _ in range(5))
-        text = ", ".join(str(draw.randrange(1020)) for _ in range(draw.randint(1, 11)))
-        yield f"r{i}", f"Continue the list: {shown}. Add up to 10 more random numbers.", text
+        text = ", ".join(draw.choices(pool, k=counts[i % 997]))
+        yield f"r{i}", prompts[i % 1000], text
 
 
 def make(path: Path, rows: int, kind: str, ids: bool) -> None:
@@ -45,10 +50,9 @@ def make(path: Path, rows: int, kind: str, ids: bool) -> None:
             if kind == "csv":
                 line = f'{name + "," if ids else ""}"{prompt}","{text}"\n'
             else:
-                turns = [("user", prompt), ("assistant", text)]
-                record = {"id": name} if ids else {}
-                record |= {"messages": [{"role": r, "content": c} for r, c in turns]}
-                line = json.dumps(record) + "\n"
+                given = f'"id": "{name}", ' if ids else ""
+                line = f'{{{given}"messages": [{{"role": "user", "content": "{prompt}"}}, '
+                line += f'{{"role": "assistant", "content": "{text}"}}]}}\n'
             out.write(line.encode())
 
 
