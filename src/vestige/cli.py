@@ -16,6 +16,7 @@ import vestige
 from vestige.audit_cli import audit, bench_app
 from vestige.audit_cli import summary as audit_summary
 from vestige.data_cli import AsJson, Overwrite, err, filter_app, judge, out
+from vestige.doctor_cli import doctor
 from vestige.types import ConfigError, StoreError, VestigeError
 
 app = typer.Typer(
@@ -313,6 +314,7 @@ def theorem(
 
 app.command()(judge)
 app.command()(audit)
+app.command()(doctor)
 
 
 @models_app.command("list")
