@@ -28,6 +28,7 @@ SCHEMA = 1
 RUN_FILE = "run.json"
 RECIPE_FILE = "recipe.json"
 LOCK_FILE = "run.lock"
+WAIT = 5.0  # seconds for a killed run's last processes to let go
 # From schema n to n + 1; add an entry with every change of run.json's meaning.
 _MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
 
@@ -58,7 +59,7 @@ class Run:
         digest = hash_config(config)
         folder = run_folder(root, name, digest)
         folder.mkdir(parents=True, exist_ok=True)
-        lock = _lock(folder)
+        lock = _lock(folder, wait=WAIT)
         try:
             remove_temporary(folder.glob(f".*{TEMP_SUFFIX}"))
             recipe = folder / RECIPE_FILE
@@ -186,7 +187,7 @@ def hold(folder: Path, name: str, wait: float = 20) -> Iterator[None]:
 
 def _lock(folder: Path, name: str = LOCK_FILE, wait: float = 0.3) -> FileLock:
     # An operating-system lock on an open file: it dies with the process, however that ends.
-    # The short wait outlasts another process's ``is_running``.
+    # The shortest wait outlasts another process's ``is_running``.
     lock = FileLock(folder / name)
     try:
         lock.acquire(timeout=wait)
