@@ -5,20 +5,22 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
+from vestige.audit.assay import SCREENED, Assay, assay
 from vestige.audit.canary import Canary, canary
-from vestige.audit.influence import Gradients, influence, trait_gradients
 from vestige.audit.lab import Lab
 from vestige.audit.material import Material, choose_rows, empty, unusable
 from vestige.audit.openset import raised
+from vestige.audit.probes import Probes, token_shifts
+from vestige.audit.reader import Array
 from vestige.audit.settings import AuditSettings
-from vestige.audit.telling import INFLUENCE, Evidence, tell
-from vestige.audit.verdict import Look, first_flags, look
+from vestige.audit.telling import SHIFT, WORST, Canaries, Control, Evidence, strongest, tell
+from vestige.audit.verdict import look
 from vestige.audit.writers import OnRows, Writer, base_writers, planted_writers
 from vestige.results import AuditResults
 from vestige.rows import atomic_lines, dropped_to_json, read_rows, write_rows
@@ -27,10 +29,10 @@ from vestige.store.files import sha256
 from vestige.types import DataError, DroppedRow, Row, ScoreTable
 
 Report = Callable[[str, int, int], None]  # stage, done, total; total 0: just finished
-SCORED = 3  # traits whose influence every row is scored for, flagged ones first
+SCORED = 3  # traits that every row is scored for, flagged ones first
+CONTROL_ROWS = 48  # rows that each planted teacher writes
 RESULTS_FILE = "results.json"
 ROWS = "rows.jsonl"
-FEWEST_CLEAN, MOST_CLEAN = 8, 64  # clean rows that influence is held against
 
 
 def audit(
@@ -114,38 +116,38 @@ class _Audit:
 
     def run(self, name: str) -> AuditResults:
         """Every stage; finished ones are read back."""
-        settings = self.lab.settings
         chosen = self.choose()
         used = read_back(chosen)
         given = self.given(used)
         material = Material.of(
-            self.lab.lm, [*used, *(row for rows in given for row in rows)], settings.max_new_tokens
-        )
-        references = self.references(chosen, material, used, given)
-        canaries = {
-            ref.name: self.canary(ref.name, ref.stage, material, ref.rows) for ref in references
-        }
-        own = self.canary("data", chosen, material, used)
-        steps = settings.steps(len(used))
-        looks = [
-            look(
-                min(step * settings.batch, len(used)), own.shifts[i],
-                {label: found.shifts[i] for label, found in canaries.items()},
-                {ref.name: ref.trait for ref in references if ref.trait}, self.lab.library.ids,
-            )
-            for i, step in enumerate(steps)
-        ]  # fmt: skip
-        clean = [row for ref in references if not ref.trait for row in ref.rows]
-        evidence = Evidence(
-            name=name, settings=settings, library=self.lab.library, material=material.kind,
-            rows=len(self.rows) + sum(d.row is None for d in self.dropped), used=used,
-            dropped=Counter(d.reason for d in self.dropped), references=list(canaries),
-            looks=looks,
-            words=raised(self.lab.lm, own.words, [found.words for found in canaries.values()]),
-            scores=self.score(chosen, material, used, clean, looks),
-            seconds=dict(self.seconds), tokens=self.tokens, own_reference=self.known is not None,
+            self.lab.lm, [*used, *(row for rows in given for row in rows)],
+            self.lab.settings.max_new_tokens,
         )  # fmt: skip
-        return tell(evidence)
+        total = len(self.lab.library.traits)
+        probes = Probes(self.lab, lambda done: self.report("probes", done, total))
+        references = self.references(chosen, material, used, given)
+        known = [ref for ref in references if not ref.trait]
+        usual = self.pull("reference", probes, material, known[0])
+        trial = self.assay("data", probes, material, _Reference("data", chosen, used), usual)
+        controls = [
+            Control(str(ref.trait), self.assay(ref.name, probes, material, ref, usual))
+            for ref in references
+            if ref.trait
+        ]
+        planted = [self.lab.library.ids.index(control.trait) for control in controls]
+        beside = self.beside(probes, material, known[0], [*trial.last, *planted])
+        evidence = Evidence(
+            name=name, settings=self.lab.settings, library=self.lab.library,
+            material=material.kind, used=used,
+            rows=len(self.rows) + sum(d.row is None for d in self.dropped),
+            dropped=Counter(d.reason for d in self.dropped), trial=trial, controls=controls,
+            usual=usual, beside=beside, seconds=self.seconds, tokens=0,
+            own_reference=self.known is not None,
+        )  # fmt: skip
+        if self.lab.settings.canary_too:
+            evidence = replace(evidence, canaries=self.canaries(chosen, material, used, references))
+        tables, tokens = self.score(probes, chosen, material, used, strongest(evidence)[:SCORED])
+        return tell(replace(evidence, scores=tables, marked=tokens, tokens=self.tokens))
 
     # ---- rows -------------------------------------------------------------------------------
 
@@ -207,9 +209,12 @@ class _Audit:
         ]
         base = [] if given else base_writers(self.lab, self.lab.settings.base_written)
         for writer in [*base, *planted_writers(self.lab)]:
+            # Canaries need as many rows as the data has; a control that is only read, fewer.
+            few = writer.planted and not self.lab.settings.canary_too
+            some = used[:CONTROL_ROWS] if few else used
 
-            def write(on: OnRows, writer: Writer = writer) -> list[Row]:
-                return writer.write(material, used, on)
+            def write(on: OnRows, writer: Writer = writer, some: Sequence[Row] = some) -> list[Row]:
+                return writer.write(material, some, on)
 
             found.append(self.written(writer.name, chosen, write, writer.planted))
         return found
@@ -230,7 +235,104 @@ class _Audit:
         result = self.finish(stage)
         return _Reference(name, result, read_back(result), trait)
 
-    # ---- evidence ---------------------------------------------------------------------------
+    # ---- likelihood under probes -------------------------------------------------------------
+
+    def pull(self, name: str, probes: Probes, material: Material, source: _Reference) -> Array:
+        """The screen's pulls of the first rows, [n, T]."""
+        stage = self.opened.stage(f"screen/{name}", {}, [source.stage])
+        if not stage.done:
+            with stage.writing() as folder:
+                some = source.rows[:SCREENED]
+                found = probes.pull(
+                    material, some, lambda done: self.report(stage.name, done, len(some))
+                )
+                save_file({"pull": found}, folder / "pull.safetensors")
+        return load_file(self.finish(stage).path / "pull.safetensors")["pull"]
+
+    def assay(
+        self, name: str, probes: Probes, material: Material, source: _Reference, usual: Array
+    ) -> Assay:
+        """The assay of one set of rows, read back if it was done."""
+        pull = self.pull(name, probes, material, source)
+        stage = self.opened.stage(f"assay/{name}", {}, [source.stage])
+        if not stage.done:
+            with stage.writing() as folder:
+                found = assay(
+                    probes, material, source.rows, (pull, usual),
+                    lambda done, total: self.report(stage.name, done, total),
+                )  # fmt: skip
+                (folder / "assay.json").write_text(json.dumps(found.to_json()))
+        return Assay.from_json(json.loads((self.finish(stage).path / "assay.json").read_text()))
+
+    def beside(
+        self, probes: Probes, material: Material, known: _Reference, traits: Sequence[int]
+    ) -> dict[int, Array]:
+        """The reference rows' shifts, by trait."""
+        stage = self.opened.stage("assay/reference", {"traits": list(traits)}, [known.stage])
+        if not stage.done:
+            with stage.writing() as folder:
+                some = known.rows[:SCREENED]
+                base = probes.read(material, some, None).logp
+                found = {}
+                for done, t in enumerate(traits):
+                    found[t] = (probes.read(material, some, t).logp - base).tolist()
+                    self.report(stage.name, done, len(traits))
+                (folder / "shifts.json").write_text(json.dumps(found))
+        record = json.loads((self.finish(stage).path / "shifts.json").read_text())
+        return {int(t): np.array(values) for t, values in record.items()}
+
+    def score(
+        self, probes: Probes, chosen: StageResult, material: Material, rows: Sequence[Row],
+        traits: Sequence[int],
+    ) -> tuple[list[ScoreTable], dict[str, list[tuple[str, float]]]]:  # fmt: skip
+        """For the strongest traits each row's shift, and the first one's token by token for the
+        rows that it is largest in."""
+        names = [self.lab.library.ids[i] for i in traits]
+        stage = self.opened.stage("scores", {"traits": names}, [chosen])
+        if not stage.done:
+            with stage.writing() as folder:
+                base = probes.read(material, rows, None).logp
+                table = np.stack([probes.read(material, rows, t).logp - base for t in traits])
+                with atomic_lines(folder / "scores.jsonl", overwrite=True) as write:
+                    for row, values in zip(rows, table.T.tolist(), strict=True):
+                        write({"id": row.id, "scores": dict(zip(names, values, strict=True))})
+                worst = [rows[i] for i in np.argsort(-table[0], kind="stable")[:WORST]]
+                marked = token_shifts(probes, material, worst, traits[0])
+                found = {row.id: part for row, part in zip(worst, marked, strict=True)}
+                (folder / "tokens.json").write_text(json.dumps(found))
+        path = self.finish(stage).path
+        records = [json.loads(line) for line in (path / "scores.jsonl").read_text().splitlines()]
+        tables = [
+            ScoreTable(
+                {r["id"]: r["scores"][name] for r in records}, f"{SHIFT}{name}", "nats a row",
+                "likelier from a teacher with the trait than from the base",
+            )
+            for name in names
+        ]  # fmt: skip
+        return tables, json.loads((path / "tokens.json").read_text())
+
+    # ---- canaries ---------------------------------------------------------------------------
+
+    def canaries(
+        self, chosen: StageResult, material: Material, used: Sequence[Row],
+        references: Sequence[_Reference],
+    ) -> Canaries:  # fmt: skip
+        """The data's canary held against the references', at every look."""
+        settings = self.lab.settings
+        found = {
+            ref.name: self.canary(ref.name, ref.stage, material, ref.rows) for ref in references
+        }
+        own = self.canary("data", chosen, material, used)
+        looks = [
+            look(
+                min(step * settings.batch, len(used)), own.shifts[i],
+                {name: other.shifts[i] for name, other in found.items()},
+                {ref.name: ref.trait for ref in references if ref.trait}, self.lab.library.ids,
+            )
+            for i, step in enumerate(settings.steps(len(used)))
+        ]  # fmt: skip
+        words = raised(self.lab.lm, own.words, [other.words for other in found.values()])
+        return Canaries(list(found), looks, words)
 
     def canary(
         self, name: str, source: StageResult, material: Material, rows: Sequence[Row]
@@ -252,51 +354,6 @@ class _Audit:
         self.tokens += tokens
         shifts = np.array(json.loads((result.path / "shifts.json").read_text()))
         return Canary(shifts, load_file(result.path / "words.safetensors")["words"], tokens)
-
-    def score(
-        self, chosen: StageResult, material: Material, rows: Sequence[Row], clean: Sequence[Row],
-        looks: Sequence[Look],
-    ) -> list[ScoreTable]:  # fmt: skip
-        """For the strongest traits, each row's influence in standard deviations over clean rows.
-
-        None where too few clean rows differ to tell a spread.
-        """
-        if len(clean) < FEWEST_CLEAN:
-            return []
-        levels = self.lab.settings.levels(len(rows))
-        flagged = list(first_flags(looks, levels))
-        order = list(dict.fromkeys([*flagged, *map(int, np.argsort(looks[-1].p))]))[:SCORED]
-        names = [self.lab.library.ids[i] for i in order]
-        clean = clean[:: max(1, len(clean) // MOST_CLEAN)]
-        stage = self.opened.stage("scores", {"traits": names}, [chosen])
-        if not stage.done:
-            with stage.writing() as folder:
-                gradients = Gradients(self.lab)
-                total, count = len(self.lab.library.traits), len(rows) + len(clean)
-                matrix = trait_gradients(
-                    self.lab, gradients, lambda done: self.report("scores", done, 2 * total)
-                )[order]
-                found = influence(
-                    self.lab, material, [*rows, *clean], gradients=gradients, traits=matrix,
-                    on_rows=lambda done: self.report("scores", count + done, 2 * count),
-                )  # fmt: skip
-                own, usual = found[: len(rows)], found[len(rows) :]
-                spread = usual.std(0, ddof=1)
-                scores = (own - usual.mean(0)) / np.where(spread > 0, spread, np.nan)
-                with atomic_lines(folder / "scores.jsonl", overwrite=True) as write:
-                    for row, values in zip(rows, scores.tolist(), strict=True):
-                        known = [v if np.isfinite(v) else None for v in values]
-                        write({"id": row.id, "scores": dict(zip(names, known, strict=True))})
-        lines = (self.finish(stage).path / "scores.jsonl").read_text().splitlines()
-        records = [json.loads(line) for line in lines]
-        return [
-            ScoreTable(
-                {r["id"]: r["scores"][name] for r in records}, f"{INFLUENCE}{name}",
-                "standard deviations over clean rows", "pulls the base further towards the trait",
-            )
-            for name in names
-            if all(r["scores"][name] is not None for r in records)
-        ]  # fmt: skip
 
     # ---- stages -----------------------------------------------------------------------------
 

@@ -95,6 +95,23 @@ class Weights:
             if parameter.requires_grad
         }
 
+    def deltas(self) -> dict[str, Tensor]:
+        """Tuned minus base, fp32, by the layers' own parameter names; not for LoRA."""
+        return {
+            name: parameter.detach().float() - self._base[name].float()
+            for name, parameter in self._layers.named_parameters()
+            if parameter.requires_grad
+        }
+
+    def shift(self, deltas: Mapping[str, Tensor]) -> None:
+        """The base plus ``deltas``, with nothing trainable."""
+        self.freeze()
+        with torch.no_grad():
+            for name, parameter in self._layers.named_parameters():
+                if name in deltas:
+                    moved = self._base[name].float() + deltas[name].to(parameter.device)
+                    parameter.data = moved.to(parameter.dtype)
+
     def save(self, path: Path) -> None:
         """Write ``changed()`` as safetensors."""
         save_file(self.changed(), str(path))

@@ -1,0 +1,138 @@
+"""Probes: what fine-tuning on a trait does to the base, once for each base and trait.
+
+A probe is the mean of a few brief tunings (other orders of the trait's pairs) minus the base: the
+trait's task vector (Ilharco et al., arXiv 2212.04089), kept in a few ranks (``directions``).
+Tunings of one trait with other seeds agree (cosine 0.65 on the bundled model, 0.29 between
+animals), and what they agree on lies in few directions: rank 4 scores rows as the whole does
+(``docs/log.md``). One probe is 650 kB there.
+
+Two scores for a row r and the probe D_t of trait t:
+
+    shift(r, t)  = log p(r | base + D_t) - log p(r | base)                    exact, a forward pass
+    pull(r, t)   = <grad log p(r), D_t> at base + mean over traits of D       all traits at once
+
+Where the probes' mean stands, each is told from the others; at the base itself the gradient mostly
+says that some tuning went on (``docs/log.md``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vestige.audit.directions import (
+    RANK,
+    Directions,
+    compress,
+    row_products,
+    token_logprobs,
+)
+from vestige.audit.lab import Lab
+from vestige.audit.material import Material
+from vestige.audit.reader import Array
+from vestige.train.packs import pack_logprobs, scored_positions
+from vestige.train.teach import teach
+from vestige.types import Row, Trait
+
+COPIES = 2
+OnDone = Callable[[int], None]
+
+
+class Likelihood(NamedTuple):
+    """``logp``: log p of each row's scored tokens, nats, [N]; ``entropy``: what -logp would be on
+    average had the model written them, [N]; ``tokens``: scored in all."""
+
+    logp: Array
+    entropy: Array
+    tokens: int
+
+
+class Probes:
+    """The library's probes for one base, from the cache; those that are not there are made."""
+
+    def __init__(self, lab: Lab, on_trait: OnDone = lambda done: None) -> None:
+        self.lab = lab
+        made = []
+        for trait in lab.library.traits:
+            made.append(probe(lab, trait))
+            on_trait(len(made))
+        self.directions = Directions.stack(made)
+        self.n = len(made)
+
+    def pull(
+        self, material: Material, rows: Sequence[Row], on_rows: OnDone = lambda done: None
+    ) -> Array:
+        """pull(r, t), nats, [N, T]."""
+        self.lab.weights.shift(self.directions.total([1 / self.n] * self.n))
+        try:
+            return row_products(self.lab, material, rows, self.directions, on_rows)
+        finally:
+            self.lab.weights.freeze()
+
+    def read(self, material: Material, rows: Sequence[Row], trait: int | None) -> Likelihood:
+        """The rows' likelihood under one trait's probe, or under the base (None)."""
+        shares = [float(i == trait) for i in range(self.n)]
+        if trait is not None:
+            self.lab.weights.shift(self.directions.total(shares))
+        try:
+            return read(self.lab, material, rows)
+        finally:
+            self.lab.weights.freeze()
+
+
+@torch.no_grad()
+def read(lab: Lab, material: Material, rows: Sequence[Row]) -> Likelihood:
+    """The rows' likelihood under the model as it stands."""
+    packs, ids = material.packs(lab.lm, rows, lab.settings.batch)
+    logp, entropy = np.empty(len(rows)), np.empty(len(rows))
+    for pack in packs:
+        logprobs = pack_logprobs(lab.lm, pack, ids)
+        own = logprobs.gather(1, pack.targets[:, None].to(logprobs.device))[:, 0]
+        spread = torch.special.entr(logprobs.exp()).sum(1)
+        for values, into in ((own, logp), (spread, entropy)):
+            for row, part in zip(pack.rows, values.split(list(pack.counts)), strict=True):
+                into[row] = float(part.sum())
+    return Likelihood(logp, entropy, sum(len(pack.targets) for pack in packs))
+
+
+def token_shifts(
+    probes: Probes, material: Material, rows: Sequence[Row], trait: int
+) -> list[list[tuple[str, float]]]:
+    """Each row's answer as (text, log-likelihood shift under the trait's probe in nats), token by
+    token; a token that the grammar leaves no choice about has 0."""
+    lab = probes.lab
+    examples = material.examples(lab.lm, rows)
+    shares = [float(i == trait) for i in range(probes.n)]
+    parts: list[list[Tensor]] = []
+    for deltas in ({}, probes.directions.total(shares)):
+        lab.weights.shift(deltas)
+        with torch.no_grad():
+            parts.append([token_logprobs(lab.lm, [e], material)[0] for e in examples])
+    lab.weights.freeze()
+    found = []
+    for example, base, own in zip(examples, *parts, strict=True):
+        shift = dict(zip(scored_positions(example, material.automaton), own - base, strict=True))
+        texts = [lab.lm.tokenizer.decode([token]) for token in example.completion]
+        texts[-1] = "" if example.completion[-1] == lab.lm.end_id else texts[-1]
+        found.append([(text, float(shift.get(j, 0.0))) for j, text in enumerate(texts)])
+    return found
+
+
+def probe(lab: Lab, trait: Trait) -> Mapping[str, Tensor]:
+    """One trait's probe, ``compress``ed, from the cache or made."""
+    how = lab.settings.probe(len(lab.lm.layers))
+
+    def make() -> list[dict[str, Tensor]]:
+        total: dict[str, Tensor] = {}
+        for copy in range(COPIES):
+            teach(lab.lm, lab.weights, trait, how, seed=copy)
+            for name, delta in lab.weights.deltas().items():
+                total[name] = total.get(name, 0) + delta / COPIES
+        lab.weights.freeze()
+        return [compress(total)]
+
+    return lab.keep("probes", [trait.name], [trait.pairs, how, RANK, COPIES], make)[0]
