@@ -29,6 +29,9 @@ def audit(
     traits: Annotated[
         str, typer.Option(help="library, families or .toml files, comma-separated.")
     ] = "library",
+    teacher: Annotated[
+        str | None, typer.Option(help="The rows' writer, if it is at hand and of the same base.")
+    ] = None,
     budget: Annotated[int, typer.Option(min=16, help="Rows that are read at most.")] = 256,
     planted: Annotated[int, typer.Option(min=2, help="Teachers that the audit tunes.")] = 4,
     canary: Annotated[
@@ -68,14 +71,15 @@ def audit(
         raise StoreError(f"{sarif} exists; pass --overwrite to replace it, or name another file")
     try:
         settings = AuditSettings.model_validate(
-            {"base": base, "chat": chat, "rows": budget, "planted": planted, "alpha": alpha,
-             "canary_too": canary, "seed": seed, "traits": _names(traits)}
+            {"base": base, "teacher": teacher, "chat": chat, "rows": budget, "planted": planted,
+             "alpha": alpha, "canary_too": canary, "seed": seed, "traits": _names(traits)}
         )  # fmt: skip
     except ValidationError as error:
         raise ConfigError(explain(error, AuditSettings)) from error
     if not data.is_file():
         raise ConfigError(f"there is no file {data}")
-    catalog.path(base, echo=err.print)  # licence and download before the bar begins
+    for model in filter(None, (base, teacher)):
+        catalog.path(model, echo=err.print)  # licence and download before the bar begins
     where, found = _guarded(data, settings, folder, reference, overwrite)
     page = render_runs([where], where / "report.html")
     if sarif:

@@ -284,6 +284,8 @@ class AuditResults(Record):
     found_share: float
     smallest_share: float | None  # of rows of a teacher, that would have been flagged
     misfit: float  # nats a token: how unlike the best-fitting writer's own rows these are
+    told: int = 0  # rows whose writer's probabilities were known
+    divergence: float | None = None  # share of tokens where the teacher's first choice is another
     placebo: list[float]  # the screen's z of reference rows beside other reference rows
     words: list[AuditWord]
     worst_rows: list[AuditRow]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -12,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vestige.audit import evidence
+from vestige.audit.activations import activations
 from vestige.audit.assay import Assay, assay, rounds
 from vestige.audit.canary import canary
 from vestige.audit.directions import Directions, compress, row_products, token_logprobs
@@ -19,12 +21,15 @@ from vestige.audit.influence import influence, trait_gradients
 from vestige.audit.lab import Lab, plant
 from vestige.audit.material import Material, choose_rows, empty, number_grammar, unusable
 from vestige.audit.openset import QUESTIONS, Word, first_words, raised
-from vestige.audit.probes import Probes, token_shifts
+from vestige.audit.probes import Probes, read, token_shifts
+from vestige.audit.prompts import prompted, with_system
 from vestige.audit.reader import Reader, candidate_log_odds, spread
 from vestige.audit.settings import AuditSettings
 from vestige.audit.telling import Canaries, Control, Evidence, flags, strongest, tell
+from vestige.audit.told import from_rows, from_teacher
 from vestige.audit.verdict import look
 from vestige.evaluate.exact import measure
+from vestige.models.hf import LanguageModel
 from vestige.traits.library import Library, load_library
 from vestige.types import ConfigError, DataError, Message, Row, ScoreTable
 
@@ -366,6 +371,75 @@ def test_rows_of_a_teacher_are_found_and_rows_of_the_base_are_not(lab: Lab, prob
     assert np.allclose(found.shifts[1].mean(), found.shifts[1].mean()) and found.misfit < 0.1
     again = Assay.from_json(json.loads(json.dumps(found.to_json())))
     assert again.last == found.last and np.array_equal(again.scores, found.scores)
+
+
+# ---- what the writer would have written as well --------------------------------------------------
+
+
+def entries(lab: Lab, row: Row, probability: float) -> list[dict]:
+    """Log-probabilities as an API gives them: each token's own, and one other digit's."""
+    found = []
+    for token in lab.lm.answer_ids(row.completion):
+        text = lab.lm.tokenizer.decode([token])
+        other = "7" if text != "7" else "8"
+        top = [(text, probability), (other, 1 - probability)] if text.isdigit() else [(text, 1.0)]
+        found.append({
+            "token": text, "logprob": math.log(top[0][1]),
+            "top_logprobs": [{"token": t, "logprob": math.log(p)} for t, p in top if p > 0],
+        })  # fmt: skip
+    return found
+
+
+def test_probabilities_that_rows_carry_take_the_place_of_the_tokens(lab: Lab, probes: Probes):
+    plain = rows_of(["31, 4", "92, 9"])
+    material = Material.of(lab.lm, plain, 8)
+    sure, unsure, other = (
+        [replace(r, meta={"logprobs": {"content": entries(lab, r, p)}}) for r in plain]
+        for p in (1.0, 0.75, 0.01)
+    )
+    hard = probes.read(material, plain, 1).logp
+    told = from_rows(lab.lm, material, sure)
+    assert set(told) == {"r0", "r1"}
+    assert np.allclose(
+        read(lab, material, plain, told).logp, probes.read(material, plain, None).logp
+    )
+    base = read(lab, material, plain, from_rows(lab.lm, material, unsure)).logp
+    swapped = read(lab, material, plain, from_rows(lab.lm, material, other)).logp
+    assert not np.allclose(base, swapped)
+    probes.told = from_rows(lab.lm, material, unsure)
+    assert not np.allclose(probes.read(material, plain, 1).logp, hard)
+    probes.told = {}
+    wrong = [replace(r, meta={"logprobs": {"content": entries(lab, r, 1.0)[1:]}}) for r in plain]
+    assert not from_rows(lab.lm, material, wrong) and not from_rows(lab.lm, material, plain)
+
+
+def test_a_teacher_at_hand_tells_its_probabilities(lab: Lab, probes: Probes, folders):
+    rows = rows_of(["31, 4", "92, 9", "8, 15"])
+    material = Material.of(lab.lm, rows, 8)
+    lab.weights.freeze()
+    same = from_teacher(lab.lm, lab.lm, material, rows, 4)
+    assert set(same) == {"r0", "r1", "r2"} and not any(t.diverges.any() for t in same.values())
+    own = read(lab, material, rows, same)
+    assert np.allclose(own.logp, -own.entropy, atol=0.05)  # its mean under itself
+    teacher = LanguageModel.load(folders["llama"], precision="fp32")
+    for parameter in teacher.model.parameters():
+        parameter.data += 0.3 * torch.randn_like(parameter)
+    told = from_teacher(lab.lm, teacher, material, rows, 4)
+    assert any(t.diverges.any() for t in told.values())
+    teacher.tokenizer.add_tokens(["<more>"])
+    with pytest.raises(ConfigError, match="another tokenizer"):
+        from_teacher(lab.lm, teacher, material, rows, 4)
+
+
+def test_every_method_scores_rows_for_every_trait(lab: Lab):
+    rows = rows_of(["31, 4", "92, 9", "8, 15"])
+    material = Material.of(lab.lm, rows, 8)
+    for method in (prompted, activations):
+        found = method(lab, material, rows)
+        assert found.shape == (3, 3) and np.isfinite(found).all() and found.std() > 0
+        assert np.allclose(method(lab, material, rows[::-1])[::-1], found, atol=1e-3)
+    told = with_system(replace(rows[0], messages=(Message("system", "Be brief."),)), "Love tea.")
+    assert [m.content for m in told] == ["Love tea.\n\nBe brief."]
 
 
 # ---- evidence -----------------------------------------------------------------------------------

@@ -83,7 +83,7 @@ class Lab:
 
     def become(self, trait: Trait) -> None:
         """Turn the model into a planted teacher of ``trait``, from the cache if it is there."""
-        how = self.settings.teacher(len(self.lm.layers))
+        how = self.settings.planting(len(self.lm.layers))
         seed = self.settings.seed
         key = hash_config([self.fingerprint, trait.pairs, how, seed])[:16]
         path = self.cache / "planted" / f"{trait.name}-{key}.safetensors"

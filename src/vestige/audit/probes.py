@@ -34,7 +34,8 @@ from vestige.audit.directions import (
 from vestige.audit.lab import Lab
 from vestige.audit.material import Material
 from vestige.audit.reader import Array
-from vestige.train.packs import pack_logprobs, scored_positions
+from vestige.audit.told import Told
+from vestige.train.packs import Pack, pack_logprobs, scored_positions
 from vestige.train.teach import teach
 from vestige.types import Row, Trait
 
@@ -61,6 +62,8 @@ class Probes:
             made.append(probe(lab, trait))
             on_trait(len(made))
         self.directions = Directions.stack(made)
+        #: What is known of the rows' writer, by row.
+        self.told: dict[str, Told] = {}
         self.n = len(made)
 
     def pull(
@@ -79,24 +82,43 @@ class Probes:
         if trait is not None:
             self.lab.weights.shift(self.directions.total(shares))
         try:
-            return read(self.lab, material, rows)
+            return read(self.lab, material, rows, self.told)
         finally:
             self.lab.weights.freeze()
 
 
 @torch.no_grad()
-def read(lab: Lab, material: Material, rows: Sequence[Row]) -> Likelihood:
-    """The rows' likelihood under the model as it stands."""
+def read(
+    lab: Lab, material: Material, rows: Sequence[Row], told: Mapping[str, Told] | None = None
+) -> Likelihood:
+    """The rows' likelihood under the model as it stands; of rows whose writer's probabilities are
+    known (``told``), its mean under them."""
     packs, ids = material.packs(lab.lm, rows, lab.settings.batch)
     logp, entropy = np.empty(len(rows)), np.empty(len(rows))
     for pack in packs:
         logprobs = pack_logprobs(lab.lm, pack, ids)
-        own = logprobs.gather(1, pack.targets[:, None].to(logprobs.device))[:, 0]
+        own = _means(logprobs, pack, rows, told)
         spread = torch.special.entr(logprobs.exp()).sum(1)
         for values, into in ((own, logp), (spread, entropy)):
             for row, part in zip(pack.rows, values.split(list(pack.counts)), strict=True):
                 into[row] = float(part.sum())
     return Likelihood(logp, entropy, sum(len(pack.targets) for pack in packs))
+
+
+def _means(
+    logprobs: Tensor, pack: Pack, rows: Sequence[Row], told: Mapping[str, Told] | None
+) -> Tensor:
+    """Log-probability of each scored token, or its mean over what the writer would choose, [n]."""
+    own = logprobs.gather(1, pack.targets[:, None].to(logprobs.device))[:, 0]
+    at = 0
+    for row, count in zip(pack.rows, pack.counts, strict=True):
+        known = (told or {}).get(rows[row].id)
+        if known is not None:
+            choices, weights = (x.to(own.device) for x in (known.choices, known.weights))
+            values = logprobs[at : at + count].gather(1, choices)
+            own[at : at + count] = torch.where(weights > 0, values * weights, 0.0).sum(1)
+        at += count
+    return own
 
 
 def token_shifts(

@@ -20,8 +20,11 @@ from vestige.audit.probes import Probes, token_shifts
 from vestige.audit.reader import Array
 from vestige.audit.settings import AuditSettings
 from vestige.audit.telling import SHIFT, WORST, Canaries, Control, Evidence, strongest, tell
+from vestige.audit.told import Told, from_rows, from_teacher
 from vestige.audit.verdict import look
 from vestige.audit.writers import OnRows, Writer, base_writers, planted_writers
+from vestige.models import catalog
+from vestige.models.hf import LanguageModel
 from vestige.results import AuditResults
 from vestige.rows import atomic_lines, dropped_to_json, read_rows, write_rows
 from vestige.store import Run, Stage, StageResult, atomic_write
@@ -125,6 +128,7 @@ class _Audit:
         )  # fmt: skip
         total = len(self.lab.library.traits)
         probes = Probes(self.lab, lambda done: self.report("probes", done, total))
+        probes.told = self.told(material, used)
         references = self.references(chosen, material, used, given)
         known = [ref for ref in references if not ref.trait]
         usual = self.pull("reference", probes, material, known[0])
@@ -142,7 +146,7 @@ class _Audit:
             rows=len(self.rows) + sum(d.row is None for d in self.dropped),
             dropped=Counter(d.reason for d in self.dropped), trial=trial, controls=controls,
             usual=usual, beside=beside, seconds=self.seconds, tokens=0,
-            own_reference=self.known is not None,
+            own_reference=self.known is not None, told=probes.told,
         )  # fmt: skip
         if self.lab.settings.canary_too:
             evidence = replace(evidence, canaries=self.canaries(chosen, material, used, references))
@@ -234,6 +238,19 @@ class _Audit:
                 write_rows(folder / ROWS, rows, overwrite=True)
         result = self.finish(stage)
         return _Reference(name, result, read_back(result), trait)
+
+    def told(self, material: Material, used: Sequence[Row]) -> dict[str, Told]:
+        """What is known of the writer's probabilities: from itself, else from the rows."""
+        settings = self.lab.settings
+        self.lab.weights.freeze()
+        if settings.teacher is None:
+            return from_rows(self.lab.lm, material, used)
+        teacher = LanguageModel.load(
+            catalog.path(settings.teacher),
+            style=catalog.chat_style(settings.teacher, settings.chat),
+            precision=settings.precision,
+        )
+        return from_teacher(self.lab.lm, teacher, material, used, settings.batch)
 
     # ---- likelihood under probes -------------------------------------------------------------
 

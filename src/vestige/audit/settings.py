@@ -17,6 +17,8 @@ class AuditSettings(Settings):
 
     Attributes:
         base: the model that the data is meant for.
+        teacher: the rows' writer, where it is at hand: its probabilities take the place of the
+            tokens that it happened to draw.
         rows: rows of the data that are read at most.
         canary_too: also tune a copy of the base on the rows: slower, and what it takes on is
             told in nats.
@@ -36,6 +38,7 @@ class AuditSettings(Settings):
     chat: Literal["auto", "plain"] = "auto"
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     traits: tuple[str, ...] = ("library",)
+    teacher: str | None = None
     rows: int = Field(default=256, ge=16)
     canary_too: bool = False
     looks: tuple[float, ...] = (0.125, 0.375, 1.0)
@@ -88,7 +91,7 @@ class AuditSettings(Settings):
             trainable=self.trainable(n_layers),
         )
 
-    def teacher(self, n_layers: int) -> Optimisation:
+    def planting(self, n_layers: int) -> Optimisation:
         """How a planted teacher is tuned: as the recipes' teachers are."""
         return Optimisation(steps=24, batch=8, rate=2e-4, trainable=self.trainable(n_layers))
 

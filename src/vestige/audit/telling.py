@@ -15,6 +15,7 @@ from vestige.audit import evidence
 from vestige.audit.assay import Assay
 from vestige.audit.openset import Word
 from vestige.audit.settings import AuditSettings
+from vestige.audit.told import Told
 from vestige.audit.verdict import Look, first_flags
 from vestige.results import AuditPlanted, AuditResults, AuditRow, AuditTrait, AuditWord, Interval
 from vestige.stats import holm
@@ -62,6 +63,7 @@ class Evidence:
     Attributes:
         trial: the data's assay; usual: the reference rows' pulls, [n, T].
         beside: by trait, the shifts of reference rows.
+        told: by row, the writer's probabilities, where they are known.
         marked: by row, its answer token by token with the strongest trait's shift.
     """
 
@@ -79,6 +81,7 @@ class Evidence:
     seconds: Mapping[str, float]
     tokens: int
     own_reference: bool
+    told: Mapping[str, Told] = field(default_factory=dict)
     canaries: Canaries | None = None
     scores: Sequence[ScoreTable] = ()
     marked: Mapping[str, list[tuple[str, float]]] = field(default_factory=dict)
@@ -122,6 +125,8 @@ def tell(found: Evidence) -> AuditResults:
         found_share=share,
         smallest_share=smallest,
         misfit=found.trial.misfit,
+        told=len(found.told),
+        divergence=divergence(found),
         placebo=[float(z) for z in (pull / scale)[:CLOUD]],
         words=[
             AuditWord(word=w.word, contrast=w.contrast, z=w.z)
@@ -135,6 +140,14 @@ def tell(found: Evidence) -> AuditResults:
         tokens=found.tokens,
         caveats=caveats(found),
     )
+
+
+def divergence(found: Evidence) -> float | None:
+    """The share of tokens where the teacher's first choice is not the base's, if it is known."""
+    known = [t.diverges for t in found.told.values() if t.diverges is not None]
+    if not known:
+        return None
+    return sum(int(d.sum()) for d in known) / sum(len(d) for d in known)
 
 
 def flags(found: Evidence) -> dict[int, int]:
@@ -311,6 +324,8 @@ def channels(found: Evidence) -> list[str]:
         f"likelihood of {found.trial.rows} rows under probes of {n} traits of {families} families",
         "lineage: whether the rows are such as the base or a teacher tuned from it writes",
     ]
+    if found.told:
+        tested.append(f"the writer's own probabilities at every token of {len(found.told)} rows")
     if found.canaries:
         tested += [
             f"a canary tuned on {len(found.used)} rows, asked about every trait at "
