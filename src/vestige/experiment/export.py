@@ -15,6 +15,7 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from vestige.store import atomic_write
 from vestige.types import ConfigError, Row, StoreError, unknown_name
 
 INDEX = "export.json"
+FSDP = "fsdp.yaml"  # accelerate's settings for many GPUs, beside the students
 
 
 @dataclass(frozen=True)
@@ -107,6 +109,8 @@ def export(
                 {"arm": cell.student.name, "seed": seed, "data": cell.data, "base": named,
                  "folder": where.as_posix(), "rows": len(rows)}
             )  # fmt: skip
+    if target == "accelerate":
+        atomic_write(out / FSDP, resources.files("vestige.train").joinpath(FSDP).read_bytes())
     index = {"run": run.resolve().name, "for": target, "students": entries}
     atomic_write(out / INDEX, json.dumps(index, indent=1) + "\n")
     return [out / entry["folder"] for entry in entries]
