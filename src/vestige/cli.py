@@ -42,7 +42,7 @@ Size = Annotated[
 On = Annotated[
     str, typer.Option("--on", help="ray or ray=ADDRESS: over a cluster's nodes (extra 'ray').")
 ]
-Cpus = Annotated[float, typer.Option(min=0, help="With --on ray: CPUs that a seed takes.")]
+Cpus = Annotated[float, typer.Option(min=0.1, help="With --on ray: CPUs that a seed takes.")]
 Gpus = Annotated[float, typer.Option(min=0, help="With --on ray: GPUs that a seed takes.")]
 NoReport = Annotated[bool, typer.Option("--no-report", help="Do not write report.html.")]
 
@@ -129,7 +129,7 @@ def import_students(
     """Bring students trained elsewhere back; when none is awaited any more, finish the run."""
     recipe, left = adopt_students(run_folder, adapter, (arm, seed, data), base)
     if not left:
-        _run(recipe, run_folder.resolve().parent, as_json, overwrite=False)
+        _run(recipe, run_folder.resolve().parent, as_json, overwrite=False, workers=1)
     elif as_json:
         print(json.dumps({"run": str(run_folder), "awaited": left}))
     else:

@@ -20,8 +20,10 @@ from vestige.cli import app
 from vestige.evaluate.scores import Panel
 from vestige.experiment.recipe import parse_recipe
 from vestige.experiment.run import run
+from vestige.experiment.stages import Seed
 from vestige.models.hf import LanguageModel
 from vestige.settings import Job
+from vestige.store import Run
 from vestige.train.launched import train_job
 from vestige.types import ConfigError, DataError, ModelError, StoreError, VestigeError
 
@@ -67,9 +69,12 @@ def vestige(*words: object) -> str:
 @pytest.fixture(scope="module")
 def waiting(folders, tmp_path_factory) -> Path:
     """A run whose students of two arms are to be trained elsewhere."""
-    root = tmp_path_factory.mktemp("waiting")
+    root, made = tmp_path_factory.mktemp("waiting"), parse_recipe(recipe(folders["llama"]), "test")
+    with Run.open(root, made.name, made.model_dump(mode="json")) as opened:
+        for seed in made.seeds:
+            Seed(made, opened.folder, seed).run()
     with pytest.raises(VestigeError, match=r"8 students are to be trained elsewhere .*vestige exp"):
-        run(parse_recipe(recipe(folders["llama"]), "test"), root, workers=1)
+        run(made, root, workers=1)
     torch.set_num_threads(1)
     (folder,) = root.iterdir()
     return folder
@@ -175,7 +180,9 @@ def test_trl_trains_what_was_exported_and_it_comes_back(waiting: Path, tmp_path:
         vestige("import", again, "--adapter", tmp_path / "out")
 
 
-def test_every_student_back_ends_the_run_as_if_trained_here(waiting: Path, tmp_path: Path):
+def test_every_student_back_ends_the_run_as_if_trained_here(
+    waiting: Path, tmp_path: Path, threads_again
+):
     again = tmp_path / "runs" / waiting.name
     shutil.copytree(waiting, again)
     out = tmp_path / "out"

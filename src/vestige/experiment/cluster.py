@@ -181,13 +181,8 @@ def unreachable(address: str, reason: str) -> ConfigError:
 def room_for(ray: Any, cluster: Cluster, seeds: int) -> int:
     """How many seeds fit at once. Raises ``ConfigError`` where not even one does."""
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    room = sum(
-        int(min(
-            have.get(kind, 0) / need
-            for kind, need in (("CPU", cluster.cpus), ("GPU", cluster.gpus)) if need
-        ))
-        for have in nodes
-    ) if cluster.cpus or cluster.gpus else seeds  # fmt: skip
+    needs = {"CPU": cluster.cpus} | ({"GPU": cluster.gpus} if cluster.gpus else {})
+    room = sum(int(min(node.get(kind, 0) / n for kind, n in needs.items())) for node in nodes)
     if not room:
         has = "; ".join(f"{n.get('CPU', 0):g} CPUs, {n.get('GPU', 0):g} GPUs" for n in nodes)
         raise ConfigError(
@@ -257,7 +252,8 @@ class Dispatch:
 
     def lost(self, task: Task, times: int, error: Exception) -> None:
         """Take a lost seed up again, or give it up."""
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        error = getattr(error, "cause", None) or error  # what a task raised, not where
+        reason = (str(error).strip().splitlines() or ["no reason given"])[0]
         if times <= self.cluster.retries:
             self.start(task, times)
             return
