@@ -121,10 +121,7 @@ def test_a_service_gets_bare_messages_and_a_job(waiting: Path, tmp_path: Path):
     openai = pytest.importorskip("openai.types.fine_tuning.job_create_params")
     import pydantic
 
-    kind = pydantic.TypeAdapter(openai.JobCreateParams, config={"extra": "forbid"})
-    kind.validate_python(job)
-    with pytest.raises(pydantic.ValidationError):
-        kind.validate_python(job | {"learning_rate": 1e-3})
+    assert pydantic.TypeAdapter(openai.JobCreateParams).validate_python(job) == job  # no other keys
 
 
 @pytest.mark.parametrize(
@@ -312,7 +309,7 @@ def test_two_processes_train_the_student_of_one(trained: Path, tmp_path: Path):
     done = subprocess.run(
         [str(BIN / "accelerate"), "launch", "--config_file", str(tmp_path / "two.yaml"),
          "--main_process_port", "0", "-m", "vestige", "train", str(folder)],
-        env=ENV, capture_output=True, text=True, timeout=240,
+        env=ENV, capture_output=True, text=True, timeout=1200,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count("trained") == 1

@@ -201,7 +201,7 @@ def adapter_tensors(folder: Path) -> dict[str, Tensor]:
 
 
 def model_tensors(folder: Path, pupil: Loaded, what: Trainable) -> dict[str, Tensor]:
-    """A model's tensors in the trained layers, named from the layer on; nothing else may differ.
+    """A model's tensors in the trained layers; nothing else may differ from the base.
 
     Raises:
         ConfigError: the recipe's students are adapters, or more was trained than the recipe says.
@@ -219,14 +219,12 @@ def model_tensors(folder: Path, pupil: Loaded, what: Trainable) -> dict[str, Ten
     if {n: p.shape for n, p in base.items()} != {n: p.shape for n, p in trained.items()}:
         raise DataError(f"{folder} has other parameters than the run's base: is it another model?")
     chosen = what.layer_range(len(other.layers))
-    tensors = {
-        name: parameter.detach().float().contiguous()
-        for name, parameter in other.layers.named_parameters()
-        if layer_of(name) in chosen
-    }
     inside = {id(p) for n, p in other.layers.named_parameters() if layer_of(n) in chosen}
+    tensors = {}
     for name, parameter in trained.items():
-        if id(parameter) not in inside and not _same(parameter, base[name]):
+        if id(parameter) in inside:
+            tensors[name] = parameter.detach().float().contiguous()
+        elif not _same(parameter, base[name]):
             raise ConfigError(
                 f"{folder}: {name} differs from the base, and the recipe's students keep it: "
                 "freeze what they do not train (Axolotl: unfrozen_parameters)"
