@@ -47,7 +47,9 @@ class Student(Settings):
             rows that the untrained base wrote; ``rows`` = cross-entropy on rows that the teacher
             wrote and the filter kept (the paper's setting); ``in_context`` = no training: as many
             of those rows as ``shots`` stand in the prompt (the paper's control).
-        engine: ``packed`` = our loop, shared prompts computed once; ``trl`` = TRL's SFTTrainer.
+        engine: ``packed`` = our loop, shared prompts computed once; ``trl`` = TRL's SFTTrainer;
+            ``elsewhere`` = not trained here: ``vestige export`` writes the rows and the settings,
+            ``vestige import`` brings the students back.
         base: another model to train (bundled name, folder or hub id); None = the teachers' base.
         shuffles: also train on the same rows, shuffled as the carrier does it.
         curve: steps at which the panel is measured besides the last one.
@@ -55,7 +57,7 @@ class Student(Settings):
 
     name: str = Field(pattern=r"^[a-z0-9_]+$")
     method: Literal["distill", "rows", "in_context"] = "distill"
-    engine: Literal["packed", "trl"] = "packed"
+    engine: Literal["packed", "trl", "elsewhere"] = "packed"
     base: str | None = None
     chat: Literal["auto", "plain"] = "auto"
     optimisation: Optimisation = Optimisation()
@@ -66,11 +68,12 @@ class Student(Settings):
 
     @model_validator(mode="after")
     def _fits(self) -> Student:
-        if self.method != "rows" and (self.engine == "trl" or self.shuffles):
-            raise ValueError("engine=trl and shuffles go with method=rows")
-        if (self.engine == "trl" or self.method == "in_context") and self.curve:
+        if self.method != "rows" and (self.engine != "packed" or self.shuffles):
+            raise ValueError(f"engine={self.engine} and shuffles go with method=rows")
+        if (self.engine != "packed" or self.method == "in_context") and self.curve:
             raise ValueError(
-                "engine=trl and method=in_context measure once, at the end: leave curve empty"
+                f"engine={self.engine}, method={self.method} measures once, at the end: leave "
+                "curve empty"
             )
         return self
 
@@ -91,6 +94,7 @@ class Student(Settings):
             "rows": "supervised fine-tuning on sampled rows",
             "in_context": f"{self.shots} sampled rows in the prompt, no training",
         }[self.method]
+        what += " elsewhere" if self.engine == "elsewhere" else ""
         return what + (f", into another base ({self.base})" if self.base else "")
 
 
@@ -213,6 +217,11 @@ class Experiment(Settings):
         """Names of the data sets that an arm's students are trained on, one seed."""
         shuffled = [f"{kind}-{name}" for kind in student.shuffles for name in self.traits]
         return [*self.sources, *([NO_TRAIT] if student.no_trait else []), *shuffled]
+
+    @property
+    def writers(self) -> list[str]:
+        """Whose rows students are trained on or shown."""
+        return [*self.sources, *([NO_TRAIT] if self.rows_with_none else [])]
 
 
 Recipe = Experiment | MlpExperiment

@@ -23,7 +23,7 @@ from vestige.carriers.filtering import filter_rows
 from vestige.evaluate.exact import measure
 from vestige.evaluate.scores import Panel
 from vestige.experiment.asking import ask, asked_of, judge_rows, rate_answers
-from vestige.experiment.reading import matched_rows, read_kept
+from vestige.experiment.reading import awaited, matched_rows, read_kept, rows_for
 from vestige.experiment.recipe import NO_TRAIT, Student
 from vestige.experiment.support import (
     describe_check,
@@ -68,8 +68,7 @@ class Seed(Workshop):
             self.check_enough(left, {"the untrained base": left})
         teachers = {name: self.teacher(name, contexts) for name in names}
         needed = [s for s in recipe.students if s.method != "distill"]
-        writers = [*recipe.sources, *([NO_TRAIT] if recipe.rows_with_none else [])]
-        rows = {name: self.rows(name, teachers[name]) for name in writers} if needed else {}
+        rows = {name: self.rows(name, teachers[name]) for name in recipe.writers} if needed else {}
         kept = {name: read_kept(stage.path) for name, stage in rows.items()}
         matched = matched_rows(kept, recipe.carrier.max_rows) if kept else {}
         inputs = [rows[name] for name in sorted(rows)]
@@ -82,11 +81,13 @@ class Seed(Workshop):
                 for name in recipe.data_of(student):
                     targets = self.targets(name, teachers[name], contexts)
                     self.distil(student, name, contexts, targets)
+            elif student.engine == "elsewhere":
+                self.brought_back(student, inputs)
             else:
                 train_on = self.in_context if student.method == "in_context" else self.fine_tune
                 for name in recipe.data_of(student):
                     train_on(student, name, inputs, matched)
-        if recipe.freeform:
+        if recipe.freeform and not awaited(recipe, self.folder, [self.seed]):
             self.judge_answers()
 
     def check_enough(self, left: int, counts: dict[str, int]) -> None:
@@ -293,13 +294,10 @@ class Seed(Workshop):
         matched: dict[str, list[Row]],
     ) -> StageResult:
         """A student trained on a teacher's rows (or on the same rows, shuffled)."""
-        kind, _, source = name.rpartition("-")
         stage = self.student_stage(student, name, inputs)
         if not stage.done:
             with stage.writing() as folder:
-                data = matched[source]
-                if kind:
-                    data = self.recipe.carrier.shuffles[kind](data, self.seed)
+                data = rows_for(self.recipe, matched, name, self.seed)
                 pupil = self.loaded(student.base, student.chat if student.base else None)
                 if student.engine == "trl":
                     self.train_with_trl(student, pupil, stage, folder, data)
@@ -307,6 +305,13 @@ class Seed(Workshop):
                     packs, ids = self.row_packs(student, pupil.lm, data)
                     self.train_student(student, pupil, stage, folder, packs, ids, None)
         return self.finish(stage)
+
+    def brought_back(self, student: Student, inputs: Sequence[StageResult]) -> None:
+        """Tell the students trained elsewhere that are here; the others are not an error yet."""
+        for name in self.recipe.data_of(student):
+            stage = self.student_stage(student, name, inputs)
+            if stage.done:
+                self.finish(stage)
 
     def in_context(
         self,
@@ -395,13 +400,15 @@ class Seed(Workshop):
     def finish_student(
         self, pupil: Loaded, stage: Stage, folder: Path, how: Optimisation, losses: list[float]
     ) -> None:
-        panel = family(self.recipe.family)
-        measure(pupil.lm, panel).save(folder / f"panel-{how.steps}.json")
         (folder / "loss.json").write_text(json.dumps(losses))
-        ask(pupil.lm, self.recipe, self.seed, folder)
+        self.measure_student(pupil, folder, how.steps)
         if self.recipe.save_students:
             pupil.weights.save(folder / "weights.safetensors")
         pupil.weights.freeze()
+
+    def measure_student(self, pupil: Loaded, folder: Path, steps: int) -> None:
+        measure(pupil.lm, family(self.recipe.family)).save(folder / f"panel-{steps}.json")
+        ask(pupil.lm, self.recipe, self.seed, folder)
 
     def train_with_trl(
         self, student: Student, pupil: Loaded, stage: Stage, folder: Path, data: Sequence[Row]
