@@ -12,8 +12,8 @@ import torch
 
 from vestige.carriers.numbers import NumberGrammar, NumberPrompts
 from vestige.models import catalog
+from vestige.models.grammar import Automaton, compile_grammar
 from vestige.models.hf import LanguageModel
-from vestige.models.sampling import Automaton, compile_grammar
 
 
 def arguments(description: str) -> argparse.Namespace:
