@@ -131,22 +131,10 @@ class VllmBackend(Chat):
         """Raises ``ModelError`` if the engine leaves out a token's log-probability."""
         how = self._vllm.SamplingParams(max_tokens=1, prompt_logprobs=0, detokenize=False)
         outputs = self._run([[*r.prompt, *r.answer] for r in requests], [how] * len(requests))
-        totals = []
-        for request, output in zip(requests, outputs, strict=True):
-            given = output.prompt_logprobs or []
-            places = given[len(request.prompt) : len(request.prompt) + len(request.answer)]
-            found = [
-                (place or {}).get(token)
-                for token, place in zip(request.answer, places, strict=False)
-            ]
-            if len(found) < len(request.answer) or None in found:
-                raise ModelError(
-                    f"the engine gave {sum(f is not None for f in found)} of "
-                    f"{len(request.answer)} log-probabilities for an answer; prompt "
-                    "log-probabilities must not be limited by engine_kwargs"
-                )
-            totals.append(float(sum(each.logprob for each in found if each is not None)))
-        return totals
+        return [
+            total_logprob(request, output.prompt_logprobs)
+            for request, output in zip(requests, outputs, strict=True)
+        ]
 
     def close(self) -> None:
         """End the engine and free what it held."""
@@ -193,6 +181,26 @@ class VllmBackend(Chat):
 def request_seed(seed: int, row: int) -> int:
     """A request's own seed: 63 bits of a hash of both."""
     return int.from_bytes(hashlib.sha256(f"{seed}-{row}".encode()).digest()[:8], "big") >> 1
+
+
+def total_logprob(request: ScoreRequest, given: Sequence[Any] | None) -> float:
+    """The answer's log-probability from what the engine gave for each token of prompt and answer.
+
+    Raises:
+        ModelError: some are missing.
+    """
+    places = list(given or [])[len(request.prompt) :]
+    found = [
+        place[token].logprob
+        for token, place in zip(request.answer, places, strict=False)
+        if place and token in place
+    ]
+    if len(found) < len(request.answer):
+        raise ModelError(
+            f"the engine gave {len(found)} of {len(request.answer)} log-probabilities of an "
+            "answer; leave out of engine_kwargs what limits them"
+        )
+    return float(sum(found))
 
 
 def explained(what: str, call: Callable[..., Found], *args: Any, **kwargs: Any) -> Found:
