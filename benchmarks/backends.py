@@ -14,7 +14,6 @@ import common
 from vestige.carriers.numbers import NumberGrammar
 from vestige.models import catalog
 from vestige.models.backend import SampleRequest
-from vestige.models.hf import LanguageModel
 from vestige.models.sampling import HfBackend
 from vestige.models.vllm import DTYPES, VllmBackend
 
@@ -23,11 +22,9 @@ ROWS, PER_PROMPT = 64, 8
 
 def main() -> None:
     options = common.arguments(__doc__ or "")
-    lm = LanguageModel.load(catalog.path(options.model), precision=options.precision)
+    lm, short = common.load(options), {"max_model_len": 512}
     engine = VllmBackend(
-        catalog.path(options.model),
-        dtype=DTYPES[lm.precision],
-        engine_kwargs={"max_model_len": 512},
+        catalog.path(options.model), dtype=DTYPES[lm.precision], engine_kwargs=short
     )
     rules, longest = common.grammar(), NumberGrammar().longest
     texts = [t for t in common.prompts(ROWS // PER_PROMPT) for _ in range(PER_PROMPT)]

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 from transformers import AutoTokenizer
 
+from vestige.models import catalog
 from vestige.models.backend import SampleRequest, ScoreRequest, end_tokens, lines_end
 from vestige.models.chat import Chat, ChatStyle
 from vestige.models.grammar import Automaton, symbol_tokens
@@ -57,7 +58,7 @@ class VllmBackend(Chat):
             ModelError: the engine cannot load the model, or reads another tokenizer's tokens.
         """
         self._vllm = import_vllm()
-        self._model, self._weights, self._lora, self._adapters = model, model, None, 0
+        self._model, self._changed, self._lora, self._adapters = model, False, None, 0
         lora = {
             "enable_lora": True,
             "max_lora_rank": next((r for r in LORA_RANKS if r >= lora_rank), lora_rank),
@@ -97,21 +98,24 @@ class VllmBackend(Chat):
         Raises:
             ModelError: the engine cannot take them.
         """
-        self._lora = None
-        if folder is not None and (folder / "adapter_config.json").is_file():
-            from vllm.lora.request import LoRARequest  # type: ignore[import-not-found]
-
-            self._adapters += 1  # a number of its own: the engine keeps adapters by number
-            self._lora = LoRARequest(f"adapter-{self._adapters}", self._adapters, str(folder))
-            return
-        wanted = self._model if folder is None else str(folder)
-        if folder is not None or self._weights != wanted:
+        adapter = folder is not None and (folder / "adapter_config.json").is_file()
+        own = folder is None or adapter
+        if not own or self._changed:
+            wanted = self._model if own else catalog.path(str(folder))
             what = f"vLLM cannot take the weights in {wanted}"
+            self._changed = True
             explained(
                 what, self._engine.collective_rpc, "reload_weights", kwargs={"weights_path": wanted}
             )
             self._engine.reset_prefix_cache()
-            self._weights = wanted
+            self._changed = not own
+        self._lora = self._adapter(str(folder)) if adapter else None
+
+    def _adapter(self, folder: str) -> Any:
+        from vllm.lora.request import LoRARequest  # type: ignore[import-not-found]
+
+        self._adapters += 1  # a number of its own: the engine keeps adapters by number
+        return LoRARequest(f"adapter-{self._adapters}", self._adapters, folder)
 
     def sample(self, requests: Sequence[SampleRequest]) -> list[str]:
         """Raises ``ModelError`` with the engine's reason for a request that it refuses."""
@@ -204,11 +208,11 @@ def total_logprob(request: ScoreRequest, given: Sequence[Any] | None) -> float:
 
 
 def explained(what: str, call: Callable[..., Found], *args: Any, **kwargs: Any) -> Found:
-    """``call(...)``. Raises ``ModelError`` with the first line of the library's own reason."""
+    """``call(...)``. Raises ``ModelError`` with the library's own reason."""
     try:
         return call(*args, **kwargs)
     except Exception as error:
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        reason = " ".join(str(error).split())[:400] or type(error).__name__
         raise ModelError(f"{what}: {reason}") from error
 
 
