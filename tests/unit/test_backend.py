@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from conftest import tokenizer
 from vestige.carriers.numbers import NumberGrammar
 from vestige.experiment.recipe import parse_recipe
 from vestige.models.backend import SampleRequest, ScoreRequest
@@ -93,3 +94,11 @@ def test_engine_arguments_go_with_the_engine_and_hold_no_key():
         )
     assert "a-secret" not in str(caught.value)
     assert parse_recipe(asked | {"backend": "vllm", "engine_kwargs": {"max_num_seqs": 9}}, "x.json")
+
+
+def test_a_wrong_name_or_another_tokenizer_stops_before_the_engine_starts(folders, tmp_path):
+    with pytest.raises(ModelError, match="no-such-folder"):
+        VllmBackend(str(tmp_path / "no-such-folder"))
+    tokenizer(join_digits=True).save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match="other tokens"):
+        VllmBackend(str(folders["llama"]), engine_kwargs={"tokenizer": str(tmp_path)})

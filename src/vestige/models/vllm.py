@@ -57,7 +57,6 @@ class VllmBackend(Chat):
             MissingExtraError: vLLM is not installed.
             ModelError: the engine cannot load the model, or reads another tokenizer's tokens.
         """
-        self._vllm = import_vllm()
         self._model, self._changed, self._lora, self._adapters = model, False, None, 0
         lora = {
             "enable_lora": True,
@@ -72,25 +71,15 @@ class VllmBackend(Chat):
             **(engine_kwargs or {}),
         }
         what = f"vLLM cannot load a language model from {model}"
-        tokenizer = explained(what, AutoTokenizer.from_pretrained, model)
-        super().__init__(tokenizer, style)
+        super().__init__(read_tokenizer(model, settings.get("tokenizer")), style)
+        self._vllm = import_vllm()
         self._engine: Any = explained(what, self._vllm.LLM, model, **settings)
-        self._check_tokenizer()
         config = self._engine.llm_engine.vllm_config.model_config
         self.facts = {
             "backend": "vllm",
             "version": self._vllm.__version__,
             "dtype": str(config.dtype).removeprefix("torch."),
         }
-
-    def _check_tokenizer(self) -> None:
-        theirs, ours = self._engine.get_tokenizer().get_vocab(), self.tokenizer.get_vocab()
-        if theirs != ours:
-            self.close()
-            raise ModelError(
-                f"the engine reads other tokens than the tokenizer of {self._model} writes "
-                f"({len(theirs)} and {len(ours)} tokens); leave tokenizer out of engine_kwargs"
-            )
 
     def use(self, folder: Path | None) -> None:
         """Go on with the weights in ``folder``, or with a PEFT adapter; None: the model's own.
@@ -185,6 +174,19 @@ class VllmBackend(Chat):
 def request_seed(seed: int, row: int) -> int:
     """A request's own seed: 63 bits of a hash of both."""
     return int.from_bytes(hashlib.sha256(f"{seed}-{row}".encode()).digest()[:8], "big") >> 1
+
+
+def read_tokenizer(model: str, engines: str | None) -> Any:
+    """The model's tokenizer. Raises ``ModelError`` if ``engines`` names one with other tokens."""
+    names = [model, engines or model]
+    what = f"cannot load the tokenizer of {model}"
+    ours, theirs = (explained(what, AutoTokenizer.from_pretrained, name) for name in names)
+    if ours.get_vocab() != theirs.get_vocab():
+        raise ModelError(
+            f"engine_kwargs.tokenizer={engines} has other tokens than {model}, whose tokens are "
+            "what the engine is given; leave it out"
+        )
+    return ours
 
 
 def total_logprob(request: ScoreRequest, given: Sequence[Any] | None) -> float:
