@@ -183,9 +183,7 @@ def test_free_answers_end_with_their_turn_and_lines(backend: Any, smol: Language
     assert short == [text.split("\n")[0] for text in whole]
 
 
-def test_patterns_are_kept_and_refusals_explained(
-    backend: Any, smol: LanguageModel, tmp_path: Path
-):
+def test_patterns_are_kept_or_refused(backend: Any, smol: LanguageModel, tmp_path: Path):
     prompt = smol.question_ids("Name an animal.")
     how = [{"choice": ["owl", "cat"]}, {"regex": "[0-9]{3}-[0-9]{2}"}]
     asked = [SampleRequest(prompt, 0, i, 12, grammar=g) for i, g in enumerate(how)]
