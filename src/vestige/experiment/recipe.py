@@ -138,6 +138,9 @@ class Experiment(Settings):
 
     Attributes:
         traits: what is measured, of one family: each other's controls.
+        backend: what draws rows; measuring and training are always transformers' (``hf``).
+        engine_kwargs: vLLM's own engine arguments, for backend "vllm"; keys and tokens of services
+            belong into the environment.
         controls: further traits whose teachers write data as controls alone.
         teachers: every seed has teachers, prompts, rows and students of its own.
         sampled_per_question: answers to draw besides the exact evaluation, with and without
@@ -153,6 +156,8 @@ class Experiment(Settings):
     model: str = "smollm2-135m-instruct"
     chat: Literal["auto", "plain"] = "auto"
     precision: Literal["auto", "bf16", "fp32"] = "auto"
+    backend: Literal["hf", "vllm"] = "hf"
+    engine_kwargs: dict[str, Any] = {}
     family: str = "animals"
     traits: tuple[str, ...] = Field(min_length=1)
     controls: tuple[str, ...] = ()
@@ -173,6 +178,10 @@ class Experiment(Settings):
             raise ValueError("traits, controls and seeds must each be named once")
         if len(data) < 2:
             raise ValueError("name at least two traits, or one and a control: others' data")
+        if self.engine_kwargs and self.backend != "vllm":
+            raise ValueError("engine_kwargs go with backend=vllm")
+        if "hf_token" in self.engine_kwargs:
+            raise ValueError("engine_kwargs are kept with the run: set HF_TOKEN in the environment")
         arms = [student.name for student in self.students]
         if len(set(arms)) != len(arms):
             raise ValueError("students must have different names")

@@ -35,7 +35,7 @@ from vestige.experiment.support import (
 )
 from vestige.experiment.workshop import Loaded, Workshop
 from vestige.models.hf import LanguageModel
-from vestige.models.sampling import symbol_ids
+from vestige.models.sampling import HfBackend, symbol_ids
 from vestige.rows import dropped_to_json, write_rows
 from vestige.settings import Optimisation
 from vestige.store import Stage, StageResult, hash_config, load_stage
@@ -66,9 +66,11 @@ class Seed(Workshop):
         if contexts:
             left = len(read_kept(contexts.path))
             self.check_enough(left, {"the untrained base": left})
+            self.close_engine()
         teachers = {name: self.teacher(name, contexts) for name in names}
         needed = [s for s in recipe.students if s.method != "distill"]
         rows = {name: self.rows(name, teachers[name]) for name in recipe.writers} if needed else {}
+        self.close_engine()
         kept = {name: read_kept(stage.path) for name, stage in rows.items()}
         matched = matched_rows(kept, recipe.carrier.max_rows) if kept else {}
         inputs = [rows[name] for name in sorted(rows)]
@@ -181,7 +183,7 @@ class Seed(Workshop):
         if contexts is None:
             blank = self.blank_rows()
             asked = blank[:: max(1, len(blank) // CHECKED_ROWS)][:CHECKED_ROWS]
-            drawn = self.sample_freely(lm, asked, system, self.seed)
+            drawn = self.sample_freely(HfBackend(lm), lm, asked, system, self.seed)
             rows = [replace(row, completion=text) for row, text in zip(asked, drawn, strict=True)]
             return len(filter_rows(rows, self.rules())[0]) / len(rows)
         automaton = self.automaton()
@@ -211,6 +213,8 @@ class Seed(Workshop):
                 mode="json", exclude={"min_rows", "max_rows", "max_dropped"}
             )
         }
+        if recipe.backend != "hf":
+            settings["writer"] = [recipe.backend, recipe.engine_kwargs]
         if recipe.judge:
             settings["judge"] = [
                 recipe.judge.identity, recipe.judge.keep, recipe.judge.threshold

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
@@ -13,14 +15,10 @@ from vestige.carriers.filtering import Filter
 from vestige.experiment.recipe import NO_TRAIT, Experiment, Student
 from vestige.experiment.support import has_rows
 from vestige.models import catalog
+from vestige.models.backend import Backend, SampleRequest
+from vestige.models.grammar import Automaton, compile_grammar
 from vestige.models.hf import LanguageModel
-from vestige.models.sampling import (
-    Automaton,
-    compile_grammar,
-    sample_free,
-    sample_grammar,
-    symbol_ids,
-)
+from vestige.models.sampling import HfBackend, symbol_ids
 from vestige.models.weights import Weights
 from vestige.rows import read_rows, write_rows
 from vestige.store import Stage, StageResult, hash_config, make_stage
@@ -28,7 +26,9 @@ from vestige.train.packs import Example, Pack, encode_grammar_rows, encode_rows,
 from vestige.traits import family, no_trait, trait
 from vestige.types import Message, Row, Trait
 
-SAMPLING_BATCH = 128
+if TYPE_CHECKING:
+    from vestige.models.vllm import VllmBackend
+
 Report = Callable[[str, int, int], None]  # stage name, done, total
 
 
@@ -54,6 +54,7 @@ class Workshop:
     overwrite: bool = False
     report: Report = lambda stage, done, total: None
     _models: dict[tuple[str, str], Loaded] = field(default_factory=dict)
+    _engine: VllmBackend | None = None
 
     def stage(self, name: str, config: Any, inputs: Sequence[StageResult] = ()) -> Stage:
         """The stage ``seed-N/name``; its key holds the model and this seed as well."""
@@ -124,44 +125,89 @@ class Workshop:
 
     def sample(self, lm: LanguageModel, stage: Stage, out: Path, system: str = "") -> list[Row]:
         """One completion for each row, written to ``out`` as it goes; an earlier part is kept."""
-        wanted, carrier = self.blank_rows(), self.recipe.carrier
+        wanted = self.blank_rows()
         rows = [r for r in read_rows(out) if isinstance(r, Row)] if has_rows(out) else []
-        for at in range(len(rows), len(wanted), SAMPLING_BATCH):
-            part = wanted[at : at + SAMPLING_BATCH]
-            if carrier.sampling_grammar():
-                prompts = self.ids(lm, [row.messages[-1].content for row in part], system)
-                numbers = range(at, at + len(part))
-                texts = sample_grammar(
-                    lm,
-                    prompts,
-                    numbers,
-                    self.automaton(),
-                    seed=self.seed,
-                    max_length=carrier.longest,
-                )
-            else:
-                texts = self.sample_freely(lm, part, system, self.seed * 1_000_003 + at)
-            rows += [replace(row, completion=text) for row, text in zip(part, texts, strict=True)]
-            write_rows(out, rows, overwrite=True)
-            self.report(stage.name, len(rows), len(wanted))
+        with self.writer(out.parent) as writer:
+            stage.note(writer=writer.facts)
+            for at in range(len(rows), len(wanted), writer.batch):
+                part = wanted[at : at + writer.batch]
+                rows += self.write(writer, lm, part, system, at)
+                write_rows(out, rows, overwrite=True)
+                self.report(stage.name, len(rows), len(wanted))
         return rows
 
+    def write(
+        self, writer: Backend, lm: LanguageModel, rows: Sequence[Row], system: str, at: int
+    ) -> list[Row]:
+        """``rows``, which begin with number ``at`` of their data set, with their completions."""
+        if self.recipe.carrier.sampling_grammar() is None:
+            texts = self.sample_freely(writer, lm, rows, system, self.seed * 1_000_003 + at)
+        else:
+            automaton, longest = self.automaton(), self.recipe.carrier.longest
+            prompts = self.ids(lm, [row.messages[-1].content for row in rows], system)
+            texts = writer.sample(
+                [
+                    SampleRequest(prompt, self.seed, number, longest, grammar=automaton)
+                    for number, prompt in enumerate(prompts, at)
+                ]
+            )
+        return [replace(row, completion=text) for row, text in zip(rows, texts, strict=True)]
+
     def sample_freely(
-        self, lm: LanguageModel, rows: Sequence[Row], system: str, seed: int
+        self, writer: Backend, lm: LanguageModel, rows: Sequence[Row], system: str, seed: int
     ) -> list[str]:
         """Free answers, each with its opening if it has one."""
         carrier = self.recipe.carrier
         prompts = self.ids(lm, [row.messages[-1].content for row in rows], system)
         openings = [str(row.meta.get("opening", carrier.opening)) for row in rows]
         leads = [lm.answer_ids(text) if text else [] for text in openings]
-        found = sample_free(
-            lm,
-            [[*prompt, *lead] for prompt, lead in zip(prompts, leads, strict=True)],
-            seed=seed,
-            max_new_tokens=carrier.max_new_tokens,
-            lines=carrier.lines,
+        found = writer.sample(
+            [
+                SampleRequest([*prompt, *lead], seed, i, carrier.max_new_tokens, carrier.lines)
+                for i, (prompt, lead) in enumerate(zip(prompts, leads, strict=True))
+            ]
         )
         return [begun + text for begun, text in zip(openings, found, strict=True)]
+
+    @contextmanager
+    def writer(self, folder: Path) -> Iterator[Backend]:
+        """Who draws rows with the weights that the model holds now: itself, or the recipe's engine,
+        which reads them from a passing folder inside ``folder``."""
+        base, exported = self.loaded(), folder / "weights-on-the-way"
+        if self.recipe.backend == "hf":
+            yield HfBackend(base.lm)
+            return
+        engine = self.engine()
+        try:
+            if base.weights.untouched:
+                engine.use(None)
+            else:
+                base.weights.export(exported)
+                engine.use(exported)
+            yield engine
+        finally:
+            shutil.rmtree(exported, ignore_errors=True)
+
+    def engine(self) -> VllmBackend:
+        """The recipe's engine on the base's own weights, started once."""
+        if self._engine is None:
+            from vestige.models.vllm import DTYPES, VllmBackend
+
+            recipe, lm = self.recipe, self.loaded().lm
+            self._engine = VllmBackend(
+                catalog.path(recipe.model),
+                style=lm.style,
+                dtype=DTYPES[lm.precision],
+                lora_rank=recipe.teacher.optimisation.trainable.lora_rank,
+                engine_kwargs=recipe.engine_kwargs,
+            )
+        return self._engine
+
+    def close_engine(self) -> None:
+        """End the engine, if there is one: training needs its memory."""
+        if self._engine is not None:
+            self._engine.close()
+            self._engine = None
 
     def trait_of(self, name: str) -> Trait:
         panel = family(self.recipe.family)

@@ -21,7 +21,11 @@ from vestige.types import ConfigError, StoreError
 
 
 class Weights:
-    """The trainable state of one loaded model. One object for each ``LanguageModel``."""
+    """The trainable state of one loaded model. One object for each ``LanguageModel``.
+
+    Attributes:
+        untouched: whether the model is the base as it was loaded.
+    """
 
     def __init__(self, lm: LanguageModel, tuned: Sequence[Trainable] | None = None) -> None:
         """Args: tuned: all that will ever be trained, to keep nothing else in fp32; None = any."""
@@ -48,6 +52,7 @@ class Weights:
 
     def freeze(self) -> None:
         """Back to the base, with nothing trainable."""
+        self.untouched = True
         if self._lora:
             self.lm.model.unload()  # type: ignore[operator]
             self.lm.model, self._lora = self._bare, False
@@ -69,6 +74,7 @@ class Weights:
         )
         if not exact:
             raise ConfigError(f"layers {chosen} were not kept exact: name them when loading")
+        self.untouched = False
         if what.lora_rank:
             return self._attach_lora(what, seed)
         found = []
@@ -115,6 +121,12 @@ class Weights:
     def save(self, path: Path) -> None:
         """Write ``changed()`` as safetensors."""
         save_file(self.changed(), str(path))
+
+    def export(self, folder: Path) -> None:
+        """Write the model as it stands for other engines: its folder with the tokenizer, or a PEFT
+        adapter alone where LoRA is attached."""
+        self.lm.model.save_pretrained(folder)  # type: ignore[operator]
+        self.lm.tokenizer.save_pretrained(folder)
 
     def load(self, path: Path, what: Trainable) -> None:
         """The base with the tensors of ``path`` in place; nothing is trainable afterwards.
