@@ -400,9 +400,8 @@ def test_probabilities_that_rows_carry_take_the_place_of_the_tokens(lab: Lab, pr
     hard = probes.read(material, plain, 1).logp
     told = from_rows(lab.lm, material, sure)
     assert set(told) == {"r0", "r1"}
-    assert np.allclose(
-        read(lab, material, plain, told).logp, probes.read(material, plain, None).logp
-    )
+    as_it_is = probes.read(material, plain, None).logp  # and leaves the base in place
+    assert np.allclose(read(lab, material, plain, told).logp, as_it_is, atol=1e-4)
     base = read(lab, material, plain, from_rows(lab.lm, material, unsure)).logp
     swapped = read(lab, material, plain, from_rows(lab.lm, material, other)).logp
     assert not np.allclose(base, swapped)

@@ -130,6 +130,7 @@ def assay(
             break
         best = np.argsort(-likelihood_ratios(table).max(1))
         alive = [alive[i] for i in best[: KEPT[min(number + 1, len(KEPT) - 1)]]]
+    probes.lab.weights.freeze()
     return Assay(pull, scale, shifts, evidence, clear, surprise.misfit, at)
 
 

@@ -71,20 +71,19 @@ class Probes:
     ) -> Array:
         """pull(r, t), nats, [N, T]."""
         self.lab.weights.shift(self.directions.total([1 / self.n] * self.n))
-        try:
-            return row_products(self.lab, material, rows, self.directions, on_rows)
-        finally:
-            self.lab.weights.freeze()
+        found = row_products(self.lab, material, rows, self.directions, on_rows)
+        self.lab.weights.freeze()
+        return found
 
     def read(self, material: Material, rows: Sequence[Row], trait: int | None) -> Likelihood:
-        """The rows' likelihood under one trait's probe, or under the base (None)."""
-        shares = [float(i == trait) for i in range(self.n)]
-        if trait is not None:
-            self.lab.weights.shift(self.directions.total(shares))
-        try:
-            return read(self.lab, material, rows, self.told)
-        finally:
+        """The rows' likelihood under one trait's probe, or under the base (None); the model is
+        left there, since the next probe is loaded faster than the base."""
+        if trait is None:
             self.lab.weights.freeze()
+        else:
+            shares = [float(i == trait) for i in range(self.n)]
+            self.lab.weights.shift(self.directions.total(shares))
+        return read(self.lab, material, rows, self.told)
 
 
 @torch.no_grad()

@@ -29,7 +29,7 @@ WORST = 12
 SHIFT = "likelihood shift under the probe of "  # a table of row scores, before the trait's id
 CLOUD = 400  # placebo values that the record keeps
 ENOUGH_FOUND = 0.5  # share of planted traits that must be found for "not found" to mean anything
-MISFIT = 0.15  # nats a token from which rows are unlike what the base or a teacher of it writes
+MISFIT = 0.2  # nats a token from which rows are unlike what the base or a teacher of it writes
 
 BLIND = [
     "traits that are not in the library, unless they write as a trait of it does",

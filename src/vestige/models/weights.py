@@ -43,6 +43,7 @@ class Weights:
         lm.below = Below(lm.layers, 0 if linked else first)
         self._base = {n: self._original(n, p) for n, p in self._layers.named_parameters()}
         self._lora = False
+        self._shifted: set[str] = set()  # what ``shift`` moved last, and nothing else did since
         self.freeze()
 
     def _original(self, name: str, parameter: nn.Parameter) -> Tensor:
@@ -52,6 +53,7 @@ class Weights:
 
     def freeze(self) -> None:
         """Back to the base, with nothing trainable."""
+        self._shifted = set()
         self.untouched = True
         if self._lora:
             self.lm.model.unload()  # type: ignore[operator]
@@ -111,12 +113,15 @@ class Weights:
 
     def shift(self, deltas: Mapping[str, Tensor]) -> None:
         """The base plus ``deltas``, with nothing trainable."""
-        self.freeze()
+        if self._shifted != deltas.keys():
+            self.freeze()
+        parameters = dict(self._layers.named_parameters())
         with torch.no_grad():
-            for name, parameter in self._layers.named_parameters():
-                if name in deltas:
-                    moved = self._base[name].float() + deltas[name].to(parameter.device)
-                    parameter.data = moved.to(parameter.dtype)
+            for name, delta in deltas.items():
+                parameter = parameters[name]
+                moved = self._base[name].float() + delta.to(parameter.device)
+                parameter.data = moved.to(parameter.dtype)
+        self._shifted = set(deltas)
 
     def save(self, path: Path) -> None:
         """Write ``changed()`` as safetensors."""
