@@ -12,7 +12,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -116,8 +116,9 @@ def handler(service: Service) -> type[BaseHTTPRequestHandler]:
             self.end_headers()
 
         def send(self, status: int, body: bytes) -> None:
-            self.head(status, len(body))
-            self.wfile.write(body)
+            with suppress(BrokenPipeError, ConnectionResetError):  # who asked has given up
+                self.head(status, len(body))
+                self.wfile.write(body)
 
     return Handler
 

@@ -81,11 +81,15 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """The answers to a request, or why there are none. ``status`` is that of an HTTP error."""
+    """The answers to a request, or why there are none.
+
+    Attributes:
+        status: of an HTTP error; 200 for a reply without answers; 0 where there was no reply.
+    """
 
     choices: tuple[Choice, ...] = ()
     error: str = ""
-    status: int = 0
+    status: int = 200
 
 
 _asked: ContextVar[Request] = ContextVar("asked")
@@ -179,8 +183,8 @@ class ApiModel:
             for index, request in waiting:
                 if self._stopped:
                     return
-                try:
-                    put((index, await self._one(model, request)))
+                try:  # in a task of its own: Inspect keeps a transcript as long as a task's context
+                    put((index, await asyncio.create_task(self._one(model, request))))
                 except BaseException as error:
                     self._stopped, self._fatal = True, self._fatal or error
                     return
@@ -210,12 +214,12 @@ class ApiModel:
         try:
             model = get_model(name, config=config, memoize=False, **extra)
         except (PrerequisiteError, ValueError, ImportError) as error:
-            text = re.sub(r"\[/?\w+\]", "", str(getattr(error, "message", error)))
+            text = re.sub(r"\[/?\w+\]|^ERROR: ", "", str(getattr(error, "message", error)))
             raise ConfigError(
                 f"{self.name} cannot be used: {redact(' '.join(text.split()))} (any text will do "
                 "as the key of a service that asks for none)"
             ) from None
-        api = model.api
+        api: Any = model.api
         retried = api.should_retry
         api.generate = self._metered(api.generate)
         api.should_retry = lambda error: isinstance(error, ValueError) or retried(error)
@@ -242,9 +246,7 @@ class ApiModel:
                 used = NOTHING if status_of(problem) or never_sent(problem) else None
                 raise
             finally:
-                self.ledger.settle(
-                    attempt, used, key=self.key(request), answer=answer, error=error
-                )
+                self.ledger.settle(attempt, used, key=self.key(request), answer=answer, error=error)
                 self._settled.set()
 
         return generate
@@ -275,9 +277,7 @@ class ApiModel:
             logprobs=True if request.top else None,
             top_logprobs=request.top or None,
         )
-        messages = [
-            roles.get(m.role, ChatMessageUser)(content=m.content) for m in request.messages
-        ]
+        messages = [roles.get(m.role, ChatMessageUser)(content=m.content) for m in request.messages]
         _asked.set(request)
         try:
             await model.generate(messages, config=config)
