@@ -147,7 +147,7 @@ class ApiModel:
             if known is None:
                 todo.append((index, request))
             else:
-                yield index, Reply(tuple(Choice(**choice) for choice in known["choices"]))
+                yield index, reply_of(known)
         if todo:
             yield from self._ask(todo)
 
@@ -285,11 +285,8 @@ class ApiModel:
             raise
         except Exception as error:
             return self._failed(error)
-        known = self.ledger.answers.get(self.key(request))
         self._failures = 0
-        if known is None:
-            return Reply(error="no choices in the reply")
-        return Reply(tuple(Choice(**choice) for choice in known["choices"]))
+        return reply_of(self.ledger.answers[self.key(request)])
 
     def _failed(self, error: BaseException) -> Reply:
         from tenacity import RetryError
@@ -339,8 +336,8 @@ def tokens_of(output: Any, request: Request) -> Tokens:
     return Tokens(usage.input_tokens + cached, usage.output_tokens)
 
 
-def answer_of(output: Any) -> dict[str, Any] | None:
-    """An output's answers as plain data; None if it holds none."""
+def answer_of(output: Any) -> dict[str, Any]:
+    """An output's answers as plain data."""
     choices = []
     for choice in output.choices:
         content = choice.message.content
@@ -358,4 +355,10 @@ def answer_of(output: Any) -> dict[str, Any] | None:
                 "top": {t.token: t.logprob for t in first.top_logprobs or []},
             }
         choices.append(found)
-    return {"choices": choices} if choices else None
+    return {"choices": choices}
+
+
+def reply_of(answer: dict[str, Any]) -> Reply:
+    """A recorded answer as a reply."""
+    choices = tuple(Choice(**choice) for choice in answer["choices"])
+    return Reply(choices, "" if choices else "no choices in the reply")

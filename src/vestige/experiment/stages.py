@@ -57,17 +57,11 @@ class Seed(Workshop):
     def run(self) -> None:
         """Every stage of the seed, in order; finished ones are skipped."""
         recipe = self.recipe
-        names = [*recipe.sources, *([NO_TRAIT] if recipe.with_none else [])]
         if recipe.choices or recipe.freeform:
             self.base()
-        contexts = self.contexts() if recipe.carrier.sampling_grammar() else None
-        if contexts:
-            left = len(read_kept(contexts.path))
-            self.check_enough(left, {"the untrained base": left})
-        teachers = {name: self.teacher(name, contexts) for name in names}
+        contexts, teachers = self.teachers()
         needed = [s for s in recipe.students if s.method != "distill"]
-        writers = [*recipe.sources, *([NO_TRAIT] if recipe.rows_with_none else [])]
-        rows = {name: self.rows(name, teachers[name]) for name in writers} if needed else {}
+        rows = self.write_rows(teachers) if needed else {}
         kept = {name: read_kept(stage.path) for name, stage in rows.items()}
         matched = matched_rows(kept, recipe.carrier.max_rows) if kept else {}
         inputs = [rows[name] for name in sorted(rows)]
@@ -86,6 +80,24 @@ class Seed(Workshop):
                     train_on(student, name, inputs, matched)
         if recipe.freeform:
             self.judge_answers()
+
+    def write(self) -> None:
+        """The stages up to the rows that every teacher writes."""
+        self.write_rows(self.teachers()[1])
+
+    def teachers(self) -> tuple[StageResult | None, dict[str, StageResult]]:
+        """The base's rows where there is a grammar, and every teacher by name."""
+        recipe = self.recipe
+        contexts = self.contexts() if recipe.carrier.sampling_grammar() else None
+        if contexts:
+            left = len(read_kept(contexts.path))
+            self.check_enough(left, {"the untrained base": left})
+        names = [*recipe.sources, *([NO_TRAIT] if recipe.with_none else [])]
+        return contexts, {name: self.teacher(name, contexts) for name in names}
+
+    def write_rows(self, teachers: dict[str, StageResult]) -> dict[str, StageResult]:
+        """The rows of every teacher that is to write."""
+        return {name: self.rows(name, teachers[name]) for name in self.recipe.writers}
 
     def check_enough(self, left: int, counts: dict[str, int]) -> None:
         """Raises ``DataError`` with the numbers if the filter left too few rows."""
