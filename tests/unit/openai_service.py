@@ -66,7 +66,7 @@ def handler(service: Service) -> type[BaseHTTPRequestHandler]:
             if fault in ERRORS:
                 return self.error(*ERRORS[fault])
             if fault == "slow":
-                time.sleep(2.5)
+                time.sleep(6)
             if service.delay:
                 time.sleep(service.delay)
             body = self.completion(asked, fault)

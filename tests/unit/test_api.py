@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -78,14 +79,13 @@ def one(folder: Path, request: Request, **options: Any) -> tuple[Reply, Ledger]:
 )  # fmt: skip
 def test_what_may_pass_is_tried_again(service, tmp_path, faults, calls, lost):
     service.faults = list(faults)
-    reply, ledger = one(tmp_path, ask(), timeout=1)
+    reply, ledger = one(tmp_path, ask(), timeout=3 if "slow" in faults else 30)
     assert [c.text for c in reply.choices] == [service.reply(service.seen[-1], i) for i in range(4)]
     assert reply.choices[0].token == "85" and len(reply.choices[0].top or {}) == 3
     assert len(service.seen) == calls
-    # What a lost attempt cost is not known: it counts at its most.
-    answered = service.billed - lost * 24 if lost and "no-usage" not in faults else service.billed
-    paid = 0 if "no-usage" in faults else answered
-    assert ledger.spent.total == paid + lost * ask().most.total
+    # Three words read, four times five written; what a lost attempt cost counts at its most.
+    known = 0 if "no-usage" in faults else 23
+    assert ledger.spent.total == known + lost * ask().most.total
     assert ledger.spent.total >= service.billed
     again, _ = one(tmp_path, ask())
     assert again == reply and len(service.seen) == calls
@@ -112,7 +112,7 @@ def test_a_wrong_key_and_an_unknown_model(service, tmp_path, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "sk-a-wrong-key-123")
     with pytest.raises(ConfigError, match=r"refused the key: .*provided: \[key\]") as caught:
         list(ApiModel("api:m", ledger).answers([ask()] * 3))
-    assert "wrong-key" not in repr(caught.getrepr(style="long"))
+    assert "wrong-key" not in "".join(traceback.format_exception(caught.value))
     assert "wrong-key" not in (tmp_path / "l").read_text()
     monkeypatch.delenv("OPENAI_API_KEY")
     with pytest.raises(ConfigError, match="No OPENAI_API_KEY defined"):
@@ -142,10 +142,10 @@ def test_any_provider_of_inspect(service, tmp_path):
 def test_the_limit_is_never_passed(service, tmp_path):
     requests = [ask(str(n), choices=1) for n in range(40)]
     most = requests[0].most.total
-    limit = 400
+    limit = 200
     ledger = Ledger(tmp_path / "l", Limits(tokens=limit))
     seen = []
-    with pytest.raises(SpendingError, match=r"limit of 400 tokens is reached.*--max-tokens"):
+    with pytest.raises(SpendingError, match=r"limit of 200 tokens is reached.*--max-tokens"):
         for index, _ in ApiModel("m", ledger).answers(requests):
             seen.append(index)
     assert limit - most < service.billed <= limit and ledger.spent.total == service.billed
