@@ -250,7 +250,7 @@ def test_a_killed_write_goes_on_and_pays_nothing_twice(service, recipe, tmp_path
     service.seen.clear()
     root = tmp_path / "killed"
     for wanted in (3, 9):
-        running = vestige(recipe, root, "--debug")
+        running = vestige(recipe, root)
         while len(service.seen) < wanted and running.poll() is None:
             time.sleep(0.02)
         running.send_signal(signal.SIGKILL)
