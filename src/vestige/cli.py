@@ -15,7 +15,7 @@ from rich.table import Table
 import vestige
 from vestige.audit_cli import audit, bench_app
 from vestige.audit_cli import summary as audit_summary
-from vestige.data_cli import AsJson, Overwrite, err, filter_app, judge, out
+from vestige.data_cli import AsJson, Overwrite, err, filter_app, judge, out, write
 from vestige.elsewhere_cli import Arm, BaseName, RunFolder, adopt_students, export, train
 from vestige.types import ConfigError, StoreError, VestigeError
 
@@ -349,6 +349,7 @@ def theorem(
 
 # ---- files and models ----------------------------------------------------------------------------
 
+app.command()(write)
 app.command()(judge)
 app.command()(audit)
 app.command()(export)

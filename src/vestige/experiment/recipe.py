@@ -222,15 +222,15 @@ class Experiment(Settings):
         """Whether the teacher without a trait writes rows, too."""
         return any(s.no_trait for s in self.students if s.method != "distill")
 
+    @property
+    def writers(self) -> list[str]:
+        """Whose teachers write rows."""
+        return [*self.sources, *([NO_TRAIT] if self.rows_with_none else [])]
+
     def data_of(self, student: Student) -> list[str]:
         """Names of the data sets that an arm's students are trained on, one seed."""
         shuffled = [f"{kind}-{name}" for kind in student.shuffles for name in self.traits]
         return [*self.sources, *([NO_TRAIT] if student.no_trait else []), *shuffled]
-
-    @property
-    def writers(self) -> list[str]:
-        """Whose rows students are trained on or shown."""
-        return [*self.sources, *([NO_TRAIT] if self.rows_with_none else [])]
 
 
 Recipe = Experiment | MlpExperiment

@@ -159,8 +159,10 @@ def run_seed(
     overwrite: bool,
     threads: int,
     emit: Callable[[Event], None],
+    *,
+    rows_only: bool = False,
 ) -> None:
-    """One seed in this process. Loads torch."""
+    """One seed in this process, or no more of it than its rows. Loads torch."""
     import torch
     from transformers.utils import logging as transformers_logging
 
@@ -177,7 +179,7 @@ def run_seed(
         overwrite,
         report=lambda stage, done, total: emit(Event(seed, stage, done, total)),
     )
-    state.run()
+    state.write() if rows_only else state.run()
 
 
 @dataclass(frozen=True)

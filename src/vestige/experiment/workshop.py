@@ -1,18 +1,18 @@
-"""What every stage of a seed works with: its models, prompts, filter, packs and stage keys."""
+"""What the stages of a seed that need a model in memory work with: models, samples, packs."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from vestige.carriers.filtering import Filter
-from vestige.experiment.recipe import NO_TRAIT, Experiment, Student
+from vestige.experiment.desk import Desk
+from vestige.experiment.recipe import Student
 from vestige.experiment.support import has_rows
 from vestige.models import catalog
 from vestige.models.backend import Backend, SampleRequest
@@ -21,15 +21,12 @@ from vestige.models.hf import LanguageModel
 from vestige.models.sampling import HfBackend, symbol_ids
 from vestige.models.weights import Weights
 from vestige.rows import read_rows, write_rows
-from vestige.store import Stage, StageResult, hash_config, make_stage
+from vestige.store import Stage, StageResult
 from vestige.train.packs import Example, Pack, encode_grammar_rows, encode_rows, make_packs
-from vestige.traits import family, no_trait, trait
-from vestige.types import Message, Row, Trait
+from vestige.types import Row
 
 if TYPE_CHECKING:
     from vestige.models.vllm import VllmBackend
-
-Report = Callable[[str, int, int], None]  # stage name, done, total
 
 
 @dataclass
@@ -41,37 +38,11 @@ class Loaded:
 
 
 @dataclass
-class Workshop:
-    """One seed's models and data, loaded and made when they are first asked for.
+class Workshop(Desk):
+    """One seed's models and data, loaded and made when they are first asked for."""
 
-    Attributes:
-        report: called with (stage, done, total) as work goes on; total 0 means unknown.
-    """
-
-    recipe: Experiment
-    folder: Path
-    seed: int
-    overwrite: bool = False
-    report: Report = lambda stage, done, total: None
     _models: dict[tuple[str, str], Loaded] = field(default_factory=dict)
     _engine: VllmBackend | None = None
-
-    def stage(self, name: str, config: Any, inputs: Sequence[StageResult] = ()) -> Stage:
-        """The stage ``seed-N/name``; its key holds the model and this seed as well."""
-        recipe = self.recipe
-        config = {
-            "model": [recipe.model, recipe.chat, recipe.precision],
-            "family": hash_config(family(recipe.family)),
-            "seed": self.seed,
-            **config,
-        }
-        full = f"seed-{self.seed}/{name}"
-        return make_stage(self.folder, full, config, inputs, overwrite=self.overwrite)
-
-    def finish(self, stage: Stage) -> StageResult:
-        """The finished stage, told to whoever watches."""
-        self.report(stage.name, 0, 0)
-        return stage.result
 
     def loaded(self, base: str | None = None, chat: str | None = None) -> Loaded:
         """The recipe's model (or another base), loaded once."""
@@ -90,24 +61,10 @@ class Workshop:
             self._models[key] = Loaded(lm, Weights(lm, tuned))
         return self._models[key]
 
-    def blank_rows(self) -> list[Row]:
-        """Every row still to be written; rows of one prompt are neighbours."""
-        carrier = self.recipe.carrier
-        return [
-            Row(f"{p.id}-{i}", (Message("user", p.text),), "", p.meta)
-            for p in carrier.make_prompts(self.seed)
-            for i in range(carrier.rows_per_prompt)
-        ]
-
     def automaton(self) -> Automaton:
         grammar = self.recipe.carrier.sampling_grammar()
         assert grammar is not None  # only asked for where there is one
         return compile_grammar(grammar.next_chars, grammar.state)
-
-    def rules(self) -> Filter:
-        """The carrier's filter, told what words the traits go by."""
-        traits = [trait(name, self.recipe.family) for name in self.recipe.sources]
-        return self.recipe.carrier.rules([form for t in traits for form in t.target.forms])
 
     def ids(self, lm: LanguageModel, texts: Sequence[str], system: str = "") -> list[list[int]]:
         """Prompt token ids; equal neighbours are encoded once."""
@@ -208,13 +165,6 @@ class Workshop:
         if self._engine is not None:
             self._engine.close()
             self._engine = None
-
-    def trait_of(self, name: str) -> Trait:
-        panel = family(self.recipe.family)
-        return no_trait(panel) if name == NO_TRAIT else trait(name, self.recipe.family)
-
-    def system(self, source: Trait) -> str:
-        return source.system_prompt if self.recipe.teacher.kind != "tuned" else ""
 
     def with_teacher(self, name: str, teacher: StageResult) -> tuple[Loaded, str]:
         """The recipe's model turned into a teacher, and the system prompt it needs."""
