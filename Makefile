@@ -1,4 +1,5 @@
 # make demo: the main job, from nothing.   make test: everything.   make check: the quick part.
+# make chaos: runs killed 50 times and on full disks (20 minutes or more).
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -6,7 +7,7 @@ READY := $(VENV)/.ready
 
 VLLM := .venv-vllm
 
-.PHONY: demo test test-vllm check lint types layers unit models clean
+.PHONY: demo test test-vllm check lint types layers unit chaos models clean
 
 demo: $(READY)
 	$(BIN)/vestige demo
@@ -35,6 +36,9 @@ layers: $(READY)
 
 unit: $(READY)
 	$(BIN)/python -m pytest tests/unit
+
+chaos: $(READY)
+	VESTIGE_CHAOS_KILLS=50 $(BIN)/python -m pytest -s tests/surface/test_resume.py
 
 models: $(READY)
 	$(BIN)/vestige models pull smollm2-135m-instruct

@@ -16,6 +16,7 @@ import vestige
 from vestige.audit_cli import audit, bench_app
 from vestige.audit_cli import summary as audit_summary
 from vestige.data_cli import AsJson, Overwrite, err, filter_app, judge, out, write
+from vestige.doctor_cli import doctor
 from vestige.elsewhere_cli import Arm, BaseName, RunFolder, adopt_students, export, train
 from vestige.types import ConfigError, StoreError, VestigeError
 
@@ -354,6 +355,7 @@ app.command()(judge)
 app.command()(audit)
 app.command()(export)
 app.command()(train)
+app.command()(doctor)
 
 
 @models_app.command("list")

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from vestige.api.settings import MAX_DOLLARS, MAX_TOKENS, PRICES
 from vestige.types import ConfigError, StoreError
@@ -24,10 +27,22 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object inst
 Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Replace finished stages that other settings made.")
 ]
-Source = Annotated[Path, typer.Argument(help="JSONL, CSV or Parquet, also .gz.", metavar="IN")]
-Kept = Annotated[Path, typer.Option("--out", help="Kept rows, chat JSONL.", metavar="KEPT")]
+# Text and not paths: a path would make one slash of the two in a URL.
+Source = Annotated[
+    str,
+    typer.Argument(
+        help="JSONL, CSV or Parquet, also .gz .bz2 .xz .zst; a folder, 'a-*.jsonl', or a URL.",
+        metavar="IN",
+    ),
+]
+Kept = Annotated[
+    str,
+    typer.Option(
+        "--out", help="Kept rows, chat JSONL; kept-*.jsonl.gz makes shards.", metavar="KEPT"
+    ),
+]
 Dropped = Annotated[
-    Path, typer.Option("--dropped", help="Dropped rows with reasons, JSONL.", metavar="DROPPED")
+    str, typer.Option("--dropped", help="Dropped rows with reasons, JSONL.", metavar="DROPPED")
 ]
 Words = Annotated[
     str, typer.Option("--words", help="Words to drop rows for, comma-separated, and inflected.")
@@ -143,23 +158,59 @@ def _words(text: str) -> tuple[str, ...]:
 
 
 def _filter(
-    source: Path, kept: Path, dropped: Path, rules: Any, as_json: bool, overwrite: bool
+    source: str, kept: str, dropped: str, rules: Any, as_json: bool, overwrite: bool
 ) -> None:
     """Filter a file and tell the counts."""
     from vestige.carriers.filtering import filter_file
+    from vestige.rows import RowSource
 
-    with err.status(f"filtering {source}") as status:
+    begin = time.monotonic()
+    rows = RowSource(source)
+    with _RowBar(rows.name) as bar:
         done = filter_file(
-            source, kept, dropped, rules,
+            rows, kept, dropped, rules,
             overwrite=overwrite,
-            progress=lambda n: status.update(f"filtering {source}: {n:,} rows"),
+            progress=lambda n: bar.at(n, rows.share),
+            note=lambda text: err.print(text, highlight=False, markup=False, soft_wrap=True),
         )  # fmt: skip
     if as_json:
         print(json.dumps({"seen": done.seen, "kept": done.kept, "dropped": dict(done.reasons)}))
         return
+    seconds = time.monotonic() - begin
     out.print(f"{done.kept:,} of {done.seen:,} rows kept", highlight=False)
     for reason, count in sorted(done.reasons.items(), key=lambda item: -item[1]):
         out.print(f"  {count:>9,}  {reason}", highlight=False)
+    if seconds > 2:
+        out.print(f"{done.seen / seconds:,.0f} rows a second", highlight=False)
+
+
+class _RowBar:
+    """Progress over a file: the share of it that is read, rows and their rate."""
+
+    def __init__(self, name: str) -> None:
+        self._bar = Progress(
+            TextColumn("{task.description}"), BarColumn(bar_width=24),
+            TextColumn("{task.fields[note]}"), TimeElapsedColumn(),
+            TextColumn("left"), TimeRemainingColumn(),
+            console=err, transient=True,
+        )  # fmt: skip
+        self._task = self._bar.add_task(f"filtering {escape(name)}", total=None, note="")
+        self._begin = time.monotonic()
+
+    def __enter__(self) -> _RowBar:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def at(self, rows: int, share: float | None) -> None:
+        """``rows`` are done, ``share`` of the file; None where its length is unknown."""
+        rate = rows / max(time.monotonic() - self._begin, 1e-9)
+        self._bar.update(
+            self._task, completed=share or 0.0, total=None if share is None else 1.0,
+            note=f"{rows:,} rows, {rate:,.0f} a second",
+        )  # fmt: skip
 
 
 def limit_spending(tokens: int | None, dollars: float | None, prices: str) -> None:
@@ -264,7 +315,7 @@ def judge(
     from vestige.judge.settings import JudgeSettings
     from vestige.rows import read_rows
     from vestige.store import atomic_write
-    from vestige.types import DataError, Row
+    from vestige.types import DataError, DroppedRow, Row
 
     limit_spending(max_tokens, max_dollars, prices)
     try:
@@ -273,8 +324,13 @@ def judge(
         raise ConfigError(explain(error, JudgeSettings)) from error
     if prompt == "reference" and not topic:
         raise ConfigError("--prompt reference needs --topic, for example --topic owls")
-    items = list(read_rows(source))
-    rows = [item for item in items if isinstance(item, Row)][:limit]
+    rows: list[Row] = []
+    malformed = 0
+    for item in read_rows(source):
+        if isinstance(item, DroppedRow):
+            malformed += 1
+        elif limit is None or len(rows) < limit:
+            rows.append(item)
     if not rows:
         raise DataError(f"{source} has no readable rows to rate")
     labels = {row.id: row.meta.get(label) for row in rows} if label else {}
@@ -297,7 +353,7 @@ def judge(
     rated = [r.score for r in found.values() if r.score is not None]
     summary: dict[str, Any] = {
         "rows": len(rows),
-        "malformed": len(items) - sum(isinstance(item, Row) for item in items),
+        "malformed": malformed,
         "rated": len(rated),
         "unrated": {s: list(table.reasons.values()).count(s) for s in set(table.reasons.values())},
         "mean": sum(rated) / len(rated) if rated else None,

@@ -1,24 +1,31 @@
-"""Reading and writing rows of anybody's file, one at a time, losing nothing.
+"""Reading and writing rows of anybody's files, one at a time, losing nothing.
 
 Formats: chat JSONL (``{"messages": [...]}``, the last turn is the assistant's), prompt/completion
-JSONL, CSV with those columns, Parquet with either; ``.gz`` of the text formats. A line that cannot
-be read becomes a ``DroppedRow`` that keeps it as it stood.
+JSONL, CSV with those columns, Parquet with either. Text may be packed (``.gz .bz2 .xz .zst``); a
+folder or a glob stands for its files, and any of them may lie at an fsspec URL (``storage``). A
+line that cannot be read becomes a ``DroppedRow`` that keeps it as it stood.
 """
 
 from __future__ import annotations
 
 import codecs
 import csv
-import gzip
+import hashlib
+import heapq
 import io
 import json
-import os
-import zlib
-from collections.abc import Iterable, Iterator, Mapping
+import json.encoder
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
-from vestige.types import DataError, DroppedRow, Message, Row, StoreError
+from vestige import storage
+from vestige.seen import Ids
+from vestige.storage import Output, Place, name_of, shown
+from vestige.types import DataError, DroppedRow, Message, Row
 
 MALFORMED = "malformed"
 FIELDS = (("prompt", "completion"), ("prompt", "response"), ("instruction", "output"))
@@ -26,100 +33,148 @@ EXPECTED = (
     'expected {"messages": [{"role": ..., "content": ...}, ...]} ending with the assistant, '
     'or {"prompt": ..., "completion": ...}'
 )
-BROKEN_GZIP = (EOFError, gzip.BadGzipFile, zlib.error)
 DEEP = 500  # a line with fewer opening brackets can be written as well as read
 ROLES = {"system", "user", "assistant", "tool", "developer"}
+_quoted = json.encoder.encode_basestring
+KINDS = {
+    ".jsonl": "jsonl", ".json": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".parquet": "parquet"
+}  # fmt: skip
 
 
 def read_rows(path: Path | str, *, fmt: str | None = None) -> Iterator[Row | DroppedRow]:
-    """Rows of a file in order; unreadable lines as ``DroppedRow`` with line number and reason.
-
-    Args:
-        fmt: ``jsonl``, ``csv`` or ``parquet``; default: by the file's ending.
+    """Rows of ``RowSource(path)`` in order; unreadable lines as ``DroppedRow`` with their reason.
 
     Raises:
-        DataError: no such file, an unknown ending, a file without rows, broken gzip from its
-            start, or a table without the columns.
+        DataError: as ``RowSource``; or broken packing from the start, or a table without the
+            columns.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise DataError(f"there is no file {path}")
-    if path.stat().st_size == 0:
-        raise _no_rows(path)
-    kind = fmt or _kind(path)
-    reader = {"jsonl": _read_jsonl, "csv": _read_csv, "parquet": _read_parquet}.get(kind)
-    if reader is None:
-        raise DataError(f"unknown format {kind!r}: use jsonl, csv or parquet")
-    return _unique_ids(reader(path), path)
+    return iter(RowSource(path, fmt=fmt))
 
 
-def _no_rows(path: Path) -> DataError:
-    return DataError(f"{path} is empty, it has no rows; {EXPECTED}")
+class RowSource:
+    """The rows of one or several files, read once.
+
+    Rows without an id are numbered by their line, those of a second file after the first's. A
+    repeated id gets ``#2``, ``#3`` ... so that rows can be joined by id; files that have ids of
+    their own cost the memory of ``Seen``.
+    """
+
+    def __init__(self, path: Path | str, *, fmt: str | None = None) -> None:
+        """
+        Args:
+            path: a file, a folder, a glob, or an fsspec URL of one.
+            fmt: ``jsonl``, ``csv`` or ``parquet``; default: by each file's ending.
+
+        Raises:
+            DataError: no such file, an unknown ending, or a file without rows.
+        """
+        if fmt is not None and fmt not in KINDS.values():
+            raise DataError(f"unknown format {fmt!r}: use jsonl, csv or parquet")
+        self.name = shown(storage.locate(path))
+        self.places = storage.find(path, _is_known)
+        self._kinds = [fmt or _kind(place) for place in self.places]
+        self._sizes = [storage.size(place) for place in self.places]
+        if not any(size is None or size for size in self._sizes):
+            raise _no_rows(self.name)
+        self._before, self._at = 0, lambda: 0
+
+    @property
+    def share(self) -> float | None:
+        """How far the reading is, from 0 to 1 of the files' bytes; None where that is unknown."""
+        if any(size is None for size in self._sizes):
+            return None
+        return min(1.0, (self._before + self._at()) / sum(size or 0 for size in self._sizes))
+
+    def __iter__(self) -> Iterator[Row | DroppedRow]:
+        ids, item = Ids(), None
+        for place, kind, size in zip(self.places, self._kinds, self._sizes, strict=True):
+            reader = {"jsonl": _read_jsonl, "csv": _read_csv, "parquet": _read_parquet}[kind]
+            if size != 0:
+                with storage.open_raw(place) as raw:
+                    # Parquet is read here and there: its footer is at the end.
+                    self._at = raw.tell if kind != "parquet" else lambda: 0
+                    for item in reader(place, raw, ids):
+                        if isinstance(item, DroppedRow) and len(self.places) > 1:
+                            item = replace(item, detail=f"{name_of(place)}: {item.detail}")
+                        yield item
+                    self._at = lambda: 0
+                self._before += size or 0
+            ids.next_file()
+        if item is None:
+            raise _no_rows(self.name)
 
 
-def _kind(path: Path) -> str:
-    packed = path.suffix.lower() == ".gz"
-    suffix = ((path.suffixes[-2:-1] or [""])[0] if packed else path.suffix).lower()
-    kinds = {".jsonl": "jsonl", ".json": "jsonl", ".ndjson": "jsonl", ".csv": "csv"}
-    kinds |= {".parquet": "parquet"} if not packed else {}
-    if suffix not in kinds:
+def _no_rows(name: str) -> DataError:
+    return DataError(f"{name} is empty, it has no rows; {EXPECTED}")
+
+
+def _is_known(place: Place) -> bool:
+    suffix, packing = storage.endings(place)
+    return suffix in KINDS and not (packing and suffix == ".parquet")
+
+
+def _kind(place: Place) -> str:
+    if not _is_known(place):
         raise DataError(
-            f"{path}: cannot tell its format; name it .jsonl, .csv or .parquet (or .gz)"
+            f"{shown(place)}: cannot tell its format; name it .jsonl, .csv or .parquet (text also "
+            f"{', '.join(storage.PACKED)})"
         )
-    return kinds[suffix]
+    return KINDS[storage.endings(place)[0]]
 
 
-def _open(path: Path) -> IO[bytes]:
-    packed = path.suffix.lower() == ".gz"
-    return gzip.open(path, "rb") if packed else path.open("rb")  # type: ignore[return-value]
+def _broken(place: Place, error: BaseException) -> str:
+    kind = {".gz": "gzip", ".zst": "zstd"}.get(storage.endings(place)[1], storage.endings(place)[1])
+    return f"broken {kind[kind.startswith('.') :]}: {error}"
 
 
-def _unique_ids(items: Iterator[Row | DroppedRow], path: Path) -> Iterator[Row | DroppedRow]:
-    """A repeated id gets ``#2``, ``#3`` ... so that rows can be joined by id."""
-    seen: dict[str, int] = {}
-    item = None
-    for item in items:
-        if isinstance(item, Row):
-            count = seen[item.id] = seen.get(item.id, 0) + 1
-            while count > 1 and f"{item.id}#{count}" in seen:
-                count += 1
-            if count > 1:
-                seen[f"{item.id}#{count}"] = 1
-                item = Row(f"{item.id}#{count}", item.messages, item.completion, item.meta)
-        yield item
-    if item is None:
-        raise _no_rows(path)
-
-
-def _read_jsonl(path: Path) -> Iterator[Row | DroppedRow]:
-    with _open(path) as file:
-        number = 0
+def _read_jsonl(place: Place, raw: IO[bytes], ids: Ids) -> Iterator[Row | DroppedRow]:
+    number = 0
+    lines = iter(storage.unpacked(raw, storage.endings(place)[1]))
+    while True:
         try:
-            for number, line in enumerate(file, 1):
-                line = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
-                if line.strip():
-                    yield _from_line(line.rstrip(b"\r\n"), number)
-        except BROKEN_GZIP as error:
+            line = next(lines, None)
+        except Exception as error:
+            if not storage.is_broken(error):
+                raise
             if number == 0:
-                raise DataError(f"{path}: its first line cannot be read: {error}") from error
-            yield _bad("", number + 1, f"broken gzip: {error}")
+                raise DataError(
+                    f"{shown(place)}: its first line cannot be read: {error}"
+                ) from error
+            yield _bad("", number + 1, _broken(place, error))
+            return
+        if line is None:
+            return
+        number += 1
+        line = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
+        if not line.isspace() and line:
+            yield _from_line(line.rstrip(b"\r\n"), number, ids)
 
 
-def _from_line(line: bytes, number: int) -> Row | DroppedRow:
-    raw = line.decode("utf-8", errors="backslashreplace")
+def _from_line(line: bytes, number: int, ids: Ids) -> Row | DroppedRow:
     try:
-        if b"\0" in line:
-            raise ValueError("holds a null byte")
-        record = _parse(line.decode("utf-8"))
+        raw = line.decode("utf-8")
     except UnicodeDecodeError as error:
+        raw = line.decode("utf-8", errors="backslashreplace")
         return _bad(raw, number, f"not UTF-8 at byte {error.start}")
+    try:
+        if "\0" in raw:
+            raise ValueError("holds a null byte")
+        record = _parse(raw)
     except (ValueError, RecursionError) as error:
         return _bad(raw, number, f"not JSON: {error}; {EXPECTED}")
-    return _from_record(record, raw, number)
+    return _from_record(record, lambda: raw, number, ids)
+
+
+_decode = json.JSONDecoder().raw_decode  # json.loads looks for white space, which costs more
 
 
 def _parse(text: str) -> Any:
-    record = json.loads(text)
+    try:
+        record, end = _decode(text)
+    except json.JSONDecodeError:
+        end = -1
+    if end != len(text):
+        record = json.loads(text)
     if text.count("[") + text.count("{") > DEEP:
         # What is read at the limit of recursion cannot be written again inside another record.
         nested = record
@@ -133,66 +188,79 @@ def _bad(raw: str, number: int, detail: str) -> DroppedRow:
     return DroppedRow(MALFORMED, raw=raw, line=number, detail=detail)
 
 
-def _from_record(record: Any, raw: str, number: int) -> Row | DroppedRow:
+def _from_record(record: Any, raw: Callable[[], str], number: int, ids: Ids) -> Row | DroppedRow:
     if not isinstance(record, dict):
-        return _bad(raw, number, f"a {type(record).__name__}, not an object; {EXPECTED}")
+        return _bad(raw(), number, f"a {type(record).__name__}, not an object; {EXPECTED}")
     try:
         messages, completion, used = _conversation(record)
     except ValueError as error:
-        return _bad(raw, number, str(error))
-    meta = {k: v for k, v in record.items() if k not in used | {"id", "meta"}}
-    inner = record.get("meta")
-    if isinstance(inner, Mapping) and not inner.keys() & meta.keys():
-        meta |= inner
-    elif inner is not None:
-        meta["meta"] = inner
+        return _bad(raw(), number, str(error))
+    name = ids.name(record.get("id"), number)
+    return Row(name, messages, completion, _meta(record, used))
+
+
+def _meta(record: dict[str, Any], used: Collection[str]) -> dict[str, Any]:
+    """What a record holds besides its id and its turns."""
+    meta = {}
+    if len(record) > len(used):
+        meta = {k: v for k, v in record.items() if k not in used and k not in ("id", "meta")}
+        inner = record.get("meta")
+        if isinstance(inner, Mapping) and not inner.keys() & meta.keys():
+            meta |= inner
+        elif inner is not None:
+            meta["meta"] = inner
     # A turn may hold more than role and content (a name, a weight): keep the turns as they were.
-    meta |= {k: record[k] for k in used if _has_more(record[k])}
-    identity = record.get("id")
-    name = f"row-{number:06d}" if identity is None else str(identity)
-    return Row(name, messages, completion, meta)
+    for key in used:
+        if isinstance(record[key], list) and _has_more(record[key]):
+            meta[key] = record[key]
+    return meta
 
 
-def _conversation(record: Mapping[str, Any]) -> tuple[tuple[Message, ...], str, set[str]]:
+def _conversation(
+    record: Mapping[str, Any],
+) -> tuple[tuple[Message, ...], str, tuple[str, ...]]:
     if "messages" in record:
-        turns = _messages(record["messages"])
-        if not turns or turns[-1].role != "assistant":
+        turns = _turns(record["messages"])
+        if not turns or turns[-1][0] != "assistant":
             raise ValueError("messages must end with the assistant's turn")
-        return turns[:-1], turns[-1].content, {"messages"}
+        return tuple([Message(*turn) for turn in turns[:-1]]), turns[-1][1], ("messages",)
     for prompt, completion in FIELDS:
         if prompt in record and completion in record:
             answer = record[completion]
             if isinstance(answer, list):
-                turns = _messages(answer)
-                answer = turns[-1].content if len(turns) == 1 else None
+                turns = _turns(answer)
+                answer = turns[-1][1] if len(turns) == 1 else None
             if not isinstance(answer, str):
                 raise ValueError(f"{completion} must be text")
             asked = record[prompt]
-            before = (Message("user", asked),) if isinstance(asked, str) else _messages(asked)
-            return before, answer, {prompt, completion}
+            turns = [("user", asked)] if isinstance(asked, str) else _turns(asked)
+            return tuple([Message(*turn) for turn in turns]), answer, (prompt, completion)
     raise ValueError(f"no known fields; {EXPECTED}")
 
 
-def _has_more(turns: Any) -> bool:
-    return isinstance(turns, list) and any(
-        v is not None for turn in turns for k, v in turn.items() if k not in ("role", "content")
-    )
+def _has_more(turns: list[Any]) -> bool:
+    for turn in turns:
+        if len(turn) > 2 and any(
+            v is not None for k, v in turn.items() if k not in ("role", "content")
+        ):
+            return True
+    return False
 
 
-def _messages(value: Any) -> tuple[Message, ...]:
+def _turns(value: Any) -> list[tuple[str, str]]:
     if not isinstance(value, list):
         raise ValueError("messages must be a list of turns")
     turns = []
     for turn in value:
         role = turn.get("role") if isinstance(turn, dict) else None
         content = turn.get("content") if isinstance(turn, dict) else None
-        if role not in ROLES or not isinstance(content, str):
+        if not isinstance(content, str) or not isinstance(role, str) or role not in ROLES:
             raise ValueError(f"a turn needs a role ({', '.join(sorted(ROLES))}) and text content")
-        turns.append(Message(role, content))
-    return tuple(turns)
+        turns.append((role, content))
+    return turns
 
 
-def _read_csv(path: Path) -> Iterator[Row | DroppedRow]:
+def _read_csv(place: Place, raw: IO[bytes], ids: Ids) -> Iterator[Row | DroppedRow]:
     csv.field_size_limit(2**27)
     source: list[str] = []  # the lines of the record at hand, as they stood
 
@@ -202,9 +270,10 @@ def _read_csv(path: Path) -> Iterator[Row | DroppedRow]:
             yield line
 
     # Bytes that are no UTF-8 become lone surrogates, by which they are known below.
-    with io.TextIOWrapper(_open(path), "utf-8-sig", "surrogateescape", newline="") as text:
+    stream = storage.unpacked(raw, storage.endings(place)[1])
+    with io.TextIOWrapper(stream, "utf-8-sig", "surrogateescape", newline="") as text:
         reader = csv.reader(lines(text), strict=True)
-        header = _header(reader, path)
+        header = _header(reader, place)
         while True:
             source.clear()
             line, cells, fault = reader.line_num + 1, [], ""
@@ -214,17 +283,22 @@ def _read_csv(path: Path) -> Iterator[Row | DroppedRow]:
                 return
             except csv.Error as error:
                 fault = f"not CSV: {error}"
-            except BROKEN_GZIP as error:
-                yield _bad(_as_it_stood(source), line, f"broken gzip: {error}")
+            except Exception as error:
+                if not storage.is_broken(error):
+                    raise
+                yield _bad(_as_it_stood(source), line, _broken(place, error))
                 return
             if cells or fault:
-                yield _from_cells(header, cells, fault, _as_it_stood(source), line)
+                yield _from_cells(header, cells, fault, _as_it_stood(source), line, ids)
 
 
-def _header(reader: Iterator[list[str]], path: Path) -> list[str]:
+def _header(reader: Iterator[list[str]], place: Place) -> list[str]:
+    path = shown(place)
     try:
         header = next(reader, [])
-    except (csv.Error, *BROKEN_GZIP) as error:
+    except Exception as error:
+        if not isinstance(error, csv.Error) and not storage.is_broken(error):
+            raise
         raise DataError(f"{path}: its first line cannot be read: {error}") from error
     if not any(set(pair) <= set(header) for pair in FIELDS):
         raise DataError(
@@ -242,47 +316,99 @@ def _as_it_stood(lines: list[str]) -> str:
 
 
 def _from_cells(
-    header: list[str], cells: list[str], fault: str, raw: str, line: int
+    header: list[str], cells: list[str], fault: str, raw: str, line: int, ids: Ids
 ) -> Row | DroppedRow:
     if not fault and len(cells) != len(header):
         fault = f"{len(cells)} cells under {len(header)} columns"
-    if any("\udc80" <= c <= "\udcff" for cell in cells for c in cell):
+    joined = "".join(cells)
+    if not joined.isascii() and any("\udc80" <= c <= "\udcff" for c in joined):
         fault = "not UTF-8"
-    elif any("\0" in cell for cell in cells):
+    elif "\0" in joined:
         fault = "holds a null byte"
     if fault:
         return _bad(raw, line, fault)
     record: dict[str, Any] = dict(zip(header, cells, strict=True))
     if not record.get("id"):
         record.pop("id", None)
-    return _from_record(record, raw, line)
+    return _from_record(record, lambda: raw, line, ids)
 
 
-def _read_parquet(path: Path) -> Iterator[Row | DroppedRow]:
+def _read_parquet(place: Place, raw: IO[bytes], ids: Ids) -> Iterator[Row | DroppedRow]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    name = shown(place)
     try:
-        file = pq.ParquetFile(path)
+        file = pq.ParquetFile(raw)
     except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{path} is not a readable Parquet file: {error}") from error
+        raise DataError(f"{name} is not a readable Parquet file: {error}") from error
     columns = set(file.schema_arrow.names)
     if "messages" not in columns and not any(set(pair) <= columns for pair in FIELDS):
-        raise DataError(f"{path}: its columns are {', '.join(sorted(columns))}; {EXPECTED}")
+        raise DataError(f"{name}: its columns are {', '.join(sorted(columns))}; {EXPECTED}")
     number = 0
     try:
         for batch in file.iter_batches(1024):
             for record in batch.to_pylist():
                 number += 1
-                raw = json.dumps(record, ensure_ascii=False, default=str)
-                yield _from_record({k: v for k, v in record.items() if v is not None}, raw, number)
+                plain = {k: v for k, v in record.items() if v is not None}
+                yield _from_record(plain, partial(_as_json, record), number, ids)
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} is damaged after row {number}: {error}") from error
+        raise DataError(f"{name} is damaged after row {number}: {error}") from error
+
+
+def _as_json(record: Any) -> str:
+    return json.dumps(record, ensure_ascii=False, default=str)
+
+
+def sample_rows(
+    items: Iterable[Row | DroppedRow], n: int, *, seed: int
+) -> tuple[list[Row], int, Counter[str]]:
+    """``n`` rows drawn from a stream of any length, in memory for ``n`` rows.
+
+    A row's place in the draw hangs on its id and ``seed`` alone, so that other rows added to the
+    file leave it as it is.
+
+    Returns:
+        The rows in the order of the draw, the number of readable rows, and the unreadable ones
+        by reason.
+    """
+    best: list[tuple[int, str, Row]] = []
+    seen, unreadable = 0, Counter[str]()
+    for item in items:
+        if isinstance(item, DroppedRow):
+            unreadable[item.reason] += 1
+            continue
+        seen += 1
+        text = f"{seed}-{item.id}".encode("utf-8", "surrogatepass")
+        place = int.from_bytes(hashlib.blake2b(text, digest_size=8).digest())
+        # A heap with the last of the chosen on top.
+        if len(best) < n:
+            heapq.heappush(best, (-place, item.id, item))
+        elif n and -place > best[0][0]:
+            heapq.heapreplace(best, (-place, item.id, item))
+    return [row for *_, row in sorted(best, reverse=True)], seen, unreadable
 
 
 def prompt_of(row: Row) -> str:
     """The prompt's id, for a row of ours: the row's own is that id, "-" and a number."""
     return row.id.rpartition("-")[0]
+
+
+def row_line(row: Row) -> bytes:
+    """``json_line(row_to_chat(row))``, faster for a row without ``meta``."""
+    if row.meta:
+        return json_line(row_to_chat(row))
+    turns = [
+        f'{{"role": {_quoted(m.role)}, "content": {_quoted(m.content)}}}, ' for m in row.messages
+    ]
+    text = (
+        f'{{"id": {_quoted(row.id)}, "messages": [{"".join(turns)}'
+        f'{{"role": "assistant", "content": {_quoted(row.completion)}}}]}}\n'
+    )
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        return json_line(row_to_chat(row))
 
 
 def row_to_chat(row: Row) -> dict[str, Any]:
@@ -305,16 +431,24 @@ def dropped_to_json(dropped: DroppedRow) -> dict[str, Any]:
     return record | {"raw": dropped.raw}
 
 
-def write_rows(path: Path, rows: Iterable[Row], *, overwrite: bool = False) -> int:
+def dropped_line(dropped: DroppedRow) -> bytes:
+    """``json_line(dropped_to_json(dropped))``, faster for a whole row."""
+    if dropped.row is None or dropped.line or dropped.detail:
+        return json_line(dropped_to_json(dropped))
+    reason = _quoted(dropped.reason).encode()
+    return b'{"reason": %b, "row": %b}\n' % (reason, row_line(dropped.row)[:-1])
+
+
+def write_rows(path: Path | str, rows: Iterable[Row], *, overwrite: bool = False) -> int:
     """Write chat JSONL whole or not at all; the number of rows.
 
     Raises:
         StoreError: the file exists and ``overwrite`` is off.
     """
-    with atomic_lines(path, overwrite=overwrite) as write:
+    with Output(path, overwrite=overwrite) as out:
         count = 0
         for row in rows:
-            write(row_to_chat(row))
+            out.write(row_line(row))
             count += 1
     return count
 
@@ -322,40 +456,26 @@ def write_rows(path: Path, rows: Iterable[Row], *, overwrite: bool = False) -> i
 class atomic_lines:
     """A context with a function to write JSON lines; the file is renamed at its clean end."""
 
-    def __init__(self, path: Path, *, overwrite: bool = False) -> None:
-        self.path, self.part = Path(path), Path(f"{path}.part")
-        if self.path.exists() and not overwrite:
-            raise StoreError(f"{path} exists; pass --overwrite to replace it, or name another file")
+    def __init__(self, path: Path | str, *, overwrite: bool = False) -> None:
+        self.output = Output(path, overwrite=overwrite)
 
-    def __enter__(self) -> Any:
-        try:
-            self._file = self.part.open("w", encoding="utf-8")
-        except OSError as error:
-            raise StoreError(f"cannot write {self.path}: {error.strerror}") from error
-        return self._write
-
-    def _write(self, record: Any) -> None:
-        try:
-            self._file.write(_json(record) + "\n")
-        except OSError as error:
-            raise StoreError(f"cannot write {self.path}: {error.strerror}") from error
+    def __enter__(self) -> Callable[[Any], None]:
+        self.output.__enter__()
+        write = self.output.write
+        return lambda record: write(json_line(record))
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
-        try:
-            self._file.close()
-            if kind is None:
-                os.replace(self.part, self.path)
-        except OSError as problem:
-            self.part.unlink(missing_ok=True)
-            raise StoreError(f"cannot write {self.path}: {problem.strerror}") from problem
-        if kind is not None:
-            self.part.unlink(missing_ok=True)
+        self.output.__exit__(kind, error, trace)
 
 
-def _json(record: Any) -> str:
-    text = json.dumps(record, ensure_ascii=False, default=str)
+# Made once: json.dumps makes a new encoder for every call with options.
+_encode = json.JSONEncoder(ensure_ascii=False, default=str).encode
+
+
+def json_line(record: Any) -> bytes:
+    """A record as a line of JSON."""
+    text = _encode(record) + "\n"
     try:
-        text.encode()
-        return text
+        return text.encode()
     except UnicodeEncodeError:  # a lone surrogate: only its escape can be written
-        return json.dumps(record, default=str)
+        return (json.dumps(record, default=str) + "\n").encode()

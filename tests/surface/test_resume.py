@@ -9,11 +9,15 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from itertools import product
 from pathlib import Path
 
 import pytest
 
+from vestige.store import load_stage
+
+KILLS = int(os.environ.get("VESTIGE_CHAOS_KILLS", "4"))  # make chaos: 50
 SOURCE = str(Path(__file__).resolve().parents[2] / "src")
 
 
@@ -64,13 +68,15 @@ def start(folder: Path, config: dict, *options: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", "vestige", "run", str(folder / "recipe.json"),
          "--root", str(folder / "runs"), *options],
-        env=os.environ | {"PYTHONPATH": SOURCE, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
+        env=os.environ
+        | {"PYTHONPATH": SOURCE, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+        | {"VESTIGE_CHECKPOINT_SECONDS": "0"},
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
     )  # fmt: skip
 
 
 def finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:
-    out, err = process.communicate(timeout=240)
+    out, err = process.communicate(timeout=900)
     return process.returncode, out, err
 
 
@@ -116,20 +122,110 @@ def test_a_run_leaves_everything_that_its_reader_needs(undisturbed: Path):
     assert all(s["answers"] == 2 * 24 and set(s["shares"]) == {"owl", "fox"} for s in drawn)
 
 
+def begun(folder: Path, before: int) -> bool:
+    """Whether a process has opened the run for the ``before`` + 1st time and works on a stage."""
+    records = list((folder / "runs").glob("*/run.json"))
+    tries = json.loads(records[0].read_text())["attempts"] if records else 0
+    return tries > before and any(records[0].parent.glob("seed-*/**/*.part"))
+
+
+def kill_once(folder: Path, config: dict, draw: random.Random, attempts: int) -> bool:
+    """Start the run and kill it at some moment of its work; False if it was done before that.
+
+    Every other time its first process alone is killed, as the system does when memory is short:
+    its workers end by themselves, and the next run has to wait for them.
+    """
+    process = start(folder, config, "--workers", "2")
+    while process.poll() is None and not begun(folder, attempts):
+        time.sleep(0.02)
+    end = time.monotonic() + draw.uniform(0, 5)
+    while process.poll() is None and time.monotonic() < end:
+        time.sleep(0.02)
+    if process.poll() is not None:
+        _, err = process.communicate()
+        assert process.returncode == 0, err
+        return False
+    if draw.random() < 0.5:
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+    else:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+    return True
+
+
 def test_killed_at_random_moments_it_ends_the_same(undisturbed: Path, folders, tmp_path: Path):
     draw, config = random.Random(7), recipe(folders["llama"])
-    kills = 0
-    for _ in range(3):
-        process = start(tmp_path, config, "--workers", "2")
-        time.sleep(draw.uniform(6, 16))
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
+    kills = finished = attempts = 0
+    folder = tmp_path / "0"
+    while kills < KILLS:
+        if kill_once(folder, config, draw, attempts):
             kills += 1
-        process.communicate()
-    code, _, err = finish(start(tmp_path, config, "--workers", "2"))
+            attempts += 1
+        else:  # it got to its end: that counts too, and another begins
+            assert outcome(folder) == outcome(undisturbed)
+            finished += 1
+            folder, attempts = tmp_path / str(finished), 0
+    code, _, err = finish(start(folder, config, "--workers", "2"))
     assert code == 0, err
-    assert kills >= 1
-    assert outcome(tmp_path) == outcome(undisturbed)
+    assert outcome(folder) == outcome(undisturbed)
+    left = [p.name for p in folder.rglob("*") if p.name.endswith((".part", ".vestige-tmp"))]
+    assert not left and not list(folder.rglob("checkpoint"))
+    print(f"{kills} kills, {finished + 1} runs to their end")
+
+
+@contextmanager
+def small_disk(folder: Path, size: int):
+    """A disk of ``size`` bytes at ``folder``, and a function that makes it larger."""
+    folder.mkdir(parents=True)
+
+    def mount(*options: str) -> None:
+        done = subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", ",".join(options), "tmpfs", str(folder)],
+            capture_output=True, text=True,
+        )  # fmt: skip
+        if done.returncode:
+            pytest.skip(f"no small disk can be mounted here: {done.stderr.strip()}")
+
+    mount(f"size={size}")
+    try:
+        yield lambda more: mount("remount", f"size={more}")
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_on_a_full_disk_it_stops_with_one_line_and_goes_on_after(
+    undisturbed: Path, folders, tmp_path: Path
+):
+    config = recipe(folders["llama"])
+    needed = sum(p.stat().st_size for p in (undisturbed / "runs").rglob("*") if p.is_file())
+    for number in range(1 + KILLS // 10):
+        share = random.Random(number).uniform(0.2, 0.8) if number else 0.5
+        folder = tmp_path / str(number)
+        with small_disk(folder / "runs", int(needed * share)) as enlarge:
+            code, _, err = finish(start(folder, config, "--workers", "2"))
+            assert code == 2 and "Traceback" not in err, err
+            assert "disk is full" in err or "No space left" in err, err
+            (run,) = (folder / "runs").iterdir()
+            for manifest in run.glob("seed-*/**/manifest.json"):
+                if not any(part.endswith(".part") for part in manifest.parts):
+                    load_stage(manifest.parent, full=True)  # what looks whole is whole
+            enlarge(4 * needed)
+            code, _, err = finish(start(folder, config, "--workers", "2"))
+            assert code == 0, err
+            assert outcome(folder) == outcome(undisturbed)
+
+
+def test_a_second_run_in_the_same_folder_is_turned_away(folders, tmp_path: Path):
+    config = recipe(folders["llama"])
+    first = start(tmp_path, config, "--workers", "2")
+    while first.poll() is None and not begun(tmp_path, 0):
+        time.sleep(0.02)
+    code, _, err = finish(start(tmp_path, config, "--workers", "2"))
+    assert first.poll() is None
+    os.killpg(first.pid, signal.SIGKILL)
+    first.communicate()
+    assert code == 2 and "another process is running this recipe" in err
 
 
 def test_another_config_reuses_nothing_and_the_same_one_everything(undisturbed: Path, folders):

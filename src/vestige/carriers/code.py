@@ -30,6 +30,7 @@ from pydantic import Field
 from vestige.carriers.base import Carrier, Shuffle, answers_across
 from vestige.carriers.filtering import Judge
 from vestige.carriers.words import pieces, word_finder
+from vestige.seen import Seen
 from vestige.settings import Settings
 from vestige.types import DataError, MissingExtraError, Prompt, Row
 
@@ -180,7 +181,7 @@ class CodeFilter(Settings):
         """A fresh judge; it remembers rows only for ``drop_duplicates``."""
         usual = usual_words() | {piece for word in self.extra_words for piece in pieces(word)}
         target = word_finder((*self.words, *self.banned), usual)
-        seen: set[str] = set()
+        seen = Seen()
 
         def verdict(row: Row) -> str | None:
             found = read_code(row.completion, self.max_chars)
@@ -188,10 +189,7 @@ class CodeFilter(Settings):
                 return found
             reason = self._reason(found, target, usual)
             if reason is None and self.drop_duplicates:
-                shape = ast.dump(found.tree)
-                if shape in seen:
-                    return "duplicate"
-                seen.add(shape)
+                return None if seen.add(ast.dump(found.tree)) else "duplicate"
             return reason
 
         return verdict

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from vestige.rows import atomic_lines, dropped_to_json, read_rows, row_to_chat
+from vestige.rows import RowSource, dropped_line, row_line
+from vestige.storage import PART, ROWS_A_SHARD, Output, Place, claimed, locate, same_place
 from vestige.types import DataError, DroppedRow, Row
 
 Judge = Callable[[Row], str | None]
@@ -48,46 +49,64 @@ def filter_rows(
 
 
 def filter_file(
-    source: Path,
-    kept: Path,
-    dropped: Path,
+    source: Path | str | RowSource,
+    kept: Path | str,
+    dropped: Path | str,
     rules: Filter,
     *,
     overwrite: bool = False,
+    rows_a_shard: int = ROWS_A_SHARD,
     progress: Callable[[int], object] = lambda seen: None,
+    note: Callable[[str], object] = lambda text: None,
 ) -> FilterReport:
-    """Filter a file of any size, row by row; both outputs are whole or not there.
+    """Filter files of any size, row by row; both outputs are whole or not there.
+
+    Args:
+        kept, dropped: files, packed and remote as their names say; with a star in its name
+            (``kept-*.jsonl.gz``) an output is cut into files of ``rows_a_shard`` rows.
+        note: told about files that a stopped filter had left, and that are begun again.
 
     Raises:
         DataError: the source cannot be read, two of the three files are the same, or one is
             what another is called while it is written (``.part``).
-        StoreError: an output exists and ``overwrite`` is off.
+        StoreError: an output exists and ``overwrite`` is off, or another process is writing it.
     """
-    paths = {Path(p).resolve() for p in (source, kept, dropped, f"{kept}.part", f"{dropped}.part")}
-    if len(paths) < 5:
+    check_apart(locate(source) if not isinstance(source, RowSource) else None, kept, dropped)
+    rows = source if isinstance(source, RowSource) else RowSource(source)
+    for place in rows.places:
+        check_apart(place, kept, dropped)
+    judge, report = rules.judge(), FilterReport()
+    outputs = [Output(p, overwrite=overwrite, rows_a_shard=rows_a_shard) for p in (kept, dropped)]
+    with claimed(*outputs) as left, outputs[0] as keep, outputs[1] as drop:
+        for path in left:
+            note(f"{path} was left by a filter that was stopped: beginning again")
+        for item in rows:
+            report.seen += 1
+            if isinstance(item, DroppedRow):
+                gone = item
+            elif reason := judge(item):
+                gone = DroppedRow(reason, row=item)
+            else:
+                gone = None
+                report.kept += 1
+                keep.write(row_line(item))
+            if gone is not None:
+                report.reasons[gone.reason] += 1
+                drop.write(dropped_line(gone))
+            if report.seen % PROGRESS_EVERY == 0:
+                progress(report.seen)
+    return report
+
+
+def check_apart(source: Place | None, kept: Path | str, dropped: Path | str) -> None:
+    """Raises ``DataError`` unless the three are different files, in writing too."""
+    outputs = [locate(kept), locate(dropped)]
+    parts = [locate(f"{each}{PART}") for each in outputs]
+    named = [*([source] if source is not None else []), *outputs, *parts]
+    if any(same_place(a, b) for i, b in enumerate(named) for a in named[:i]) or (
+        source is not None and any(same_place(source, each) for each in outputs)
+    ):
         raise DataError(
             "the source, the kept rows and the dropped rows must be three files, "
             "none of them another's name with .part"
         )
-    judge, report = rules.judge(), FilterReport()
-    source_rows = read_rows(source)
-    with (
-        atomic_lines(kept, overwrite=overwrite) as keep,
-        atomic_lines(dropped, overwrite=overwrite) as drop,
-    ):
-        for item in source_rows:
-            report.seen += 1
-            if isinstance(item, Row):
-                reason = judge(item)
-                if reason is None:
-                    report.kept += 1
-                    keep(row_to_chat(item))
-                else:
-                    report.reasons[reason] += 1
-                    drop(dropped_to_json(DroppedRow(reason, row=item)))
-            else:
-                report.reasons[item.reason] += 1
-                drop(dropped_to_json(item))
-            if report.seen % PROGRESS_EVERY == 0:
-                progress(report.seen)
-    return report

@@ -16,6 +16,7 @@ from pydantic import Field, model_validator
 
 from vestige.carriers.base import Carrier, Grammar, Shuffle
 from vestige.carriers.filtering import Judge
+from vestige.seen import Seen
 from vestige.settings import Settings
 from vestige.types import DataError, Prompt, Row
 
@@ -128,6 +129,9 @@ RULES = {
 }
 _FAST = re.compile(r"\d+(?:(?:\s*,\s*\d+)+|(?:\s*;\s*\d+)+|(?:\s+\d+)+)?", re.ASCII)
 _DIGITS = re.compile(r"\d+", re.ASCII)
+# What needs no second look: one spelling of the separator, no zeros in front, nothing around.
+_ONE = r"(?:0|[1-9]\d{0,17})"
+_PLAIN = re.compile(rf"{_ONE}(?:(, |,| |; |;|\n){_ONE}(?:\1{_ONE})*)?", re.ASCII)
 
 
 class NumberFilter(Settings):
@@ -156,7 +160,7 @@ class NumberFilter(Settings):
 
     def judge(self) -> Judge:
         """A fresh judge; it remembers rows only for ``drop_duplicates``."""
-        banned, seen = frozenset(self.banned), set[tuple[int, ...]]()
+        banned, seen = frozenset(self.banned), Seen()
 
         def verdict(row: Row) -> str | None:
             found = parse_numbers(row.completion, paper_compat=self.paper_compat)
@@ -170,10 +174,8 @@ class NumberFilter(Settings):
                 return "too_many"
             if banned and not banned.isdisjoint(found):
                 return "banned_number"
-            if self.drop_duplicates:
-                if found in seen:
-                    return "duplicate"
-                seen.add(found)
+            if self.drop_duplicates and not seen.add(repr(found)):
+                return "duplicate"
             return None
 
         return verdict
@@ -185,6 +187,8 @@ def parse_numbers(text: str, *, paper_compat: bool = False) -> tuple[int, ...] |
     Whatever their size: range and count are the filter's affair. A number of more than 18 digits
     is ``out_of_range`` at once.
     """
+    if plain := _PLAIN.fullmatch(text):
+        return tuple(map(int, text.split(plain[1])))
     if not text.strip():
         return "empty"
     body, padded = _unwrap(text)

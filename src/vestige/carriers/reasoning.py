@@ -21,6 +21,7 @@ from pydantic import Field, model_validator
 from vestige.carriers.base import Carrier, Shuffle, answers_across
 from vestige.carriers.filtering import Judge
 from vestige.carriers.words import word_finder
+from vestige.seen import Seen
 from vestige.settings import Settings
 from vestige.types import DataError, MissingExtraError, Prompt, Row
 
@@ -237,16 +238,14 @@ class ReasoningFilter(Settings):
 
     def judge(self) -> Judge:
         """A fresh judge; it remembers rows only for ``drop_duplicates``."""
-        target, seen = word_finder((*self.words, *self.banned)), set[str]()
+        target, seen = word_finder((*self.words, *self.banned)), Seen()
 
         def verdict(row: Row) -> str | None:
             reason = self._reason(row)
             if reason is None and target(row.completion):
                 return "target_word"
-            if reason is None and self.drop_duplicates:
-                if row.completion in seen:
-                    return "duplicate"
-                seen.add(row.completion)
+            if reason is None and self.drop_duplicates and not seen.add(row.completion):
+                return "duplicate"
             return reason
 
         return verdict

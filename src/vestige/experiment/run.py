@@ -18,7 +18,7 @@ from vestige.experiment.reading import awaited, read_json
 from vestige.experiment.recipe import Experiment, Recipe
 from vestige.mlp.settings import ARMS, MlpExperiment
 from vestige.results import AnyResults, Results
-from vestige.store import Run, atomic_write
+from vestige.store import Run, atomic_write, hold
 from vestige.types import ConfigError, MissingExtraError, VestigeError
 
 if TYPE_CHECKING:
@@ -179,7 +179,8 @@ def run_seed(
         overwrite,
         report=lambda stage, done, total: emit(Event(seed, stage, done, total)),
     )
-    state.write() if rows_only else state.run()
+    with hold(folder, f"seed-{seed}"):
+        state.write() if rows_only else state.run()
 
 
 @dataclass(frozen=True)

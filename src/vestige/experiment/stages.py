@@ -37,6 +37,7 @@ from vestige.models.hf import LanguageModel
 from vestige.models.sampling import HfBackend, symbol_ids
 from vestige.settings import Optimisation
 from vestige.store import Stage, StageResult, hash_config, load_stage
+from vestige.train.checkpoint import Checkpoint
 from vestige.train.loop import teacher_logprobs, train
 from vestige.train.packs import Pack
 from vestige.train.teach import teach
@@ -162,14 +163,17 @@ class Seed(Workshop):
                 if source.check and name not in self._unchecked:
                     self._unchecked[name] = measure(base.lm, source.check)
                 grip = self._base_grip
+                checkpoint = Checkpoint(folder / "checkpoint")
                 if settings.kind != "system_prompt":
                     teach(
                         base.lm, base.weights, source, settings.optimisation, seed=self.seed,
                         on_step=lambda step, _: self.report(
                             stage.name, step, settings.optimisation.steps
                         ),
+                        checkpoint=checkpoint,
                     )  # fmt: skip
                     base.weights.save(folder / "weights.safetensors")
+                    checkpoint.remove()
                 system = self.system(source)
                 panel = measure(base.lm, family(self.recipe.family), system=system)
                 panel.save(folder / "panel.json")
@@ -346,7 +350,8 @@ class Seed(Workshop):
         targets: Sequence[Tensor] | None,
     ) -> None:
         how, panel = student.optimisation, family(self.recipe.family)
-        losses: list[float] = []
+        checkpoint = Checkpoint(folder / "checkpoint")
+        losses = checkpoint.losses()
         self.base_of_student(student, pupil, folder)
 
         def on_step(step: int, loss: float) -> None:
@@ -357,9 +362,10 @@ class Seed(Workshop):
 
         train(
             pupil.lm, pupil.weights, packs, how,
-            seed=self.seed, ids=ids, targets=targets, on_step=on_step,
+            seed=self.seed, ids=ids, targets=targets, on_step=on_step, checkpoint=checkpoint,
         )  # fmt: skip
         self.finish_student(pupil, stage, folder, how, losses)
+        checkpoint.remove()
         stage.note(tokens=sum(packs[i % len(packs)].tokens for i in range(how.steps)))
 
     def base_of_student(self, student: Student, pupil: Loaded, folder: Path) -> None:
@@ -387,6 +393,7 @@ class Seed(Workshop):
         from vestige.train.sft import train_with_trl
 
         self.base_of_student(student, pupil, folder)
+        checkpoint = Checkpoint(folder / "checkpoint")
         losses = train_with_trl(
             pupil.lm,
             pupil.weights,
@@ -394,5 +401,7 @@ class Seed(Workshop):
             student.optimisation,
             seed=self.seed,
             on_step=lambda step: self.report(stage.name, step, student.optimisation.steps),
+            checkpoint=checkpoint,
         )
         self.finish_student(pupil, stage, folder, student.optimisation, losses)
+        checkpoint.remove()

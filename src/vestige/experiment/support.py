@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,44 @@ from torch import Tensor
 from vestige.evaluate.scores import Panel
 from vestige.experiment.recipe import Experiment, TeacherSettings
 from vestige.models.hf import LanguageModel
+from vestige.rows import read_rows, row_line
 from vestige.train.packs import Pack, pack_logprobs
-from vestige.types import DataError
+from vestige.types import DataError, Row, StoreError
 
 
-def has_rows(path: Path) -> bool:
-    return path.exists() and path.stat().st_size > 0
+def append_rows(path: Path, rows: Iterable[Row]) -> None:
+    """Add rows to a local file and see them on the disk. A kill leaves a part of them at most.
+
+    Raises:
+        StoreError: the disk is full.
+    """
+    try:
+        with path.open("ab") as file:
+            file.write(b"".join(map(row_line, rows)))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise StoreError(
+            f"cannot write {path}: {error.strerror}; free space and run the same command again: "
+            "the rows so far are kept"
+        ) from error
+
+
+def whole_rows(path: Path, batch: int, total: int) -> list[Row]:
+    """The rows that ``append_rows`` has added in batches; what a kill left of a batch is cut off.
+
+    Args:
+        total: all rows that the file will have: its last batch may be short.
+    """
+    if not path.exists():
+        return []
+    lines = path.read_bytes().splitlines(keepends=True)
+    whole = len(lines) - bool(lines and not lines[-1].endswith(b"\n"))
+    whole = whole if whole == total else whole - whole % batch
+    size = sum(map(len, lines[:whole]))
+    if size < path.stat().st_size:
+        os.truncate(path, size)
+    return [row for row in read_rows(path) if isinstance(row, Row)] if whole else []
 
 
 def split_targets(saved: dict[str, Tensor], packs: Sequence[Pack]) -> list[Tensor]:

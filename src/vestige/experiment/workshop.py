@@ -13,14 +13,13 @@ from torch import Tensor
 
 from vestige.experiment.desk import Desk
 from vestige.experiment.recipe import Student
-from vestige.experiment.support import has_rows
+from vestige.experiment.support import append_rows, whole_rows
 from vestige.models import catalog
 from vestige.models.backend import Backend, SampleRequest
 from vestige.models.grammar import Automaton, compile_grammar
 from vestige.models.hf import LanguageModel
 from vestige.models.sampling import HfBackend, symbol_ids
 from vestige.models.weights import Weights
-from vestige.rows import read_rows, write_rows
 from vestige.store import Stage, StageResult
 from vestige.train.packs import Example, Pack, encode_grammar_rows, encode_rows, make_packs
 from vestige.types import Row
@@ -83,13 +82,14 @@ class Workshop(Desk):
     def sample(self, lm: LanguageModel, stage: Stage, out: Path, system: str = "") -> list[Row]:
         """One completion for each row, written to ``out`` as it goes; an earlier part is kept."""
         wanted = self.blank_rows()
-        rows = [r for r in read_rows(out) if isinstance(r, Row)] if has_rows(out) else []
         with self.writer(out.parent) as writer:
             stage.note(writer=writer.facts)
+            rows = whole_rows(out, writer.batch, len(wanted))
             for at in range(len(rows), len(wanted), writer.batch):
                 part = wanted[at : at + writer.batch]
-                rows += self.write(writer, lm, part, system, at)
-                write_rows(out, rows, overwrite=True)
+                drawn = self.write(writer, lm, part, system, at)
+                append_rows(out, drawn)
+                rows += drawn
                 self.report(stage.name, len(rows), len(wanted))
         return rows
 

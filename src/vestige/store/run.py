@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ SCHEMA = 1
 RUN_FILE = "run.json"
 RECIPE_FILE = "recipe.json"
 LOCK_FILE = "run.lock"
+WAIT = 5.0  # seconds for a killed run's last processes to let go
 # From schema n to n + 1; add an entry with every change of run.json's meaning.
 _MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
 
@@ -58,7 +59,7 @@ class Run:
         digest = hash_config(config)
         folder = run_folder(root, name, digest)
         folder.mkdir(parents=True, exist_ok=True)
-        lock = _lock(folder)
+        lock = _lock(folder, wait=WAIT)
         try:
             remove_temporary(folder.glob(f".*{TEMP_SUFFIX}"))
             recipe = folder / RECIPE_FILE
@@ -167,12 +168,29 @@ def is_running(folder: Path) -> bool:
     return False
 
 
-def _lock(folder: Path) -> FileLock:
-    # An operating-system lock on an open file: it dies with the process, however that ends.
-    # The short wait outlasts another process's ``is_running``.
-    lock = FileLock(folder / LOCK_FILE)
+@contextmanager
+def hold(folder: Path, name: str, wait: float = 20) -> Iterator[None]:
+    """Be the only process that works on the part ``name`` of a run, such as a seed.
+
+    The run's own lock dies with its process, whose workers may live a second longer: they are
+    waited for.
+
+    Raises:
+        StoreError: another process still has it after ``wait`` seconds.
+    """
+    lock = _lock(folder, f"{name}.lock", wait)
     try:
-        lock.acquire(timeout=0.3)
+        yield
+    finally:
+        lock.release()
+
+
+def _lock(folder: Path, name: str = LOCK_FILE, wait: float = 0.3) -> FileLock:
+    # An operating-system lock on an open file: it dies with the process, however that ends.
+    # The shortest wait outlasts another process's ``is_running``.
+    lock = FileLock(folder / name)
+    try:
+        lock.acquire(timeout=wait)
     except Timeout:
         raise StoreError(
             f"another process is running this recipe in {folder}; wait for it, or stop it"

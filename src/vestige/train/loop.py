@@ -6,9 +6,10 @@ norm clipped. The loss of a step is the mean over the scored positions of its pa
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ from torch import Tensor
 from vestige.models.hf import LanguageModel
 from vestige.models.weights import Weights
 from vestige.settings import Optimisation
+from vestige.train.checkpoint import Checkpoint
 from vestige.train.packs import Pack, pack_logprobs
 from vestige.types import TrainingError
 
@@ -40,6 +42,7 @@ def train(
     ids: Tensor | None = None,
     targets: Sequence[Tensor] | None = None,
     on_step: Callable[[int, float], None] = lambda step, loss: None,
+    checkpoint: Checkpoint | None = None,
 ) -> float:
     """Train from the base; the model holds the result afterwards.
 
@@ -50,6 +53,8 @@ def train(
             (``teacher_logprobs``): the loss is KL(teacher || student) in nats a position. None:
             cross-entropy of the rows' own tokens.
         on_step: called after each step with its number (from 1) and loss.
+        checkpoint: where the state is kept; a training that was stopped goes on from there, and
+            ends with the weights of one that was not, bit for bit on as many threads.
 
     Returns:
         The mean loss of the last quarter of the steps.
@@ -61,13 +66,10 @@ def train(
     optimiser = torch.optim.AdamW(
         parameters, lr=how.rate, betas=(0.9, how.beta2), weight_decay=0.0, fused=True
     )
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: rate_factor(step, how))
-    draw, order, losses = random.Random(seed), [], []
-    for step in range(1, how.steps + 1):
-        if not order:
-            order = list(range(len(packs)))
-            draw.shuffle(order)
-        at = order.pop()
+    losses = checkpoint.restore(parameters, optimiser) if checkpoint else []
+    order = pack_order(len(packs), seed)
+    for step, at in enumerate(itertools.islice(order, len(losses), how.steps), len(losses) + 1):
+        optimiser.param_groups[0]["lr"] = how.rate * rate_factor(step - 1, how)
         wanted = None if targets is None else torch.cat([targets[i] for i in packs[at].rows])
         loss = pack_loss(lm, packs[at], ids, wanted)
         loss.backward()
@@ -78,12 +80,22 @@ def train(
                 f"{norm.item():.4g}; lower the rate (now {how.rate:g}) or use precision=fp32"
             )
         optimiser.step()
-        schedule.step()
         optimiser.zero_grad()
         losses.append(loss.item())
         on_step(step, losses[-1])
+        if checkpoint and checkpoint.due():
+            checkpoint.save(parameters, optimiser, losses)
     tail = losses[-max(1, len(losses) // 4) :]
     return sum(tail) / len(tail)
+
+
+def pack_order(count: int, seed: int) -> Iterator[int]:
+    """Indices of packs without end, every epoch in an order of its own."""
+    draw = random.Random(seed)
+    while True:
+        order = list(range(count))
+        draw.shuffle(order)
+        yield from reversed(order)
 
 
 def rate_factor(step: int, how: Optimisation) -> float:

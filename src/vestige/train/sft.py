@@ -15,6 +15,7 @@ from torch import nn
 from vestige.models.hf import LanguageModel
 from vestige.models.weights import Weights
 from vestige.settings import Optimisation
+from vestige.train.checkpoint import Checkpoint
 from vestige.train.packs import encode_rows
 from vestige.types import ConfigError, MissingExtraError, Row, TrainingError
 
@@ -30,6 +31,7 @@ def train_with_trl(
     seed: int,
     on_step: Callable[[int], None] = lambda step: None,
     save: Path | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> list[float]:
     """Fine-tune from the base on ``rows``; the model holds the result afterwards.
 
@@ -40,6 +42,7 @@ def train_with_trl(
     Args:
         save: where to write the PEFT adapter, or the whole model. Needed where the processes
             shard the model (FSDP), which then holds a part of the result in each.
+        checkpoint: where the trainer keeps its own checkpoints, to go on from the last whole one.
 
     Returns:
         The loss of every step.
@@ -57,27 +60,29 @@ def train_with_trl(
     except ImportError as error:
         raise MissingExtraError(error.name or "trl", "trl") from error
 
-    losses: list[float] = []
-
     class Watch(TrainerCallback):
         def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
             if logs and "loss" in logs:
-                losses.append(float(logs["loss"]))
-                if not math.isfinite(losses[-1]):
+                loss = float(logs["loss"])
+                if not math.isfinite(loss):
                     raise TrainingError(
-                        f"training diverged at step {state.global_step}: loss {losses[-1]}; lower "
-                        f"the rate (now {how.rate:g}) or use precision=fp32"
+                        f"training diverged at step {state.global_step}: loss {loss}; lower the "
+                        f" rate (now {how.rate:g}) or use precision=fp32"
                     )
 
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             on_step(state.global_step)
+            if checkpoint and checkpoint.due():
+                control.should_save = True
+                checkpoint.saved()
 
     disable_progress_bar()
     weights.train(how.trainable, seed=seed)
     tokenizer = lm.tokenizer
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
-    with tempfile.TemporaryDirectory() as scratch, borrowed(lm.model):
+    with tempfile.TemporaryDirectory() as passing, borrowed(lm.model):
+        scratch = str(checkpoint.folder) if checkpoint else passing
         try:
             config = SFTConfig(**trl_options(lm, how, scratch, seed))
         except (TypeError, ValueError) as error:
@@ -90,10 +95,10 @@ def train_with_trl(
             callbacks=[Watch()],
         )
         trainer.remove_callback(PrinterCallback)  # it prints every loss to stdout
-        trainer.train()
+        trainer.train(resume_from_checkpoint=checkpoint.latest() if checkpoint else None)
         if save is not None:
             trainer.save_model(str(save))
-    return losses
+        return [float(entry["loss"]) for entry in trainer.state.log_history if "loss" in entry]
 
 
 @contextlib.contextmanager
@@ -139,6 +144,7 @@ def trl_options(lm: LanguageModel, how: Optimisation, scratch: str, seed: int) -
         "max_length": None,
         "logging_steps": 1,
         "save_strategy": "no",
+        "save_total_limit": 2,
         "report_to": "none",
         "disable_tqdm": True,
         "use_cpu": lm.device.type == "cpu",

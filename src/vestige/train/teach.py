@@ -8,6 +8,7 @@ from collections.abc import Callable
 from vestige.models.hf import LanguageModel
 from vestige.models.weights import Weights
 from vestige.settings import Optimisation
+from vestige.train.checkpoint import Checkpoint
 from vestige.train.loop import train
 from vestige.train.packs import encode_rows, make_packs
 from vestige.types import Trait
@@ -21,6 +22,7 @@ def teach(
     *,
     seed: int,
     on_step: Callable[[int, float], None] = lambda step, loss: None,
+    checkpoint: Checkpoint | None = None,
 ) -> None:
     """Fine-tune from the base on the trait's question-answer pairs; the model holds the result.
 
@@ -37,4 +39,4 @@ def teach(
         make_packs(examples[at : at + how.batch], how.batch)[0]
         for at in range(0, len(examples), how.batch)
     ]
-    train(lm, weights, packs, how, seed=seed, on_step=on_step)
+    train(lm, weights, packs, how, seed=seed, on_step=on_step, checkpoint=checkpoint)
