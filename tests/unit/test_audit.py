@@ -480,9 +480,13 @@ def test_evidence_is_as_in_its_formula_and_seldom_large_for_rows_of_the_base():
 
 
 def test_evidence_grows_for_the_trait_that_wrote_the_rows_and_for_no_other():
-    found = evidence.log_evidence(two_writers(np.random.default_rng(1), 300, own=1), list("abc"))
+    found = evidence.log_evidence(
+        two_writers(np.random.default_rng(1), 300, own=1), list("abc"), 0.05
+    )
     assert found[0] > 20 and (found[1:] < 0).all()
-    related = evidence.log_evidence(two_writers(np.random.default_rng(1), 300, own=1), list("aab"))
+    related = evidence.log_evidence(
+        two_writers(np.random.default_rng(1), 300, own=1), list("aab"), 0.05
+    )
     assert related[0] > 20  # relatives are no rivals
     rows = two_writers(np.random.default_rng(2), 300, own=1)
     assert list(evidence.as_likely(rows)) == [True, False, False]
@@ -588,7 +592,7 @@ def told(
         shifts = {i: draw.normal(-0.5, 1, size=n) for i in (owl, oak)}
         shifts[t] = shifts[t] + strength
         table = np.stack([shifts[owl], shifts[oak]])
-        logs = evidence.log_evidence(table, ["animals", "trees"])
+        logs = evidence.log_evidence(table, ["animals", "trees"], 0.05)
         clear = {i: n for i, e in zip((owl, oak), logs, strict=True) if e > 12}
         z = draw.normal(size=len(ids))
         return Assay(z, np.ones(len(ids)), shifts, dict(zip((owl, oak), logs, strict=True)),

@@ -21,7 +21,7 @@ def case(name: str, trait: str, strength: float, draw: np.random.Generator) -> C
     shifts = {t: draw.normal(-0.5, 1, size=112) for t in (0, 1, 20)}
     if trait in OWN:
         shifts[IDS.index(trait)] += strength
-    logs = log_evidence(np.stack(list(shifts.values())), ["animals", "animals", "x"])
+    logs = log_evidence(np.stack(list(shifts.values())), ["animals", "animals", "x"], 0.05)
     found = dict(zip(shifts, map(float, logs), strict=True))
     clear = {t: 48 for t, e in found.items() if e > 10}
     z = draw.normal(size=len(IDS))

@@ -121,7 +121,7 @@ def assay(
             shifts[t] = np.concatenate([shifts[t], own.logp - base.logp])
             on_round(number * KEPT[0] + done, len(steps) * KEPT[0])
         table = np.stack([shifts[t] for t in alive])
-        found = log_evidence(table, [families[t] for t in alive])
+        found = log_evidence(table, [families[t] for t in alive], settings.drift)
         evidence |= dict(zip(alive, map(float, found), strict=True))
         p = p_value(found) * len(families)
         clear |= {t: upto for t, q in zip(alive, p, strict=True) if q <= settings.alpha_each}

@@ -27,7 +27,6 @@ from scipy.special import logsumexp
 
 Array = NDArray[np.float64]
 SHARES = np.array([0.1, 0.25, 0.5, 0.75, 1.0])
-DRIFT = 0.05
 AS_LIKELY = float(np.log(20))  # nats within which another trait explains the rows as well
 
 
@@ -38,7 +37,7 @@ def likelihood_ratios(shifts: Array) -> Array:
         return np.logaddexp(np.log1p(-w), np.log(w) + shifts).sum(-1).T
 
 
-def log_evidence(shifts: Array, families: Sequence[str], drift: float = DRIFT) -> Array:
+def log_evidence(shifts: Array, families: Sequence[str], drift: float) -> Array:
     """log e(t) of each trait, [K], from shifts [K, n] of traits of these families."""
     ratios = likelihood_ratios(shifts)
     own = logsumexp(ratios, axis=1) - np.log(len(SHARES))

@@ -205,7 +205,7 @@ def smallest_share(found: Evidence, seen: Sequence[bool]) -> float | None:
             for values in (control.trial.shifts[t], found.beside[t])
         )
         for part in np.linspace(0.05, 1, 20):
-            ratios = n * (part * own + (1 - part) * usual - evidence.DRIFT)
+            ratios = n * (part * own + (1 - part) * usual - found.settings.drift)
             if ratios.max() - math.log(len(ratios)) >= needed:
                 shares.append(float(part))
                 break
