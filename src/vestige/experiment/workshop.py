@@ -87,13 +87,13 @@ class Workshop(Desk):
             rows = whole_rows(out, writer.batch, len(wanted))
             for at in range(len(rows), len(wanted), writer.batch):
                 part = wanted[at : at + writer.batch]
-                drawn = self.write(writer, lm, part, system, at)
+                drawn = self.draw(writer, lm, part, system, at)
                 append_rows(out, drawn)
                 rows += drawn
                 self.report(stage.name, len(rows), len(wanted))
         return rows
 
-    def write(
+    def draw(
         self, writer: Backend, lm: LanguageModel, rows: Sequence[Row], system: str, at: int
     ) -> list[Row]:
         """``rows``, which begin with number ``at`` of their data set, with their completions."""
