@@ -15,12 +15,14 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
+from json import JSONDecodeError
 from queue import SimpleQueue
 from threading import Thread
 from typing import Any
 
 from vestige.api.ledger import Ledger
-from vestige.api.settings import PREFIX, Tokens, redact
+from vestige.api.settings import Tokens, redact
+from vestige.models.catalog import API_PREFIX
 from vestige.store import hash_config
 from vestige.types import ConfigError, Message, MissingExtraError, ModelError, VestigeError
 
@@ -127,7 +129,7 @@ class ApiModel:
     def key(self, request: Request) -> str:
         """What a recorded answer is found by."""
         fields = {name: getattr(request, name) for name in request.__slots__}
-        return hash_config({"model": self.name.removeprefix(PREFIX), **fields})
+        return hash_config({"model": self.name.removeprefix(API_PREFIX), **fields})
 
     def new(self, requests: Sequence[Request]) -> list[Request]:
         """The requests that have no recorded answer."""
@@ -200,7 +202,7 @@ class ApiModel:
         from inspect_ai.model import GenerateConfig, get_model
         from tenacity import wait_exponential_jitter
 
-        name, extra = self.name.removeprefix(PREFIX), {}
+        name, extra = self.name.removeprefix(API_PREFIX), {}
         if "/" not in name:
             extra["base_url"] = os.environ.get("OPENAI_BASE_URL") or OPENAI_URL
             name = f"openai-api/openai/{name}"
@@ -222,7 +224,7 @@ class ApiModel:
         api: Any = model.api
         retried = api.should_retry
         api.generate = self._metered(api.generate)
-        api.should_retry = lambda error: isinstance(error, ValueError) or retried(error)
+        api.should_retry = lambda error: isinstance(error, JSONDecodeError) or retried(error)
         wait = wait_exponential_jitter(initial=BACKOFF, max=LONGEST_WAIT, jitter=BACKOFF)
         api.retry_wait = lambda: wait
         return model
@@ -243,7 +245,7 @@ class ApiModel:
                 return result
             except BaseException as problem:
                 error = f"{type(problem).__name__}: {problem}"
-                used = NOTHING if status_of(problem) or never_sent(problem) else None
+                used = NOTHING if refused(problem) else None
                 raise
             finally:
                 self.ledger.settle(attempt, used, key=self.key(request), answer=answer, error=error)
@@ -299,7 +301,7 @@ class ApiModel:
             raise ConfigError(f"the service of {self.name} refused the key: {text}") from None
         if status == 404:
             raise ConfigError(
-                f"the service does not know {self.name.removeprefix(PREFIX)}: {text}"
+                f"the service does not know {self.name.removeprefix(API_PREFIX)}: {text}"
             ) from None
         self._failures += status != 400
         if self._failures >= GIVE_UP:
@@ -318,12 +320,16 @@ def status_of(error: BaseException) -> int:
     return 0
 
 
-def never_sent(error: BaseException | None) -> bool:
-    """Whether there was no connection in the first place."""
-    while error is not None:
-        if type(error).__name__ in ("ConnectError", "ConnectTimeout"):
+def refused(error: BaseException) -> bool:
+    """Whether an attempt was turned away, or never sent, so that nobody bills it."""
+    status = status_of(error)
+    if (400 <= status < 500 and status != 408) or status in (500, 503):
+        return True
+    cause: BaseException | None = error
+    while cause is not None:
+        if type(cause).__name__ in ("ConnectError", "ConnectTimeout"):
             return True
-        error = error.__cause__ or error.__context__
+        cause = cause.__cause__ or cause.__context__
     return False
 
 

@@ -6,9 +6,9 @@ import os
 import re
 from dataclasses import dataclass
 
+from vestige.models.catalog import API_PREFIX
 from vestige.types import ConfigError
 
-PREFIX = "api:"
 #: Where limits and prices come from: the processes of one run share them.
 MAX_TOKENS, MAX_DOLLARS, PRICES = "VESTIGE_MAX_TOKENS", "VESTIGE_MAX_DOLLARS", "VESTIGE_PRICES"
 _SECRET = re.compile(r"(^|_)(KEY|TOKEN|SECRET|PASSWORD)$")
@@ -17,7 +17,7 @@ _SHORTEST_SECRET = 8
 
 def is_api(name: str) -> bool:
     """Whether a model's name is that of an API model: ``api:`` and what the service calls it."""
-    return name.startswith(PREFIX)
+    return name.startswith(API_PREFIX)
 
 
 @dataclass(frozen=True, slots=True)

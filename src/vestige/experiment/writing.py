@@ -81,11 +81,14 @@ def write(
         folder = opened.folder
         if is_api(recipe.model):
             model = ApiModel(recipe.model, Ledger(folder / LEDGER), connections=connections)
-            for seed in recipe.seeds:
-                desk = ApiDesk(recipe, folder, seed, overwrite, reporter(seed, on_event), model)
-                for name in names:
-                    desk.rows(name)
-            opened.update(spent=spending(model.ledger))
+            try:
+                for seed in recipe.seeds:
+                    tell = reporter(seed, on_event)
+                    desk = ApiDesk(recipe, folder, seed, overwrite, tell, model)
+                    for name in names:
+                        desk.rows(name)
+            finally:
+                opened.update(spent=spending(model.ledger))
         else:
             for seed in recipe.seeds:
                 run_seed(config, folder, seed, overwrite, usable_cores(), on_event, rows_only=True)

@@ -32,6 +32,7 @@ from filelock import AcquireReturnProxy, FileLock, Timeout
 
 from vestige.types import ConfigError, LicenceError, ModelError, unknown_name
 
+API_PREFIX = "api:"  # of models that are asked over a network, see ``vestige.api``
 SOURCE_FILE = "SOURCE.json"
 SCHEMA = 1
 
@@ -192,7 +193,7 @@ def path(name: str, *, echo: Callable[[str], object] = print) -> str:
     """
     if name in CATALOG:
         return str(pull(name, echo=echo))
-    if name.startswith("api:"):
+    if name.startswith(API_PREFIX):
         raise ConfigError(
             f"{name} is behind an API: it cannot be trained or asked for every probability. It can "
             "write rows (vestige write), judge, and answer Inspect's tasks; name a local model here"
