@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import time
 from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+import torch
 from test_resume import outcome
 from test_resume import recipe as tiny
 
@@ -16,8 +18,11 @@ from vestige.experiment.cluster import Cluster, Dispatch, Task, connected
 from vestige.experiment.reading import read_json
 from vestige.experiment.recipe import parse_recipe
 from vestige.experiment.run import Event, run
+from vestige.experiment.stages import Seed
+from vestige.store import Run
 from vestige.types import ConfigError, VestigeError
 
+os.environ.setdefault("RAY_raylet_start_wait_time_s", "300")
 ray = pytest.importorskip("ray", reason="needs the extra 'ray'")
 
 
@@ -30,15 +35,19 @@ def recipe(model: Path, **changes: object):
 
 @pytest.fixture(scope="module")
 def local(folders, tmp_path_factory) -> Path:
-    """The same recipe by the local executor, in processes."""
-    root = tmp_path_factory.mktemp("local")
-    run(recipe(folders["llama"]), root / "runs", workers=2)
+    """The same recipe by the local executor, with one thread."""
+    root, made = tmp_path_factory.mktemp("local"), recipe(folders["llama"])
+    with Run.open(root / "runs", made.name, made.model_dump(mode="json")) as opened:
+        for seed in made.seeds:
+            Seed(made, opened.folder, seed).run()
+    run(made, root / "runs", workers=1)
+    torch.set_num_threads(1)
     return root
 
 
 @pytest.fixture(scope="module")
 def nodes():
-    """Two nodes of one CPU each: the head, and one that may be lost."""
+    """Two nodes of one CPU each: the head, and one that may be lost. A busy machine takes long."""
     from ray.cluster_utils import Cluster as Nodes
 
     made = Nodes(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
