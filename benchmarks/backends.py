@@ -1,5 +1,5 @@
-"""Tokens/s of the ``hf`` and ``vllm`` backends on the carrier's prompts, in one process, and how far
-their log-probabilities are from those in fp32.
+"""Tokens/s of the ``hf`` and ``vllm`` backends on the carrier's prompts, in one process, and how
+far their log-probabilities are from those in fp32.
 
 Free answers of at most 48 tokens and rows inside the number grammar; eight prompts, each asked as
 often. Where vLLM is installed (``make test-vllm`` builds such an environment):
