@@ -1,4 +1,5 @@
-"""Tokens/s of the ``hf`` and ``vllm`` backends on the carrier's prompts, in one process.
+"""Tokens/s of the ``hf`` and ``vllm`` backends on the carrier's prompts, in one process, and how
+far their log-probabilities are from those in fp32.
 
 Free answers of at most 48 tokens and rows inside the number grammar; eight prompts, each asked as
 often. Where vLLM is installed (``make test-vllm`` builds such an environment):
@@ -9,11 +10,14 @@ often. Where vLLM is installed (``make test-vllm`` builds such an environment):
 from __future__ import annotations
 
 import statistics
+from collections.abc import Sequence
+from functools import partial
 
 import common
 from vestige.carriers.numbers import NumberGrammar
 from vestige.models import catalog
-from vestige.models.backend import SampleRequest
+from vestige.models.backend import Backend, SampleRequest, ScoreRequest
+from vestige.models.hf import LanguageModel
 from vestige.models.sampling import HfBackend
 from vestige.models.vllm import DTYPES, VllmBackend
 
@@ -34,16 +38,17 @@ def main() -> None:
         "grammar": [SampleRequest(p, 0, i, longest, grammar=rules) for i, p in enumerate(ids)],
     }
     figures: dict[str, object] = {"threads": options.threads, "vllm": engine.facts}
+    drawn: dict[str, list[str]] = {}
+
+    def ask(backend: Backend, who: str, requests: Sequence[SampleRequest]) -> None:
+        drawn[who] = backend.sample(requests)
+
     for name, requests in asked.items():
-        drawn: dict[str, list[str]] = {}
-
-        def ask(backend: HfBackend | VllmBackend, who: str, requests=requests, drawn=drawn) -> None:
-            drawn[who] = backend.sample(requests)
-
+        drawn = {}
         seconds = common.in_turn(
             options.repeats,
-            hf=lambda ask=ask: ask(HfBackend(lm), "hf"),
-            vllm=lambda ask=ask: ask(engine, "vllm"),
+            hf=partial(ask, HfBackend(lm), "hf", requests),
+            vllm=partial(ask, engine, "vllm", requests),
         )
         tokens = {who: sum(len(lm.answer_ids(t)) + 1 for t in drawn[who]) for who in drawn}
         rate = {who: tokens[who] / statistics.median(s) for who, s in seconds.items()}
@@ -52,8 +57,23 @@ def main() -> None:
             "tokens_per_second": rate,
             "hf_over_vllm": rate["hf"] / rate["vllm"],
         }
+    rows = [ScoreRequest(p, lm.answer_ids(t)) for p, t in zip(ids, drawn["hf"], strict=True)]
+    figures["nats_off"] = nats_off(lm, engine, rows)
     engine.close()
     common.show(**figures)
+
+
+def nats_off(
+    lm: LanguageModel, engine: VllmBackend, rows: Sequence[ScoreRequest]
+) -> dict[str, float]:
+    """How far each backend's log-probabilities of whole rows are from fp32 ones, at most."""
+    found = {"hf": HfBackend(lm).logprobs(rows), "vllm": engine.logprobs(rows)}
+    lm.precision = "fp32"
+    exact = HfBackend(lm).logprobs(rows)
+    return {
+        who: max(abs(a - b) for a, b in zip(values, exact, strict=True))
+        for who, values in found.items()
+    }
 
 
 if __name__ == "__main__":
