@@ -16,10 +16,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from vestige.experiment.desk import Report
 from vestige.experiment.export import INDEX, Cell, cells
 from vestige.experiment.recipe import Experiment
 from vestige.experiment.stages import Seed
-from vestige.experiment.workshop import Loaded, Report
+from vestige.experiment.workshop import Loaded
 from vestige.models import catalog
 from vestige.models.hf import LanguageModel
 from vestige.models.weights import layer_of

@@ -130,7 +130,7 @@ def connected(cluster: Cluster) -> Iterator[Any]:
     """Ray, connected to the cluster for as long as the block lasts."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
-        import ray
+        import ray  # type: ignore[import-not-found]
     except ImportError as error:
         raise MissingExtraError("ray", "ray") from error
     address = cluster.address or os.environ.get("RAY_ADDRESS", "")
@@ -287,7 +287,7 @@ def work(task: Task, files: list[Any] | None) -> Iterator[Any]:
     elif files is None:
         yield NeedsFiles()
     else:
-        import ray
+        import ray  # type: ignore[import-not-found]
 
         with tempfile.TemporaryDirectory(prefix="vestige-") as scratch:
             unpack(Finished(f"seed-{task.seed}", ray.get(files[0])), Path(scratch))
