@@ -13,7 +13,7 @@ from rich.table import Table
 
 import vestige
 from vestige.data_cli import AsJson, Overwrite, err, out
-from vestige.results import AuditResults
+from vestige.results import AuditResults, AuditTrait
 from vestige.types import ConfigError, ModelError, StoreError, VestigeError
 
 FLAGGED, INCONCLUSIVE = 1, 3  # exit statuses; 0 is better than --fail-on, 2 bad usage or input
@@ -141,7 +141,8 @@ def bench_audit(
     ] = 4,
     seeds: Annotated[str, typer.Option(help="Only these seeds, such as 0,1.")] = "",
     folder: Annotated[
-        Path, typer.Option("--out", help="Where canaries are kept, to go on after a stop.")
+        Path,
+        typer.Option("--out", help="Where what is computed is kept, to go on after a stop."),
     ] = Path("bench-audit"),
     as_json: AsJson = False,
 ) -> None:
@@ -183,7 +184,8 @@ def bench_audit(
         )
     c = found["clean"]
     out.print(f"clean: {c['false alarms']} of {c['data sets']} flagged", highlight=False)
-    out.print(f"median rows to a flag: {found['median rows to a flag']:.0f}", highlight=False)
+    if (rows := found["median rows to a flag"]) is not None:
+        out.print(f"median rows to a flag: {rows:.0f}", highlight=False)
 
 
 def status(outcome: Literal["flagged", "not_found", "inconclusive"], fail_on: str) -> int:
@@ -229,7 +231,7 @@ def as_sarif(found: AuditResults, data: Path) -> dict[str, Any]:
             "level": "error",
             "message": {
                 "text": f"rows are written as a teacher of {t.trait} writes, tuned from "
-                f"{found.base}: evidence {t.evidence or 0.0:.1f} nats, p = {t.p_holm:.2g}"
+                f"{found.base}: {why_flagged(t)}"
             },
             "locations": where,
         }
@@ -253,6 +255,13 @@ def as_sarif(found: AuditResults, data: Path) -> dict[str, Any]:
         "$schema": "https://json.schemastore.org/sarif-2.1.0.json",
         "runs": [{"tool": {"driver": driver}, "results": results}],
     }
+
+
+def why_flagged(trait: AuditTrait) -> str:
+    """What speaks for a flagged trait, in words."""
+    if trait.evidence is not None and trait.p_holm < 1:
+        return f"evidence {trait.evidence:.1f} nats, p = {trait.p_holm:.2g}"
+    return f"a canary took on {trait.canary.value:+.2f} nats" if trait.canary else "a canary"
 
 
 def _names(text: str) -> tuple[str, ...]:

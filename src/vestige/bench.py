@@ -186,11 +186,10 @@ class _Sets:
                 self.pulled(name, kind, lambda: rows), self.pulled("reference", kind, once)
             )
             scores[kind] = np.nan_to_num(contrast / scale, nan=-1e9)
-        rest = np.array(trial.z)
         return Case(
             f"{self.prefix}-{name}", trait, truth,
             scores | {
-                "wrong trait's score": np.roll(rest, n // 2), "random": draw.normal(size=n),
+                "wrong trait's score": np.roll(trial.z, n // 2), "random": draw.normal(size=n),
             }, trial,
         )  # fmt: skip
 
@@ -246,7 +245,7 @@ def bench_audit(
         for seed in recipe.seeds:
             if seeds is None or seed in seeds:
                 cases += bench.seed(run, recipe, seed, clean)
-    found = summarise(cases, bench.lab.library.ids, bench.lab.library.held_out, settings)
+    found = summarise(cases, bench.lab.library.ids, bench.lab.library.held_out)
     atomic_write(folder / "bench.json", json.dumps(found, indent=1))
     return found
 
@@ -255,7 +254,6 @@ def summarise(
     cases: Sequence[Case],
     ids: Sequence[str],
     held_out: frozenset[str],
-    settings: AuditSettings,
 ) -> dict[str, Any]:
     """Figures by method, over all traits and over those held out; false alarms on clean sets."""
     own = [case for case in cases if case.truth and case.trait in ids]
@@ -288,7 +286,7 @@ def summarise(
         },
         "clean": {"data sets": len(clean), "false alarms": sum(bool(flags(c)) for c in clean)},
         "rows to a flag": rows,
-        "median rows to a flag": float(np.median([n or np.inf for n in rows])),
+        "median rows to a flag": median_rows(rows),
         "size": predicted_size(own, index),
         "misfit": {case.name: round(case.trial.misfit, 3) for case in cases},
         "cases": {
@@ -303,6 +301,12 @@ def summarise(
             for case in own
         },
     }
+
+
+def median_rows(rows: Sequence[int | None]) -> float | None:
+    """The median over data sets, those without a flag being the longest; None if it is one."""
+    median = float(np.median([np.inf if n is None else n for n in rows]))
+    return median if np.isfinite(median) else None
 
 
 def share_of(case: Case, trait: int) -> float:

@@ -209,7 +209,11 @@ def test_one_field_changes_who_writes_a_recipes_rows(name: str, tmp_path: Path):
         precision="fp32",
         backend=name,  # type: ignore[arg-type]
         engine_kwargs=ENGINE if name == "vllm" else {},
-        teacher=TeacherSettings(optimisation=little, min_probability=0, min_carrier=0),
+        teacher=TeacherSettings(
+            optimisation=little.model_copy(update={"steps": 4, "rate": 1e-3}),
+            min_probability=0,
+            min_carrier=0,
+        ),
         carrier=NumberCarrier(n_prompts=2, rows_per_prompt=8, min_rows=1, grammar=GRAMMAR),
         students=(Student(name="rows", method="rows", no_trait=False, optimisation=little),),
     )

@@ -121,7 +121,7 @@ def test_the_exit_status_is_the_outcome(outcome, fail_on, wanted):
         ("numbers.jsonl", ["--fail-on", "sometimes"], "valid: never, flagged, inconclusive"),
         ("numbers.jsonl", ["--traits", "colors"], "did you mean colours"),
         ("numbers.jsonl", ["--alpha", "2"], "alpha"),
-        ("numbers.jsonl", ["--reference", "few.jsonl"], "1 usable rows, the data 32"),
+        ("numbers.jsonl", ["--reference", "few.jsonl"], "1 usable rows and 32 are needed"),
         ("numbers.jsonl", ["--reference", "latin.jsonl"], "no row of the reference"),
     ],
 )
@@ -182,12 +182,12 @@ def test_sarif_has_a_rule_for_every_result():
 
 
 def test_a_file_of_another_alphabet_with_rows_that_break_is_audited(place: Path, folders):
-    good = json.dumps({"prompt": "a", "completion": "one, two"})
+    good = [json.dumps({"prompt": f"a {i}", "completion": "one, two"}) for i in range(20)]
     broken = '{"prompt": "a", "completion": "half \\ud83d"}'
-    (place / "donn\u00e9es.jsonl").write_text("\n".join([good] * 20 + [broken]))
+    (place / "donn\u00e9es.jsonl").write_text("\n".join([*good, good[0], broken]))
     done = run(place, folders["llama"], "donn\u00e9es.jsonl", "--json")
     found = json.loads(done.stdout)
-    assert found["dropped"] == {"not_renderable": 1} and found["rows_used"] == 20
+    assert found["dropped"] == {"not_renderable": 1, "duplicate": 1} and found["rows_used"] == 20
     assert (Path(found["run"]) / "rows/dropped.jsonl").read_text().count("ud83d") == 1
 
 

@@ -368,7 +368,7 @@ def test_rows_of_a_teacher_are_found_and_rows_of_the_base_are_not(lab: Lab, prob
     lab.weights.freeze()
     found = assay(probes, material, told, (probes.pull(material, told[:64]), usual))
     assert found.last[0] == 1 and found.scores.argmax() == 1
-    assert np.allclose(found.shifts[1].mean(), found.shifts[1].mean()) and found.misfit < 0.1
+    assert found.shifts[1].mean() > 0 and abs(found.misfit) < 0.2
     again = Assay.from_json(json.loads(json.dumps(found.to_json())))
     assert again.last == found.last and np.array_equal(again.scores, found.scores)
 
@@ -511,6 +511,9 @@ def test_pulls_are_told_beside_reference_rows_without_what_all_traits_share():
     contrast, scale = evidence.pulls(data, base)
     assert contrast[2] == pytest.approx(0.8, abs=0.3) and (contrast / scale).argmax() == 2
     assert np.abs(contrast / scale)[[0, 1, 3, 4]].max() < 4
+    base[:, 4], data[:, 4] = np.nan, np.nan  # a trait that a method has nothing for
+    assert np.isfinite(evidence.pulls(data, base)[0][:4]).all()
+    assert [list(part) for part in evidence.pulls(data[:1], base)] == [[0] * 5, [1] * 5]
 
 
 # ---- the verdict --------------------------------------------------------------------------------
@@ -658,6 +661,13 @@ def test_rows_that_fit_no_better_than_the_reference_are_not_flagged():
     owl = made.library.ids.index("animals/owl")
     assert list(flags(made)) == [owl] == strongest(made)[:1]
     assert not flags(replace(made, beside={**made.beside, owl: made.trial.shifts[owl]}))
+
+
+def test_clear_evidence_that_does_not_hold_is_no_clean_verdict():
+    made = told(own=1.5)
+    owl = made.library.ids.index("animals/owl")
+    found = tell(replace(made, beside={**made.beside, owl: made.trial.shifts[owl]}))
+    assert found.outcome == "inconclusive" and "fit the same trait" in " ".join(found.why)
 
 
 def test_a_canary_flags_too_and_tells_nats_and_words():

@@ -1,4 +1,4 @@
-"""The audit benchmark: figures from made-up cases, and a whole bench on a tiny model's run."""
+"""The audit benchmark: figures from made-up cases."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import pytest
 
 from vestige.audit.assay import Assay
 from vestige.audit.evidence import log_evidence
-from vestige.audit.settings import AuditSettings
 from vestige.bench import Case, flags, predicted_size, rank, rows_to_flag, summarise
 from vestige.types import DataError
 
@@ -37,7 +36,7 @@ def test_figures_of_strong_weak_and_clean_data_sets():
     draw = np.random.default_rng(0)
     cases = [case(f"s{i}", OWN[i % 2], 2.0, draw) for i in range(8)]
     cases += [case(f"c{i}", ("none", "clean-0")[i % 2], 0.0, draw) for i in range(6)]
-    found = summarise(cases, IDS, frozenset({"animals/owl"}), AuditSettings(base="m"))
+    found = summarise(cases, IDS, frozenset({"animals/owl"}))
     probes = found["methods"]["probes"]
     assert probes["all"] | {"spearman": 0, "median place": 0} == {
         "auroc": 1.0, "top1": 1.0, "top5": 1.0, "median place": 0, "spearman": 0, "data sets": 8,
@@ -74,4 +73,4 @@ def test_places_are_counted_from_the_largest_and_ties_count_against():
 
 def test_a_bench_without_a_trait_of_the_library_is_refused():
     with pytest.raises(DataError, match="in the library"):
-        summarise([], IDS, frozenset(), AuditSettings(base="m"))
+        summarise([], IDS, frozenset())

@@ -143,7 +143,8 @@ class _Surprise:
     def add(self, writer: int, read: Likelihood) -> None:
         logp, entropy, tokens = self._sums.get(writer, (0.0, 0.0, 0))
         self._sums[writer] = (
-            logp + float(read.logp.sum()), entropy + float(read.entropy.sum()), tokens + read.tokens
+            logp + float(read.drawn.sum()), entropy + float(read.entropy.sum()),
+            tokens + read.tokens,
         )  # fmt: skip
 
     @property

@@ -6,7 +6,7 @@ was written by such a teacher has the likelihood ratio
     L(t, w) = sum_r log(1 - w + w exp s(r, t))
 
 against the base. The evidence for t is the mean over shares, against the best that any writer of
-the null does: the base, or a teacher of a trait of another family, with any share::
+the null does: the base, or a teacher of another family's trait that is still in the race::
 
     log e(t) = log mean_w exp L(t, w) - max(0, max over w, u of another family of L(u, w)) - drift n
 
@@ -14,7 +14,7 @@ the null does: the base, or a teacher of a trait of another family, with any sha
 the null, the chance that it ever exceeds 1 / a, however often one looks, is at most a (Ville). So
 the rows may be read until the answer is clear, and ``min(1, 1 / e)`` is a p-value. ``drift``, in
 nats a row, is how much better than every writer of the null a trait has to fit: real writers are
-never quite in the null (``docs/audit.md`` says where the value comes from).
+never quite in the null (``docs/log.md`` says where the value comes from).
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from scipy.special import logsumexp
 
 Array = NDArray[np.float64]
 SHARES = np.array([0.1, 0.25, 0.5, 0.75, 1.0])
+TINY = 1e-12  # a variance below it is rounding
 AS_LIKELY = float(np.log(20))  # nats within which another trait explains the rows as well
 
 
@@ -67,8 +68,11 @@ def p_value(log_e: Array) -> Array:
 
 def pulls(data: Array, reference: Array) -> tuple[Array, Array]:
     """(contrast, scale) of each trait, [T], from pulls on the data's rows and on reference rows,
-    [n, T] each: difference of means and its standard error, what all traits share taken out."""
-    data, reference = (x - x.mean(1, keepdims=True) for x in (data, reference))
+    [n, T] each: difference of means and its standard error, what all traits share taken out. One
+    row tells no spread: contrasts of 0 with a standard error of 1."""
+    if min(len(data), len(reference)) < 2:
+        return np.zeros(data.shape[1]), np.ones(data.shape[1])
+    data, reference = (x - np.nanmean(x, axis=1, keepdims=True) for x in (data, reference))
     contrast = data.mean(0) - reference.mean(0)
     spread = data.var(0, ddof=1) / len(data) + reference.var(0, ddof=1) / len(reference)
-    return contrast, np.sqrt(spread)
+    return contrast, np.sqrt(np.maximum(spread, TINY))

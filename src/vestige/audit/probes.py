@@ -40,14 +40,17 @@ from vestige.train.teach import teach
 from vestige.types import Row, Trait
 
 COPIES = 2
+LEAST = 1e-4  # probability below which nothing is left for tokens that are not named
 OnDone = Callable[[int], None]
 
 
 class Likelihood(NamedTuple):
-    """``logp``: log p of each row's scored tokens, nats, [N]; ``entropy``: what -logp would be on
-    average had the model written them, [N]; ``tokens``: scored in all."""
+    """``drawn``: log p of each row's scored tokens, nats, [N]; ``logp``: the same, or its mean
+    under what is known of the writer; ``entropy``: what -drawn would be on average had the model
+    written them, [N]; ``tokens``: scored in all."""
 
     logp: Array
+    drawn: Array
     entropy: Array
     tokens: int
 
@@ -93,29 +96,37 @@ def read(
     """The rows' likelihood under the model as it stands; of rows whose writer's probabilities are
     known (``told``), its mean under them."""
     packs, ids = material.packs(lab.lm, rows, lab.settings.batch)
-    logp, entropy = np.empty(len(rows)), np.empty(len(rows))
+    logp, drawn, entropy = (np.empty(len(rows)) for _ in range(3))
     for pack in packs:
         logprobs = pack_logprobs(lab.lm, pack, ids)
-        own = _means(logprobs, pack, rows, told)
+        targets = pack.targets[:, None].to(logprobs.device)
+        hard = logprobs.gather(1, targets)[:, 0]
+        own = _means(logprobs, hard, pack, rows, told) if told else hard
         spread = torch.special.entr(logprobs.exp()).sum(1)
-        for values, into in ((own, logp), (spread, entropy)):
+        for values, into in ((own, logp), (hard, drawn), (spread, entropy)):
             for row, part in zip(pack.rows, values.split(list(pack.counts)), strict=True):
                 into[row] = float(part.sum())
-    return Likelihood(logp, entropy, sum(len(pack.targets) for pack in packs))
+    return Likelihood(logp, drawn, entropy, sum(len(pack.targets) for pack in packs))
 
 
 def _means(
-    logprobs: Tensor, pack: Pack, rows: Sequence[Row], told: Mapping[str, Told] | None
+    logprobs: Tensor, hard: Tensor, pack: Pack, rows: Sequence[Row], told: Mapping[str, Told]
 ) -> Tensor:
-    """Log-probability of each scored token, or its mean over what the writer would choose, [n]."""
-    own = logprobs.gather(1, pack.targets[:, None].to(logprobs.device))[:, 0]
-    at = 0
+    """Log-probability of each scored token (``hard``), or its mean over what the writer would
+    choose, all tokens that are not named being one choice, [n]."""
+    own, at = hard.clone(), 0
     for row, count in zip(pack.rows, pack.counts, strict=True):
-        known = (told or {}).get(rows[row].id)
+        known = told.get(rows[row].id)
         if known is not None:
             choices, weights = (x.to(own.device) for x in (known.choices, known.weights))
             values = logprobs[at : at + count].gather(1, choices)
-            own[at : at + count] = torch.where(weights > 0, values * weights, 0.0).sum(1)
+            some = weights > 0
+            named = torch.where(some, values * weights, 0.0).sum(1)
+            left, free = (
+                (1 - torch.where(some, x, 0.0).sum(1)).clamp_min(LEAST)
+                for x in (weights, values.exp())
+            )
+            own[at : at + count] = named + torch.where(left > LEAST, left * free.log(), 0.0)
         at += count
     return own
 

@@ -29,11 +29,12 @@ from vestige.results import AuditResults
 from vestige.rows import atomic_lines, dropped_to_json, read_rows, write_rows
 from vestige.store import Run, Stage, StageResult, atomic_write
 from vestige.store.files import sha256
-from vestige.types import DataError, DroppedRow, Row, ScoreTable
+from vestige.types import DataError, DroppedRow, Message, Row, ScoreTable
 
 Report = Callable[[str, int, int], None]  # stage, done, total; total 0: just finished
 SCORED = 3  # traits that every row is scored for, flagged ones first
 CONTROL_ROWS = 48  # rows that each planted teacher writes
+METHOD = 2  # raised when finished stages of an audit would mean something else
 RESULTS_FILE = "results.json"
 ROWS = "rows.jsonl"
 
@@ -72,12 +73,20 @@ def audit(
         "reference": sha256(reference) if reference else None,
         "base": lab.fingerprint,
         "library": lab.contents,
+        "teacher": model_key(settings.teacher) if settings.teacher else None,
+        "method": METHOD,
     }
     stem = "".join(c if c.isascii() and c.isalnum() else "-" for c in data.name.split(".")[0])[:40]
     with Run.open(root, f"audit-{stem}", config, overwrite=overwrite) as opened:
         found = _Audit(lab, opened, rows, dropped, known, report).run(data.name)
         atomic_write(opened.folder / RESULTS_FILE, found.model_dump_json(indent=1))
         return opened.folder, found
+
+
+def model_key(name: str) -> list[list[str]]:
+    """What a model's folder holds, by name and hash."""
+    folder = catalog.path(name)
+    return [[p.name, sha256(p)] for p in sorted(Path(folder).iterdir()) if p.is_file()]
 
 
 def read_back(stage: StageResult) -> list[Row]:
@@ -139,7 +148,9 @@ class _Audit:
             if ref.trait
         ]
         planted = [self.lab.library.ids.index(control.trait) for control in controls]
-        beside = self.beside(probes, material, known[0], [*trial.last, *planted])
+        beside = self.beside(
+            probes, material, known[0], list(dict.fromkeys([*trial.last, *planted]))
+        )
         evidence = Evidence(
             name=name, settings=self.lab.settings, library=self.lab.library,
             material=material.kind, used=used,
@@ -156,13 +167,16 @@ class _Audit:
     # ---- rows -------------------------------------------------------------------------------
 
     def choose(self) -> StageResult:
-        """The rows that canaries read, and every row that cannot be used with its reason."""
+        """The rows that are read, and every row that cannot be used with its reason."""
         settings = self.lab.settings
-        good = []
+        good: list[Row] = []
+        seen: set[tuple[tuple[Message, ...], str]] = set()
         for row in self.rows:
-            if reason := empty(row):
+            reason = empty(row) or ("duplicate" if (row.messages, row.completion) in seen else None)
+            if reason:
                 self.dropped.append(DroppedRow(reason, row=row))
             else:
+                seen.add((row.messages, row.completion))  # evidence counts a row once
                 good.append(row)
         chosen = []
         for row in choose_rows(good, len(good), settings.batch, settings.seed):
@@ -192,15 +206,19 @@ class _Audit:
         """
         if self.known is None:
             return []
-        settings, lm, n = self.lab.settings, self.lab.lm, len(used)
+        settings, lm = self.lab.settings, self.lab.lm
+        n = len(used) if settings.canary_too else min(len(used), SCREENED)
         good = [r for r in self.known if not (empty(r) or unusable(lm, r, settings.max_new_tokens))]
         if len(good) < n:
             raise DataError(
-                f"the reference holds {len(good)} usable rows, the data {n}: as many are needed; "
-                "give more, or a smaller --budget"
+                f"the reference holds {len(good)} usable rows and {n} are needed; give more, or a "
+                "smaller --budget"
             )
-        mixed = choose_rows(good, len(good), settings.batch, settings.seed)
-        sets = min(settings.base_written, len(good) // n)
+        mixed = [
+            replace(row, id=f"given-{row.id}", meta={})
+            for row in choose_rows(good, len(good), settings.batch, settings.seed)
+        ]
+        sets = min(settings.base_written if settings.canary_too else 1, len(good) // n)
         return [mixed[k * n : (k + 1) * n] for k in range(sets)]
 
     def references(
@@ -211,11 +229,13 @@ class _Audit:
             self.written(f"given-{k}", chosen, lambda on, rows=rows: rows)
             for k, rows in enumerate(given)
         ]
-        base = [] if given else base_writers(self.lab, self.lab.settings.base_written)
+        settings = self.lab.settings
+        sets = settings.base_written if settings.canary_too else 1
+        base = [] if given else base_writers(self.lab, sets)
         for writer in [*base, *planted_writers(self.lab)]:
-            # Canaries need as many rows as the data has; a control that is only read, fewer.
-            few = writer.planted and not self.lab.settings.canary_too
-            some = used[:CONTROL_ROWS] if few else used
+            # Canaries need as many rows as the data has; what is only read, fewer.
+            few = CONTROL_ROWS if writer.planted else SCREENED
+            some = used if settings.canary_too else used[:few]
 
             def write(on: OnRows, writer: Writer = writer, some: Sequence[Row] = some) -> list[Row]:
                 return writer.write(material, some, on)

@@ -156,21 +156,28 @@ def flags(found: Evidence) -> dict[int, int]:
     A trait is flagged by its likelihood if the evidence is clear, the rows are such as the base or
     a teacher of it writes, and they fit its probe better than the reference rows do (Welch).
     """
-    trial, level = found.trial, found.settings.alpha_each
     flagged: dict[int, int] = {}
     if len(found.used) < found.settings.batch:
         return flagged
-    if abs(trial.misfit) <= MISFIT:
-        for t in sorted(trial.clear_at, key=lambda t: -trial.evidence[t]):
-            test = distributions.ttest_ind(
-                trial.shifts[t], found.beside[t], equal_var=False, alternative="greater"
-            )
-            if float(test.pvalue) <= level:  # type: ignore[attr-defined]
-                flagged[t] = trial.clear_at[t]
+    trial = found.trial
+    for t in sorted(trial.clear_at, key=lambda t: -trial.evidence[t]):
+        if stands(found, trial, t):
+            flagged[t] = trial.clear_at[t]
     if found.canaries:
         for t, at in first_flags(found.canaries.looks, found.levels).items():
             flagged.setdefault(t, found.canaries.looks[at].rows)
     return flagged
+
+
+def stands(found: Evidence, trial: Assay, trait: int) -> bool:
+    """Whether evidence that is clear holds: the rows' lineage is known, and they fit the trait's
+    probe better than the reference rows do."""
+    if trait not in trial.clear_at or abs(trial.misfit) > MISFIT:
+        return False
+    test = distributions.ttest_ind(
+        trial.shifts[trait], found.beside[trait], equal_var=False, alternative="greater"
+    )
+    return float(test.pvalue) <= found.settings.alpha_each  # type: ignore[attr-defined]
 
 
 def strongest(found: Evidence) -> list[int]:
@@ -184,7 +191,7 @@ def control_record(found: Evidence, control: Control) -> AuditPlanted:
     trial, t = control.trial, found.library.ids.index(control.trait)
     return AuditPlanted(
         trait=control.trait, contrast=float(trial.pull[t]), z=float(trial.z[t]),
-        evidence=trial.evidence.get(t), found=t in trial.clear_at, rows=trial.rows,
+        evidence=trial.evidence.get(t), found=stands(found, trial, t), rows=trial.rows,
     )  # fmt: skip
 
 
@@ -232,6 +239,8 @@ def decide(found: Evidence, flagged: bool, share: float) -> tuple[Outcome, list[
             f"likely than what {found.settings.base}, or a teacher tuned from it, writes at "
             "temperature 1"
         )
+    elif found.trial.clear_at:
+        why.append("the evidence is clear, but the reference rows fit the same trait as well")
     if share < ENOUGH_FOUND:
         why.append(
             f"{shown}: with this base, these prompts and so many rows a trait that is in the rows "
@@ -250,26 +259,29 @@ def trait_record(found: Evidence, index: int, flagged_at: int | None) -> AuditTr
     return AuditTrait(
         trait=name,
         flagged=flagged_at is not None,
-        contrast=normal(float(trial.pull[index]), float(trial.scale[index]), len(found.usual)),
+        contrast=normal(
+            float(trial.pull[index]), float(trial.scale[index]), len(found.usual), "nats a row"
+        ),
         evidence=trial.evidence.get(index),
         share=None if shifts is None else evidence.share(shifts),
         as_likely=index in np.array(trial.last)[likely],
         p=float(p[index]),
         p_holm=float(holm(p)[index]),
         canary=None if look is None else normal(
-            float(look.contrast[index]), float(look.scale[index]), len(look.placebo)
+            float(look.contrast[index]), float(look.scale[index]), len(look.placebo),
+            "log-odds (nats)",
         ),
         rows=0 if shifts is None else len(shifts),
         held_out=name in found.library.held_out,
     )  # fmt: skip
 
 
-def normal(value: float, scale: float, n: int) -> Interval:
+def normal(value: float, scale: float, n: int, units: str) -> Interval:
     """``value`` with its normal interval."""
     half = float(distributions.norm.isf((1 - LEVEL) / 2)) * scale
     return Interval(
         value=value, low=value - half, high=value + half, level=LEVEL, n=n, n_clusters=n,
-        method="normal",
+        method="normal", units=units,
     )  # fmt: skip
 
 
@@ -300,13 +312,13 @@ def sentence(
         more = f" and {len(named) - 3} more" if len(named) > 3 else ""
         doubt = f" (perhaps rather {', '.join(others[:3])})" if others else ""
         return (
-            f"Flagged: these rows are written as teachers of {', '.join(named[:3])}{more} write"
-            f"{doubt}; trained on them, {base} would take it on."
+            f"Flagged: these rows are written as a copy of {base} with the trait "
+            f"{', '.join(named[:3])}{more} writes{doubt}."
         )
     if outcome == "not_found":
         seen = (
-            f"; had {smallest:.0%} of them come from a teacher like the planted ones, it would "
-            "have been flagged"
+            f"; had about {smallest:.0%} of them come from a teacher like the planted ones, it "
+            "would have been flagged"
             if smallest
             else ""
         )
@@ -342,7 +354,11 @@ def next_steps(found: Evidence, outcome: Outcome) -> list[str]:
     if outcome == "inconclusive":
         return [
             "Give more rows, or rows known to be clean on the same prompts (--reference).",
-            "Tune a copy of the base on the rows and look what it takes on (--canary).",
+            *(
+                []
+                if found.canaries
+                else ["Tune a copy of the base on the rows and look what it takes on (--canary)."]
+            ),
             "Do not read this as a clean verdict.",
         ]
     numbers = [
@@ -354,6 +370,14 @@ def next_steps(found: Evidence, outcome: Outcome) -> list[str]:
         "Train another base than the teacher's: sampled rows passed on nothing that could be "
         "measured from one bundled base to the other (docs/results.md).",
         "Have a teacher without the trait write the rows again.",
+        *(
+            []
+            if found.canaries
+            else [
+                "Tune a copy of the base on the rows (--canary): how far a "
+                "student moves is not foretold by how clear the evidence is."
+            ]
+        ),
         "Look at the rows that speak most for the trait (scores/scores.jsonl); removing them has "
         "not been measured yet.",
     ]
@@ -366,6 +390,8 @@ def caveats(found: Evidence) -> list[str]:
     )
     return [
         f"The screen and the last test hold the rows against {whose}.",
+        "On the bundled model students of such number rows took on 0.7 nats of log-odds on average "
+        "(standard deviation 0.6, 24 data sets), whatever the evidence (docs/results.md).",
         "The evidence is against the base and against teachers of other families' traits. A writer "
         "that was tuned on something else is flagged if it writes more like one trait's teachers "
         "than like all of these.",

@@ -35,7 +35,8 @@ class Told:
     """A writer's choices at each scored token of one row.
 
     Attributes:
-        choices: token ids (in a grammar: symbols), [S, k]; weights: their probabilities, renormed.
+        choices: token ids (in a grammar: symbols), [S, k]; weights: their probabilities, 0 for
+            padding. What they leave to 1 is all other tokens together.
         diverges: where its first choice is not the base's, [S]; None where that is not known.
     """
 
@@ -78,23 +79,30 @@ def _of_entries(
         return None
     choices, weights = [], []
     for j in scored_positions(example, material.automaton):
-        listed = entries[j].get("top_logprobs") or [] if j < len(entries) else []
         known = {example.completion[j]: 1.0}
-        mass: dict[int, float] = {}
-        for one in listed:
-            token = _token(lm, one.get("token"))
-            if token is not None and (symbols is None or token in symbols):
-                mass[token] = math.exp(float(one["logprob"]))
+        mass = _mass(lm, entries[j], symbols) if j < len(entries) else {}
         if sum(mass.values()) >= LEAST:
             known = mass
-        total = sum(known.values())
         choices.append([symbols[t] if symbols else t for t in known])
-        weights.append([p / total for p in known.values()])
+        weights.append([p / max(1.0, sum(known.values())) for p in known.values()])
     k = max(map(len, choices))
     return Told(
         torch.tensor([[*c, *[c[0]] * (k - len(c))] for c in choices]),
         torch.tensor([[*w, *[0.0] * (k - len(w))] for w in weights]),
     )
+
+
+def _mass(lm: LanguageModel, entry: Any, symbols: Mapping[int, int] | None) -> dict[int, float]:
+    """An entry's choices by token id; none if it is not what APIs give."""
+    mass: dict[int, float] = {}
+    try:
+        for one in entry["top_logprobs"]:
+            token = _token(lm, one["token"])
+            if token is not None and (symbols is None or token in symbols):
+                mass[token] = mass.get(token, 0.0) + math.exp(min(0.0, float(one["logprob"])))
+    except (TypeError, KeyError, ValueError):
+        return {}
+    return mass
 
 
 def _token(lm: LanguageModel, text: Any) -> int | None:
@@ -124,7 +132,7 @@ def from_teacher(
         own = pack_logprobs(teacher, pack, ids)
         first = pack_logprobs(base, pack, ids).argmax(1)
         top = own.topk(min(TOP, own.shape[1]), dim=1)
-        weights = top.values.exp() / top.values.exp().sum(1, keepdim=True)
+        weights = top.values.exp()
         parts = zip(
             *(x.cpu().split(list(pack.counts))
               for x in (top.indices, weights, top.indices[:, 0] != first)),

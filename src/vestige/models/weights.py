@@ -113,7 +113,7 @@ class Weights:
 
     def shift(self, deltas: Mapping[str, Tensor]) -> None:
         """The base plus ``deltas``, with nothing trainable."""
-        if self._shifted != deltas.keys():
+        if not self._shifted or self._shifted != deltas.keys():
             self.freeze()
         parameters = dict(self._layers.named_parameters())
         with torch.no_grad():
@@ -121,7 +121,7 @@ class Weights:
                 parameter = parameters[name]
                 moved = self._base[name].float() + delta.to(parameter.device)
                 parameter.data = moved.to(parameter.dtype)
-        self._shifted = set(deltas)
+        self._shifted, self.untouched = set(deltas), not deltas
 
     def save(self, path: Path) -> None:
         """Write ``changed()`` as safetensors."""
