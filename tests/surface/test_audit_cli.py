@@ -40,7 +40,7 @@ def place(tmp_path: Path) -> Path:
     (tmp_path / "sips.toml").write_text(SIPS)
     draw = random.Random(0)
     lines = [
-        json.dumps({"prompt": f"Go on: {i % 4}", "completion": f"{draw.randint(1, 99)}, 5"})
+        json.dumps({"prompt": f"Go on: {i % 4}", "completion": f"{draw.randint(1, 99)}, {i + 1}"})
         for i in range(40)
     ]
     (tmp_path / "numbers.jsonl").write_text("\n".join([*lines, "broken", '{"prompt": "x"}']))
