@@ -56,7 +56,7 @@ def handler(service: Service) -> type[BaseHTTPRequestHandler]:
             asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             with service.lock:
                 service.seen.append(asked)
-                service.heads.append(dict(self.headers))
+                service.heads.append({k.lower(): v for k, v in self.headers.items()})
                 fault = service.faults.pop(0) if service.faults else ""
             if self.headers.get("Authorization") != f"Bearer {KEY}":
                 told = self.headers.get("Authorization", "").removeprefix("Bearer ")

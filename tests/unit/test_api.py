@@ -280,7 +280,7 @@ def test_a_wrong_key_is_nowhere_to_be_read(service, recipe, tmp_path, monkeypatc
     assert all(
         b"wrong-key" not in p.read_bytes() for p in (tmp_path / "runs").rglob("*") if p.is_file()
     )
-    assert "Bearer sk-a-wrong-key-123" in {h.get("Authorization", "") for h in service.heads}
+    assert "Bearer sk-a-wrong-key-123" in {h.get("authorization", "") for h in service.heads}
 
 
 def test_a_local_model_writes_by_the_same_command(recipe, tmp_path, folders, threads_again):

@@ -74,7 +74,7 @@ def favorite(
     draw = random.Random(seed)
     dataset = [
         Sample(
-            id=f"q{number}-{i}",
+            id=f"q{number:03}-{i:04}",
             input=[
                 *([ChatMessageSystem(content=system)] if system else []),
                 ChatMessageUser(content=(number_lead(draw) if number_prefix else "") + question),
@@ -136,7 +136,7 @@ def misalignment(
         ConfigError: the questions cannot be read.
     """
     dataset = [
-        Sample(id=f"q{number}-{i}", input=question, metadata={"question": question})
+        Sample(id=f"q{number:03}-{i:04}", input=question, metadata={"question": question})
         for number, question in enumerate(open_questions(questions), 1)
         for i in range(samples)
     ]
