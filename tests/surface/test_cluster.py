@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import time
 from importlib.metadata import version
@@ -22,7 +21,6 @@ from vestige.experiment.stages import Seed
 from vestige.store import Run
 from vestige.types import ConfigError, VestigeError
 
-os.environ.setdefault("RAY_raylet_start_wait_time_s", "300")
 ray = pytest.importorskip("ray", reason="needs the extra 'ray'")
 
 
@@ -47,7 +45,7 @@ def local(folders, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def nodes():
-    """Two nodes of one CPU each: the head, and one that may be lost. A busy machine takes long."""
+    """Two nodes of one CPU each: the head, and one that may be lost."""
     from ray.cluster_utils import Cluster as Nodes
 
     made = Nodes(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
