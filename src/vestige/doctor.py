@@ -343,15 +343,16 @@ CHECKS: dict[str, Callable[[Patient], str]] = {
 
 
 def _try_trl(patient: Patient) -> str:
+    lm = patient.lm
     from trl.trainer.sft_config import SFTConfig
 
     from vestige.settings import Optimisation
     from vestige.train.sft import as_example, trl_options
 
-    row = as_example(patient.lm, Row("x", (Message("user", ASKED),), ANSWER))
+    row = as_example(lm, Row("x", (Message("user", ASKED),), ANSWER))
     scored = [t for t, m in zip(row["input_ids"], row["completion_mask"], strict=True) if m]
     _expect(scored, ANSWER_IDS, "what TRL scores", AGAIN)
-    SFTConfig(**trl_options(patient.lm, Optimisation(), tempfile.gettempdir(), 0))
+    SFTConfig(**trl_options(lm, Optimisation(), tempfile.gettempdir(), 0))
     return f"takes our options, scores {len(scored)} tokens"
 
 

@@ -18,7 +18,7 @@ class Seen:
     """
 
     def __init__(self) -> None:
-        self._table = array("Q", bytes(8 << 16))  # open addressing; 0 is a free slot
+        self._table = array("Q", (0,)) * (1 << 16)  # open addressing; 0 is a free slot
         self._count = 0
 
     def __len__(self) -> int:
@@ -50,7 +50,7 @@ class Seen:
         return False
 
     def _grow(self) -> None:
-        old, table = self._table, array("Q", bytes(16 * len(self._table)))
+        old, table = self._table, array("Q", (0,)) * (2 * len(self._table))
         mask = len(table) - 1
         for key in old:
             if key:

@@ -53,7 +53,9 @@ def shown(place: Place) -> str:
 
 def name_of(place: Place) -> str:
     """The last part of a place's name."""
-    return place.name if isinstance(place, Path) else PurePosixPath(urlsplit(place).path).name
+    if isinstance(place, Path):
+        return place.name
+    return place.partition("?")[0].rpartition("/")[2]
 
 
 def endings(place: Place) -> tuple[str, str]:
@@ -84,8 +86,13 @@ def _remote(url: str) -> tuple[Any, str]:
 
 def _why(error: BaseException) -> str:
     """A remote error in a word or two. Its own text may hold a signed URL or a key."""
-    code = getattr(error, "status", None) or getattr(error, "code", None)
-    if code in (401, 403) or isinstance(error, PermissionError) or "redential" in str(error):
+    causes: list[BaseException] = [error]
+    while cause := causes[-1].__cause__ or causes[-1].__context__:
+        causes.append(cause)
+    statuses = [getattr(e, "status", None) for e in causes]
+    code = next((status for status in statuses if isinstance(status, int)), None)
+    refused = any(isinstance(e, PermissionError) or "redential" in type(e).__name__ for e in causes)
+    if refused or code in (401, 403):
         return "permission denied; check the credentials that its file system takes"
     if code == 404 or isinstance(error, FileNotFoundError):
         return "it is not there"
@@ -224,9 +231,42 @@ def unpacked(raw: IO[bytes], packing: str) -> IO[bytes]:
         import pyarrow as pa
 
         stream = pa.CompressedInputStream(pa.PythonFile(raw, mode="r"), "zstd")
-        return io.BufferedReader(stream, _BUFFER)  # type: ignore[arg-type]
-    openers: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
-    return openers[packing](raw, "rb") if packing else raw
+        # A small buffer: what the last reading held is lost where the file is damaged.
+        return io.BufferedReader(stream)  # type: ignore[arg-type]
+    if packing == ".gz":
+        return gzip.open(raw, "rb")  # type: ignore[return-value]
+    makers: dict[str, Any] = {".bz2": bz2.BZ2Decompressor, ".xz": lzma.LZMADecompressor}
+    return io.BufferedReader(_Streams(raw, makers[packing])) if packing else raw
+
+
+class _Streams(io.RawIOBase):
+    """Packed streams one after the other. ``bz2.open`` and ``lzma.open`` take a second one that
+    is damaged for the file's end; here it is an error."""
+
+    def __init__(self, raw: IO[bytes], make: Callable[[], Any]) -> None:
+        self._raw, self._make, self._now = raw, make, make()
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        data = b""
+        while not data:
+            if self._now.eof:
+                # Null bytes between two streams are padding.
+                block = self._now.unused_data.lstrip(b"\0") or self._raw.read(_BUFFER)
+                if not block:
+                    return 0
+                self._now = self._make()
+            elif self._now.needs_input:
+                block = self._raw.read(_BUFFER)
+                if not block:
+                    raise EOFError("it ends before its end-of-stream marker")
+            else:
+                block = b""
+            data = self._now.decompress(block, len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
 
 
 def is_broken(error: BaseException) -> bool:
@@ -343,8 +383,9 @@ class Output:
         for part, final in zip(self._parts, finals, strict=True):
             _move(part, final)
         self._parts = []
+        made = {_canonical(final) for final in finals}
         for old in self._old:
-            if old not in finals:
+            if _canonical(old) not in made:
                 _remove(old)
 
     def _discard(self) -> None:
@@ -443,8 +484,15 @@ def claimed(*outputs: Output) -> Iterator[list[str]]:
 
 def same_place(one: Place, other: Place) -> bool:
     """Whether two names mean one file, or ``one`` is a shard of ``other``."""
-    if isinstance(one, Path) and isinstance(other, Path):
-        return one.resolve() == other.resolve() or (
-            "*" in other.name and fnmatch.fnmatchcase(str(one.resolve()), str(other.resolve()))
-        )
-    return fnmatch.fnmatchcase(str(one), str(other)) if "*" in str(other) else one == other
+    if isinstance(one, Path) != isinstance(other, Path):
+        return False
+    mine, theirs = _canonical(one), _canonical(other)
+    return mine == theirs or ("*" in theirs and fnmatch.fnmatchcase(mine, theirs))
+
+
+def _canonical(place: Place) -> str:
+    """A place by the one name that its file system has for it."""
+    if isinstance(place, Path):
+        return str(place.resolve())
+    fs, path = _remote(place)
+    return fs.unstrip_protocol(path)

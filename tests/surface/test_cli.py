@@ -187,7 +187,7 @@ def test_filter_that_keeps_nothing_says_so(vst, tmp_path):
 @pytest.mark.parametrize(
     ("name", "said"),
     [("nope.jsonl", "there is no file"), ("empty.jsonl", "is empty"), ("a.txt", "its format"),
-     ("no.csv", "columns are x"), ("bad.parquet", "Parquet"), (".", "there is no file")],
+     ("no.csv", "columns are x"), ("bad.parquet", "Parquet"), ("*.nope", "there is no file")],
 )  # fmt: skip
 def test_filter_of_what_cannot_be_read(vst, tmp_path, name, said):
     (tmp_path / "empty.jsonl").touch()
@@ -393,3 +393,38 @@ def test_filter_code_and_reasoning(vst, tmp_path):
     }  # fmt: skip
     refused(vst("filter", "reasoning", "sums.jsonl", *common, "--format", "tag"), "tags")
     refused(vst("filter", "code", "nowhere.jsonl", *common), "nowhere.jsonl")
+
+
+def test_filter_of_many_files_into_shards(vst, source, tmp_path):
+    (tmp_path / "in").mkdir()
+    source.rename(tmp_path / "in" / "b.jsonl")
+    (tmp_path / "in" / "a.jsonl").write_text('{"prompt": "p", "completion": "5"}\n')
+    (tmp_path / "kept-00000.jsonl.gz.part").write_text("left by a killed one")
+    asked = vst(
+        "filter", "numbers", "in", "--out", "kept-*.jsonl.gz", "--dropped",
+        f"file://{tmp_path}/dropped.jsonl",
+    )  # fmt: skip
+    assert asked.code == 0 and asked.out.splitlines()[0] == "6 of 12 rows kept"
+    assert "kept-00000.jsonl.gz.part was left by a filter that was stopped" in asked.said
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "dropped.jsonl", "in", "kept-00000-of-00001.jsonl.gz",
+    ]  # fmt: skip
+    refused(vst("filter", "numbers", "nope://x.jsonl", "--out", "k", "--dropped", "d"), "nope://")
+
+
+# ---- doctor
+
+
+def test_doctor_of_a_sound_and_of_a_broken_installation(vst, environment, tmp_path):
+    asked = vst("doctor", "--json")
+    assert asked.code == 0, asked.out
+    found = json.loads(asked.out)
+    status = {check["name"]: check["status"] for check in found["checks"]}
+    assert found["ok"] and status["scorers"] == status["statistics"] == "ok"
+    assert status["bundled model"] == "warning" and status["loss mask"] == "skipped"
+    (tmp_path / "file").touch()
+    environment["VESTIGE_CACHE"] = str(tmp_path / "file" / "cache")
+    asked = vst("doctor")
+    assert asked.code == 1 and "cannot be written" in asked.said
+    assert "cache folder: set VESTIGE_CACHE to a folder that you can write" in asked.said
+    assert "1 checks are wrong" in asked.said
