@@ -2,8 +2,7 @@
 
 A trait's direction is the mean state of its answers' tokens minus that of all traits' answers,
 where the tuned layers end; a row's score is the projection of its answer's mean state on it, in
-units of the hidden state (steering vectors: arXiv 2606.00995 relates them to transfer). The
-weakest of the methods here for rows that say nothing about the trait (``docs/results.md``).
+units of the hidden state (steering vectors: arXiv 2606.00995 relates them to transfer).
 """
 
 from __future__ import annotations

@@ -3,8 +3,7 @@
     shift(r, t) = mean over tokens of log p(r | system prompt of t, x) - log p(r | x)
 
 at the base, in nats a token (log-linear selection, arXiv 2602.04863). Small models hardly obey a
-system prompt, and the statistic is then about chance (``docs/results.md``); it costs a forward pass
-a trait.
+system prompt, so that there is little to see in them; it costs a forward pass a trait.
 """
 
 from __future__ import annotations
