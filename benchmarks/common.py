@@ -12,8 +12,8 @@ import torch
 
 from vestige.carriers.numbers import NumberGrammar, NumberPrompts
 from vestige.models import catalog
+from vestige.models.grammar import Automaton, compile_grammar
 from vestige.models.hf import LanguageModel
-from vestige.models.sampling import Automaton, compile_grammar
 
 
 def arguments(description: str) -> argparse.Namespace:
@@ -21,14 +21,15 @@ def arguments(description: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--model", default="smollm2-135m-instruct")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--precision", choices=["auto", "bf16", "fp32"], default="auto")
     parser.add_argument("--repeats", type=int, default=3)
     found = parser.parse_args()
     torch.set_num_threads(found.threads)
     return found
 
 
-def load(name: str) -> LanguageModel:
-    return LanguageModel.load(catalog.path(name))
+def load(options: argparse.Namespace) -> LanguageModel:
+    return LanguageModel.load(catalog.path(options.model), precision=options.precision)
 
 
 def grammar() -> Automaton:

@@ -28,7 +28,7 @@ WIDER, MEASURED = 1.10, 4
 
 def main() -> None:
     options = common.arguments(__doc__ or "")
-    lm, panel = common.load(options.model), family("animals")
+    lm, panel = common.load(options), family("animals")
     weights, owl = Weights(lm), trait("owl")
     pairs = owl.pairs[:48]
     examples = encode_rows(lm, [lm.question_ids(q) for q, _ in pairs], [a for _, a in pairs])

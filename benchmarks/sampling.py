@@ -19,7 +19,7 @@ ROWS, PER_PROMPT = 128, 16
 
 def main() -> None:
     options = common.arguments(__doc__ or "")
-    lm, rules = common.load(options.model), common.grammar()
+    lm, rules = common.load(options), common.grammar()
     texts = [t for t in common.prompts(ROWS // PER_PROMPT) for _ in range(PER_PROMPT)]
     ids = [lm.question_ids(text) for text in texts]
     out: dict[str, list[str]] = {}

@@ -26,7 +26,7 @@ PROMPTS, PER_PROMPT, STEPS = 8, 16, 8
 
 def main() -> None:
     options = common.arguments(__doc__ or "")
-    lm, rules = common.load(options.model), common.grammar()
+    lm, rules = common.load(options), common.grammar()
     weights = Weights(lm)
     texts = [t for t in common.prompts(PROMPTS) for _ in range(PER_PROMPT)]
     ids = [lm.question_ids(text) for text in texts]

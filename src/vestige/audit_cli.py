@@ -13,7 +13,7 @@ from rich.table import Table
 
 import vestige
 from vestige.data_cli import AsJson, Overwrite, err, out
-from vestige.results import AuditResults
+from vestige.results import AuditResults, AuditTrait
 from vestige.types import ConfigError, ModelError, StoreError, VestigeError
 
 FLAGGED, INCONCLUSIVE = 1, 3  # exit statuses; 0 is better than --fail-on, 2 bad usage or input
@@ -29,8 +29,14 @@ def audit(
     traits: Annotated[
         str, typer.Option(help="library, families or .toml files, comma-separated.")
     ] = "library",
-    budget: Annotated[int, typer.Option(min=16, help="Rows that a canary reads at most.")] = 256,
-    planted: Annotated[int, typer.Option(min=2, help="Teachers that the audit tunes.")] = 6,
+    teacher: Annotated[
+        str | None, typer.Option(help="The rows' writer, if it is at hand and of the same base.")
+    ] = None,
+    budget: Annotated[int, typer.Option(min=16, help="Rows that are read at most.")] = 256,
+    planted: Annotated[int, typer.Option(min=2, help="Teachers that the audit tunes.")] = 4,
+    canary: Annotated[
+        bool, typer.Option("--canary", help="Also tune copies of the base: slower, sizes in nats.")
+    ] = False,
     alpha: Annotated[float, typer.Option(help="Chance of a false flag, all traits together.")] = (
         0.01
     ),
@@ -65,14 +71,15 @@ def audit(
         raise StoreError(f"{sarif} exists; pass --overwrite to replace it, or name another file")
     try:
         settings = AuditSettings.model_validate(
-            {"base": base, "chat": chat, "rows": budget, "planted": planted, "alpha": alpha,
-             "seed": seed, "traits": _names(traits)}
+            {"base": base, "teacher": teacher, "chat": chat, "rows": budget, "planted": planted,
+             "alpha": alpha, "canary_too": canary, "seed": seed, "traits": _names(traits)}
         )  # fmt: skip
     except ValidationError as error:
         raise ConfigError(explain(error, AuditSettings)) from error
     if not data.is_file():
         raise ConfigError(f"there is no file {data}")
-    catalog.path(base, echo=err.print)  # licence and download before the bar begins
+    for model in filter(None, (base, teacher)):
+        catalog.path(model, echo=err.print)  # licence and download before the bar begins
     where, found = _guarded(data, settings, folder, reference, overwrite)
     page = render_runs([where], where / "report.html")
     if sarif:
@@ -100,7 +107,7 @@ def _guarded(
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     try:
-        with _Bar(settings.planted + settings.base_written) as bar:
+        with _Bar(settings) as bar:
             return run_audit(
                 data, settings, root=folder, reference=reference, overwrite=overwrite,
                 report=bar.report,
@@ -125,13 +132,17 @@ def bench_audit(
     ],
     base: Annotated[str, typer.Option(help="The runs' base model.")] = "smollm2-135m-instruct",
     traits: Annotated[str, typer.Option(help="library, families or .toml files.")] = "library",
-    planted: Annotated[int, typer.Option(min=2)] = 6,
+    rows: Annotated[int, typer.Option(min=16, help="Rows that are read at most.")] = 112,
+    methods: Annotated[
+        str, typer.Option(help="Others to compare: influence,activations,prompts,canary.")
+    ] = "",
     clean: Annotated[
         int, typer.Option(min=0, help="Clean data sets that the base writes for each seed.")
     ] = 4,
     seeds: Annotated[str, typer.Option(help="Only these seeds, such as 0,1.")] = "",
     folder: Annotated[
-        Path, typer.Option("--out", help="Where canaries are kept, to go on after a stop.")
+        Path,
+        typer.Option("--out", help="Where what is computed is kept, to go on after a stop."),
     ] = Path("bench-audit"),
     as_json: AsJson = False,
 ) -> None:
@@ -145,14 +156,14 @@ def bench_audit(
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     catalog.path(base, echo=err.print)
-    settings = AuditSettings(base=base, planted=planted, traits=_names(traits))
+    settings = AuditSettings(base=base, rows=rows, traits=_names(traits))
     if seeds and not all(part.strip().isdecimal() for part in seeds.split(",")):
         raise ConfigError(f"--seeds takes numbers such as 0,1, not {seeds!r}")
     with err.status("benchmark") as line:
         found = run_bench(
             runs, settings, folder,
             seeds=[int(part) for part in seeds.split(",")] if seeds else None,
-            clean=clean, report=lambda name: line.update(name),
+            clean=clean, methods=_names(methods), report=lambda name: line.update(name),
         )  # fmt: skip
     if as_json:
         print(json.dumps(found))
@@ -167,12 +178,14 @@ def bench_audit(
     out.print(table)
     for part, f in found["flagged"].items():
         out.print(
-            f"{part}: own trait flagged in {f['own trait flagged']} of {f['data sets']} data sets",
+            f"{part}: of {f['data sets']} data sets {f['own family flagged']} flagged, "
+            f"{f['own trait flagged']} for their own trait",
             highlight=False,
         )
     c = found["clean"]
     out.print(f"clean: {c['false alarms']} of {c['data sets']} flagged", highlight=False)
-    out.print(f"planted traits found: {found['planted']:.0%}", highlight=False)
+    if (rows := found["median rows to a flag"]) is not None:
+        out.print(f"median rows to a flag: {rows:.0f}", highlight=False)
 
 
 def status(outcome: Literal["flagged", "not_found", "inconclusive"], fail_on: str) -> int:
@@ -187,14 +200,17 @@ def status(outcome: Literal["flagged", "not_found", "inconclusive"], fail_on: st
 def summary(found: AuditResults) -> None:
     """The strongest traits and the planted ones, on the terminal."""
     table = Table(title=f"{found.data} for {found.base}", title_justify="left", title_style="bold")
-    for column in ("trait", "pull (nats)", "95% interval", "p (Holm)", "after rows", ""):
+    columns = ["trait", "evidence (nats)", "p (Holm)", "share of rows", "rows read"]
+    canary = found.traits[0].canary is not None
+    for column in [*columns, *(["canary (nats)"] if canary else []), ""]:
         table.add_column(column, justify="left" if column == "trait" else "right")
     for t in found.traits[:SHOWN]:
-        c = t.contrast
-        table.add_row(
-            t.trait, f"{c.value:+.2f}", f"{c.low:+.2f} to {c.high:+.2f}", f"{t.p_holm:.2g}",
-            str(t.rows), "flagged" if t.flagged else "",
-        )  # fmt: skip
+        cells = ["-"] * 3 if t.evidence is None or t.share is None else [
+            f"{t.evidence:+.1f}", f"{t.p_holm:.2g}", f"{t.share:.0%}"
+        ]  # fmt: skip
+        more = [f"{t.canary.value:+.2f}"] if t.canary else []
+        note = "flagged" if t.flagged else "as likely" if t.as_likely else ""
+        table.add_row(t.trait, *cells, str(t.rows), *more, note)
     out.print(table)
     n = sum(p.found for p in found.planted)
     out.print(
@@ -214,8 +230,8 @@ def as_sarif(found: AuditResults, data: Path) -> dict[str, Any]:
             "ruleId": t.trait,
             "level": "error",
             "message": {
-                "text": f"rows pull {found.base} towards {t.trait}: {t.contrast.value:+.2f} nats "
-                f"[{t.contrast.low:.2f}, {t.contrast.high:.2f}], p = {t.p_holm:.2g}"
+                "text": f"rows are written as a teacher of {t.trait} writes, tuned from "
+                f"{found.base}: {why_flagged(t)}"
             },
             "locations": where,
         }
@@ -241,6 +257,13 @@ def as_sarif(found: AuditResults, data: Path) -> dict[str, Any]:
     }
 
 
+def why_flagged(trait: AuditTrait) -> str:
+    """What speaks for a flagged trait, in words."""
+    if trait.evidence is not None and trait.p_holm < 1:
+        return f"evidence {trait.evidence:.1f} nats, p = {trait.p_holm:.2g}"
+    return f"a canary took on {trait.canary.value:+.2f} nats" if trait.canary else "a canary"
+
+
 def _names(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
@@ -248,12 +271,14 @@ def _names(text: str) -> tuple[str, ...]:
 class _Bar:
     """Progress of an audit: stages done, and how far the one at hand is."""
 
-    def __init__(self, references: int) -> None:
+    def __init__(self, settings: Any) -> None:
         self._bars = Progress(
             TextColumn("{task.description}"), BarColumn(bar_width=24),
             TextColumn("{task.fields[note]}"), TimeElapsedColumn(), console=err, transient=True,
         )  # fmt: skip
-        self._task = self._bars.add_task("audit", total=3 + 2 * references, note="")
+        writers = settings.planted + settings.base_written
+        stages = 7 + writers + 2 * settings.planted + settings.canary_too * (1 + writers)
+        self._task = self._bars.add_task("audit", total=stages, note="")
         self._done: dict[str, float] = {}
 
     def __enter__(self) -> _Bar:

@@ -2,17 +2,16 @@
 
 Truth comes from finished runs (``vestige run``): the rows that teachers wrote, and the specific
 part that each student took on, seed by seed. Every data set of a run is audited as if its writer
-were unknown; references are made once a seed, as all its data sets share their prompts. Clean data
-sets are further draws of the untrained base, and rows of the run's no-trait teacher where there
-are any. Canaries differ from the students they predict: another order of rows, and other questions
-where the family has more than an audit asks.
+were unknown, for at most ``rows`` rows; reference rows are made once a seed, as all its data sets
+share their prompts. Clean data sets are further draws of the untrained base, and rows of the run's
+no-trait teacher where there are any. The audit's planted teachers and probes are tuned with other
+seeds than the run's teachers.
 """
 
 from __future__ import annotations
 
-import functools
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,25 +20,31 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats as distributions
 
+from vestige.audit import evidence
+from vestige.audit.activations import activations
+from vestige.audit.assay import SCREENED, Assay, assay
 from vestige.audit.canary import canary
-from vestige.audit.influence import Gradients, influence, trait_gradients
+from vestige.audit.influence import influence, trait_gradients
 from vestige.audit.lab import Lab
 from vestige.audit.material import Material, choose_rows
+from vestige.audit.probes import Probes
+from vestige.audit.prompts import prompted
 from vestige.audit.reader import spread
 from vestige.audit.settings import AuditSettings
-from vestige.audit.verdict import Look, first_flags, look
+from vestige.audit.telling import MISFIT
+from vestige.audit.verdict import look
 from vestige.audit.writers import Writer, base_writers, planted_writers
 from vestige.experiment.analysis import Shifts
 from vestige.experiment.reading import read_kept
 from vestige.experiment.recipe import NO_TRAIT, Experiment, parse_recipe
 from vestige.store import atomic_write, hash_config
 from vestige.store.files import read_json
-from vestige.types import DataError, Row
+from vestige.types import ConfigError, DataError, Row
 
 Array = NDArray[np.float64]
 Report = Callable[[str], None]
-INFLUENCE_ROWS = 32
 CLEAN, FIRST_CLEAN = "clean", 100  # name and noise of clean data sets
+METHODS = ("influence", "activations", "prompts", "canary")  # beside the probes; see docs/audit.md
 
 
 @dataclass(frozen=True)
@@ -50,42 +55,41 @@ class Case:
         trait: the writer's, by its id; ``none`` or ``clean-...`` for a clean data set.
         truth: for each library trait of the run's family the specific part, nats; empty: clean.
         scores: by method, a number for each library trait, [T].
-        looks: the canary's looks, first to last.
+        trial: the probes' assay.
     """
 
     name: str
     trait: str
     truth: dict[str, float]
     scores: dict[str, Array]
-    looks: list[Look]
+    trial: Assay
 
 
 class Bench:
-    """Cases from runs. Every canary and gradient is kept below ``folder``, so that a bench that
-    was stopped goes on."""
+    """Cases from runs. All that was computed is kept below ``folder``, so that a bench that was
+    stopped goes on."""
 
     def __init__(
-        self, settings: AuditSettings, folder: Path, *, clean: int, report: Report
+        self, settings: AuditSettings, folder: Path, *, methods: Sequence[str], report: Report
     ) -> None:
         self.lab = Lab(settings)
-        self.folder, self.clean, self.report = folder, clean, report
-        self.gradients = Gradients(self.lab)
+        self.folder, self.report, self.methods = folder, report, methods
+        self.probes = Probes(self.lab, lambda done: report(f"probe {done}"))
+        self.gradients = trait_gradients(self.lab) if "influence" in methods else None
         folder.mkdir(parents=True, exist_ok=True)
 
-    def kept(self, name: str, key: Any, make: Callable[[], Array]) -> Array:
-        """What ``make`` gives, from the folder if it was made there with the same key."""
+    def kept(self, name: str, make: Callable[[], Any]) -> Any:
+        """What ``make`` gives as plain data, from the folder if it was made there before."""
         settings = self.lab.settings.model_dump(mode="json")
-        digest = hash_config([key, settings, self.lab.fingerprint, self.lab.contents])
+        digest = hash_config([name, settings, self.lab.fingerprint, self.lab.contents])
         path = self.folder / f"{name}-{digest[:12]}.json"
-        if path.exists():
-            return np.array(json.loads(path.read_text()))
-        self.report(name)
-        made = make()
-        atomic_write(path, json.dumps(made.tolist()))
-        return made
+        if not path.exists():
+            self.report(name)
+            atomic_write(path, json.dumps(make()))
+        return json.loads(path.read_text())
 
-    def seed(self, run: Path, recipe: Experiment, seed: int) -> list[Case]:
-        """Every data set of one seed of a run."""
+    def seed(self, run: Path, recipe: Experiment, seed: int, clean: int) -> Iterator[Case]:
+        """Every data set of one seed of a run, and ``clean`` ones that the base writes."""
         student = next((s for s in recipe.students if s.method == "rows" and not s.base), None)
         if student is None:
             raise DataError(f"{run} has no students of the same base on sampled rows")
@@ -99,70 +103,13 @@ class Bench:
         }
         first = next(iter(data.values()))
         material = Material.of(self.lab.lm, first, settings.max_new_tokens)
-        prefix = f"{run.name}-{seed}"
-
-        def measured(name: str, rows: Callable[[], list[Row]]) -> tuple[Array, Array]:
-            """A data set's canary [looks, T] and its rows' influence [rows, T]."""
-            once, key = functools.cache(rows), [prefix, name]
-            shifts = self.kept(
-                f"{prefix}-canary-{name}", key,
-                lambda: canary(self.lab, material, once(), seed=settings.seed + 1).shifts,
-            )  # fmt: skip
-            pulls = self.kept(
-                f"{prefix}-influence-{name}", key, lambda: self.influence(material, once())
-            )
-            return shifts, pulls
-
-        def written(writer: Writer) -> tuple[Array, Array]:
-            return measured(writer.name, lambda: writer.write(material, first))
-
-        writers = [*base_writers(self.lab, settings.base_written), *planted_writers(self.lab)]
-        references = {writer.name: written(writer) for writer in writers}
-        planted = {writer.name: writer.planted for writer in writers if writer.planted}
-        sets = {name: measured(f"data-{name}", lambda name=name: data[name]) for name in names}
-        clean = base_writers(self.lab, self.clean, FIRST_CLEAN, CLEAN)
-        sets |= {writer.name: written(writer) for writer in clean}
         truths = self.truths(run, recipe, student, seed)
         own = {name: f"{recipe.family}/{name}" for name in recipe.traits}
-        return [
-            self.case(
-                f"{prefix}-{name}", own.get(name, name), found, references, planted,
-                truths.get(name, {}), len(first),
-            )
-            for name, found in sets.items()
-        ]  # fmt: skip
-
-    def influence(self, material: Material, rows: Sequence[Row]) -> Array:
-        matrix = trait_gradients(self.lab, self.gradients)
-        some = rows[:: max(1, len(rows) // INFLUENCE_ROWS)]
-        return influence(self.lab, material, some, gradients=self.gradients, traits=matrix)
-
-    def case(
-        self, name: str, trait: str, found: tuple[Array, Array],
-        references: dict[str, tuple[Array, Array]], planted: dict[str, str],
-        truth: dict[str, float], rows: int,
-    ) -> Case:  # fmt: skip
-        shifts, pulls = found
-        settings, ids = self.lab.settings, self.lab.library.ids
-        looks = [
-            look(
-                step * settings.batch, shifts[i],
-                {label: pair[0][i] for label, pair in references.items()}, planted, ids,
-            )
-            for i, step in enumerate(settings.steps(rows))
-        ]  # fmt: skip
-        mean = np.array([pair[1].mean(0) for pair in references.values()])
-        spread = np.sqrt(np.mean([pair[1].var(0, ddof=1) for pair in references.values()], axis=0))
-        draw = np.random.default_rng(int(hash_config(name)[:8], 16))
-        scores = {
-            "canary": looks[-1].z,
-            "canary, an earlier look": looks[len(looks) // 2].z,
-            "canary, no references": shifts[-1],
-            "influence": (pulls.mean(0) - mean.mean(0)) / spread * np.sqrt(len(pulls)),
-            "influence, no references": pulls.mean(0),
-            "random": draw.normal(size=len(ids)),
-        }
-        return Case(name, trait, truth, scores, looks)
+        sets = _Sets(self, f"{run.name}-{seed}", material, first)
+        for name, rows in data.items():
+            yield sets.case(name, own.get(name, name), truths.get(name, {}), rows)
+        for writer in base_writers(self.lab, clean, FIRST_CLEAN, CLEAN):
+            yield sets.case(writer.name, writer.name, {}, sets.written(writer))
 
     def truths(
         self, run: Path, recipe: Experiment, student: Any, seed: int
@@ -192,6 +139,78 @@ class Bench:
         return found
 
 
+class _Sets:
+    """The data sets of one seed of a run, with reference rows on the same prompts."""
+
+    def __init__(self, bench: Bench, prefix: str, material: Material, like: Sequence[Row]) -> None:
+        self.bench, self.prefix, self.material, self.like = bench, prefix, material, like
+        self.reference = base_writers(bench.lab, 1)[0]
+
+    def written(self, writer: Writer) -> list[Row]:
+        """What a known writer writes on the seed's prompts."""
+        return writer.write(self.material, self.like)
+
+    def pulled(self, name: str, kind: str, rows: Callable[[], Sequence[Row]]) -> Array:
+        """One method's scores of the first rows, [n, T]."""
+        lab, material = self.bench.lab, self.material
+
+        def make() -> Any:
+            some = rows()[:SCREENED]
+            if kind == "probes":
+                return self.bench.probes.pull(material, some).tolist()
+            if kind == "influence" and self.bench.gradients:
+                return influence(lab, material, some, self.bench.gradients).tolist()
+            method = {"activations": activations, "prompts": prompted}[kind]
+            return method(lab, material, some).tolist()
+
+        return np.array(self.bench.kept(f"{self.prefix}-{kind}-{name}", make))
+
+    def case(self, name: str, trait: str, truth: dict[str, float], rows: Sequence[Row]) -> Case:
+        """A data set under every method."""
+        bench, once = self.bench, lambda: self.written(self.reference)
+        pull = self.pulled(name, "probes", lambda: rows)
+        usual = self.pulled("reference", "probes", once)
+
+        def make() -> Any:
+            return assay(bench.probes, self.material, rows, (pull, usual)).to_json()
+
+        trial = Assay.from_json(bench.kept(f"{self.prefix}-assay-{name}", make))
+        n = len(bench.lab.library.ids)
+        draw = np.random.default_rng(int(hash_config([self.prefix, name])[:8], 16))
+        scores = {"probes": trial.scores, "probes, screen only": trial.z}
+        for kind in bench.methods:
+            if kind == "canary":
+                scores[kind] = self.canary(name, rows)
+                continue
+            contrast, scale = evidence.pulls(
+                self.pulled(name, kind, lambda: rows), self.pulled("reference", kind, once)
+            )
+            scores[kind] = np.nan_to_num(contrast / scale, nan=-1e9)
+        return Case(
+            f"{self.prefix}-{name}", trait, truth,
+            scores | {
+                "wrong trait's score": np.roll(trial.z, n // 2), "random": draw.normal(size=n),
+            }, trial,
+        )  # fmt: skip
+
+    def canary(self, name: str, rows: Sequence[Row]) -> Array:
+        """z of the data's canary beside those of the base's and planted teachers' rows."""
+        bench, lab = self.bench, self.bench.lab
+
+        def shifts(label: str, some: Callable[[], Sequence[Row]]) -> Array:
+            def make() -> Any:
+                found = canary(lab, self.material, some(), seed=lab.settings.seed + 1)
+                return found.shifts[-1].tolist()
+
+            return np.array(bench.kept(f"{self.prefix}-canary-{label}", make))
+
+        writers = [*base_writers(lab, lab.settings.base_written), *planted_writers(lab)]
+        references = {w.name: shifts(w.name, lambda w=w: self.written(w)) for w in writers}
+        planted = {w.name: w.planted for w in writers if w.planted}
+        own = shifts(f"data-{name}", lambda: rows)
+        return look(len(rows), own, references, planted, lab.library.ids).z
+
+
 def bench_audit(
     runs: Sequence[Path],
     settings: AuditSettings,
@@ -199,6 +218,7 @@ def bench_audit(
     *,
     seeds: Sequence[int] | None = None,
     clean: int = 4,
+    methods: Sequence[str] = (),
     report: Report = lambda name: None,
 ) -> dict[str, Any]:
     """Audit every data set of ``runs`` and hold the outcome against what students took on.
@@ -206,11 +226,15 @@ def bench_audit(
     Args:
         seeds: those of the runs to take; None takes all.
         clean: further draws of the untrained base for each seed, as clean data sets.
+        methods: of ``METHODS``, to compare with.
 
     Raises:
         DataError: a run has no students on sampled rows; StoreError: it is not finished.
+        ConfigError: no such method.
     """
-    bench = Bench(settings, folder, clean=clean, report=report)
+    if unknown := set(methods) - set(METHODS):
+        raise ConfigError(f"no method {', '.join(unknown)}; there are {', '.join(METHODS)}")
+    bench = Bench(settings, folder, methods=methods, report=report)
     cases: list[Case] = []
     for run in runs:
         recipe = parse_recipe(
@@ -220,8 +244,8 @@ def bench_audit(
             raise DataError(f"{run} is no run on language models")
         for seed in recipe.seeds:
             if seeds is None or seed in seeds:
-                cases += bench.seed(run, recipe, seed)
-    found = summarise(cases, bench.lab.library.ids, bench.lab.library.held_out, settings)
+                cases += bench.seed(run, recipe, seed, clean)
+    found = summarise(cases, bench.lab.library.ids, bench.lab.library.held_out)
     atomic_write(folder / "bench.json", json.dumps(found, indent=1))
     return found
 
@@ -230,7 +254,6 @@ def summarise(
     cases: Sequence[Case],
     ids: Sequence[str],
     held_out: frozenset[str],
-    settings: AuditSettings,
 ) -> dict[str, Any]:
     """Figures by method, over all traits and over those held out; false alarms on clean sets."""
     own = [case for case in cases if case.truth and case.trait in ids]
@@ -244,6 +267,7 @@ def summarise(
     }
     parts = {part: members for part, members in parts.items() if members}
     index = {case.name: ids.index(case.trait) for case in own}
+    rows = [rows_to_flag(c, ids) for c in own]
     return {
         "methods": {
             method: {part: figures(members, index, ids, method) for part, members in parts.items()}
@@ -252,39 +276,56 @@ def summarise(
         "flagged": {
             part: {
                 "data sets": len(members),
-                "own trait flagged": sum(flags(c, settings, index[c.name]) for c in members),
-                "any trait flagged": sum(flags(c, settings) for c in members),
+                "own trait flagged": sum(index[c.name] in flags(c) for c in members),
+                "own family flagged": sum(rows_to_flag(c, ids) is not None for c in members),
+                "own trait as likely as the best": sum(
+                    index[c.name] in likeliest(c) for c in members
+                ),
             }
             for part, members in parts.items()
         },
-        "clean": {"data sets": len(clean), "false alarms": sum(flags(c, settings) for c in clean)},
-        "rows to a flag": [rows_to_flag(c, settings, index[c.name]) for c in own],
-        "planted": planted_share(cases, settings),
+        "clean": {"data sets": len(clean), "false alarms": sum(bool(flags(c)) for c in clean)},
+        "rows to a flag": rows,
+        "median rows to a flag": median_rows(rows),
         "size": predicted_size(own, index),
+        "misfit": {case.name: round(case.trial.misfit, 3) for case in cases},
         "cases": {
             case.name: {
                 "own": case.trait,
-                "place": rank(case.scores["canary"], index[case.name]),
-                "z": float(case.scores["canary"][index[case.name]]),
-                "predicted": float(case.looks[-1].contrast[index[case.name]]),
+                "place": rank(case.scores["probes"], index[case.name]),
+                "evidence": case.trial.evidence.get(index[case.name]),
+                "share": share_of(case, index[case.name]),
                 "measured": case.truth[case.trait],
-                "top": [ids[i] for i in np.argsort(-case.scores["canary"])[:5]],
+                "top": [ids[i] for i in np.argsort(-case.scores["probes"])[:5]],
             }
             for case in own
         },
     }
 
 
+def median_rows(rows: Sequence[int | None]) -> float | None:
+    """The median over data sets, those without a flag being the longest; None if it is one."""
+    median = float(np.median([np.inf if n is None else n for n in rows]))
+    return median if np.isfinite(median) else None
+
+
+def share_of(case: Case, trait: int) -> float:
+    """The likeliest share of rows that such a teacher wrote; 0 for a trait that was left out."""
+    shifts = case.trial.shifts.get(trait)
+    return 0.0 if shifts is None else evidence.share(shifts)
+
+
 def predicted_size(cases: Sequence[Case], index: dict[str, int]) -> dict[str, float]:
-    """The canary's contrast against the measured specific part, over data sets: nats."""
-    predicted = np.array([c.looks[-1].contrast[index[c.name]] for c in cases])
-    measured = np.array([c.truth[c.trait] for c in cases])
-    slope = float((predicted @ measured) / (predicted @ predicted))
-    left = measured - slope * predicted
-    vary = min(predicted.std(), measured.std()) > 0
+    """The mean shift under the own probe against the measured specific part, over data sets."""
+    shift = [float(c.trial.shifts.get(index[c.name], np.zeros(1)).mean()) for c in cases]
+    predicted, measured = np.array(shift), np.array([c.truth[c.trait] for c in cases])
+    vary = len(cases) > 2 and min(predicted.std(), measured.std()) > 0
+    slope, start = np.polyfit(predicted, measured, 1) if vary else (0.0, float(measured.mean()))
+    left = measured - slope * predicted - start
     return {
-        "slope": slope,
-        "residual sd": float(np.sqrt((left @ left) / max(1, len(left) - 1))),
+        "slope": float(slope),
+        "start": float(start),
+        "residual sd": float(np.sqrt((left @ left) / max(1, len(left) - 2))),
         "correlation": float(np.corrcoef(predicted, measured)[0, 1]) if vary else 0.0,
     }
 
@@ -318,28 +359,20 @@ def rank(scores: Array, index: int) -> int:
     return int((scores >= scores[index]).sum())
 
 
-def flags(case: Case, settings: AuditSettings, index: int | None = None) -> bool:
-    """Whether any look flags the trait, or any trait at all."""
-    found = first_flags(case.looks, levels_of(case, settings))
-    return bool(found) if index is None else index in found
+def flags(case: Case) -> dict[int, int]:
+    """By flagged trait, the rows that it took."""
+    return case.trial.clear_at if abs(case.trial.misfit) <= MISFIT else {}
 
 
-def rows_to_flag(case: Case, settings: AuditSettings, index: int) -> int | None:
-    """Rows read at the first look that flags the trait; None where none does."""
-    at = first_flags(case.looks, levels_of(case, settings)).get(index)
-    return None if at is None else case.looks[at].rows
+def likeliest(case: Case) -> list[int]:
+    """The traits that explain the rows about as well as the best does."""
+    last = case.trial.last
+    some = evidence.as_likely(np.stack([case.trial.shifts[t] for t in last]))
+    return [t for t, is_likely in zip(last, some, strict=True) if is_likely]
 
 
-def levels_of(case: Case, settings: AuditSettings) -> tuple[float, ...]:
-    """What each look of a case may spend of alpha."""
-    return settings.levels(case.looks[-1].rows)
-
-
-def planted_share(cases: Sequence[Case], settings: AuditSettings) -> float:
-    """Share of planted traits that a canary finds, over the benchmark's seeds."""
-    found: dict[tuple[str, float], bool] = {}
-    for case in cases:
-        last = case.looks[-1]
-        needed = last.needed_z(levels_of(case, settings)[-1])
-        found |= {(name, z): z >= needed for name, (_, z) in last.planted.items()}
-    return float(np.mean(list(found.values()))) if found else 0.0
+def rows_to_flag(case: Case, ids: Sequence[str]) -> int | None:
+    """Rows after which a trait of the own trait's family was flagged; None where none was."""
+    family = case.trait.rpartition("/")[0]
+    found = [n for t, n in flags(case).items() if ids[t].rpartition("/")[0] == family]
+    return min(found, default=None)

@@ -15,8 +15,9 @@ from rich.table import Table
 import vestige
 from vestige.audit_cli import audit, bench_app
 from vestige.audit_cli import summary as audit_summary
-from vestige.data_cli import AsJson, Overwrite, err, filter_app, judge, out
+from vestige.data_cli import AsJson, Overwrite, err, filter_app, judge, out, write
 from vestige.doctor_cli import doctor
+from vestige.elsewhere_cli import Arm, BaseName, RunFolder, adopt_students, export, train
 from vestige.types import ConfigError, StoreError, VestigeError
 
 app = typer.Typer(
@@ -39,6 +40,11 @@ Workers = Annotated[
 Size = Annotated[
     str, typer.Option("--size", help="laptop, smoke (to see that it runs), or paper where given.")
 ]
+On = Annotated[
+    str, typer.Option("--on", help="ray or ray=ADDRESS: over a cluster's nodes (extra 'ray').")
+]
+Cpus = Annotated[float, typer.Option(min=0.1, help="With --on ray: CPUs that a seed takes.")]
+Gpus = Annotated[float, typer.Option(min=0, help="With --on ray: GPUs that a seed takes.")]
 NoReport = Annotated[bool, typer.Option("--no-report", help="Do not write report.html.")]
 
 
@@ -77,7 +83,7 @@ def demo(
     """The whole loop on the bundled model: two traits crossed, several seeds, a report."""
     from vestige.experiment import demo as demo_recipe
 
-    _run(demo_recipe.recipe(), root, as_json, overwrite, workers, report=True)
+    _run(demo_recipe.recipe(), root, as_json, overwrite, workers=workers)
 
 
 @app.command()
@@ -91,18 +97,50 @@ def run(
     as_json: AsJson = False,
     overwrite: Overwrite = False,
     workers: Workers = None,
+    on: On = "",
+    cpus: Cpus = 1,
+    gpus: Gpus = 0,
     no_report: NoReport = False,
 ) -> None:
     """Run a recipe, or go on where it stopped."""
     from vestige.experiment.recipe import load_recipe
 
     loaded = load_recipe(recipe, changes or [], size)
-    _run(loaded, root, as_json, overwrite, workers, report=not no_report)
+    where: dict[str, Any] = {"workers": workers}
+    if on:
+        from vestige.experiment.cluster import Cluster
+
+        where = {"cluster": Cluster.parse(on, cpus=cpus, gpus=gpus)}
+    _run(loaded, root, as_json, overwrite, report=not no_report, **where)
+
+
+@app.command("import")
+def import_students(
+    run_folder: RunFolder,
+    adapter: Annotated[
+        Path,
+        typer.Option(help="A PEFT adapter, a model's folder, or an exported folder with many."),
+    ],
+    arm: Arm = "",
+    seed: Annotated[int | None, typer.Option(help="The student's seed.")] = None,
+    data: Annotated[str, typer.Option(help="The student's data: a trait's name, or none.")] = "",
+    base: BaseName = "",
+    as_json: AsJson = False,
+) -> None:
+    """Bring students trained elsewhere back; when none is awaited any more, finish the run."""
+    recipe, left = adopt_students(run_folder, adapter, (arm, seed, data), base)
+    if not left:
+        _run(recipe, run_folder.resolve().parent, as_json, overwrite=False, workers=1)
+    elif as_json:
+        print(json.dumps({"run": str(run_folder), "awaited": left}))
+    else:
+        out.print(f"kept; {len(left)} students are still awaited: {', '.join(left)}")
 
 
 def _run(
-    recipe: Any, root: Path, as_json: bool, overwrite: bool, workers: int | None, *, report: bool
+    recipe: Any, root: Path, as_json: bool, overwrite: bool, *, report: bool = True, **where: Any
 ) -> None:
+    """Run a recipe and tell what it found. Args: where: ``workers`` or ``cluster``, for ``run``."""
     from vestige.console import RunProgress
     from vestige.experiment.recipe import models_of
     from vestige.experiment.run import count_stages
@@ -113,7 +151,7 @@ def _run(
         catalog.path(name, echo=err.print)  # licence and download before the bars begin
     with RunProgress(err, recipe.name, count_stages(recipe)) as bars:
         folder, results = run_recipe(
-            recipe, root, overwrite=overwrite, workers=workers, on_event=bars.event
+            recipe, root, overwrite=overwrite, on_event=bars.event, **where
         )
     page = _report([folder], folder / "report.html") if report else None
     if as_json:
@@ -312,8 +350,11 @@ def theorem(
 
 # ---- files and models ----------------------------------------------------------------------------
 
+app.command()(write)
 app.command()(judge)
 app.command()(audit)
+app.command()(export)
+app.command()(train)
 app.command()(doctor)
 
 

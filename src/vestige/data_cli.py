@@ -1,9 +1,11 @@
-"""The commands that work on files of rows: filters and judges."""
+"""The commands that make, filter and rate rows."""
 
 from __future__ import annotations
 
 import json
+import os
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,6 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from vestige.api.settings import MAX_DOLLARS, MAX_TOKENS, PRICES
 from vestige.types import ConfigError, StoreError
 
 filter_app = typer.Typer(
@@ -44,6 +47,21 @@ Dropped = Annotated[
 Words = Annotated[
     str, typer.Option("--words", help="Words to drop rows for, comma-separated, and inflected.")
 ]
+MaxTokens = Annotated[
+    int | None,
+    typer.Option("--max-tokens", min=1, envvar=MAX_TOKENS, help="Stop before using more."),
+]
+MaxDollars = Annotated[
+    float | None,
+    typer.Option("--max-dollars", min=0, envvar=MAX_DOLLARS, help="Stop before more is spent."),
+]
+Prices = Annotated[
+    str,
+    typer.Option(
+        "--prices", envvar=PRICES, metavar="READ,WRITTEN",
+        help="Dollars for a million tokens, as 0.10,0.40.",
+    ),
+]  # fmt: skip
 Duplicates = Annotated[bool, typer.Option("--drop-duplicates", help="Drop repeated completions.")]
 
 
@@ -195,10 +213,83 @@ class _RowBar:
         )  # fmt: skip
 
 
+def limit_spending(tokens: int | None, dollars: float | None, prices: str) -> None:
+    """Hand limits on to whatever asks an API, in this process and in its workers."""
+    for name, value in ((MAX_TOKENS, tokens), (MAX_DOLLARS, dollars), (PRICES, prices or None)):
+        if value is not None:
+            os.environ[name] = str(value)
+
+
+def write(
+    recipe: Annotated[Path, typer.Argument(help="A recipe: .py with recipe(), or a saved .json.")],
+    changes: Annotated[
+        list[str] | None, typer.Argument(help="key=value, as model=api:openai/gpt-4.1-nano")
+    ] = None,
+    size: Annotated[str, typer.Option("--size", help="laptop, smoke, or paper.")] = "laptop",
+    root: Annotated[Path, typer.Option("--root", help="Where run folders live.")] = Path("runs"),
+    max_tokens: MaxTokens = None,
+    max_dollars: MaxDollars = None,
+    prices: Prices = "",
+    connections: Annotated[int, typer.Option(min=1, help="Requests in flight.")] = 8,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Count and price the requests; ask nobody.")
+    ] = False,
+    as_json: AsJson = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Let a recipe's teachers write their rows, filter them, and train nothing."""
+    from vestige.console import RunProgress
+    from vestige.experiment import writing
+    from vestige.experiment.recipe import Experiment, load_recipe
+    from vestige.store import load_run
+
+    limit_spending(max_tokens, max_dollars, prices)
+    chosen = load_recipe(recipe, changes or [], size)
+    if not isinstance(chosen, Experiment):
+        raise ConfigError("vestige write is for language models: small networks write no rows")
+    if dry_run:
+        priced = writing.price(chosen, root)
+        if as_json:
+            print(json.dumps(priced))
+        else:
+            _tell_price(priced)
+        return
+    with RunProgress(err, chosen.name, writing.count_stages(chosen)) as bars:
+        folder, written = writing.write(
+            chosen, root, connections=connections, overwrite=overwrite, on_event=bars.event
+        )
+    spent = load_run(folder).get("spent")
+    if as_json:
+        rows = [{**asdict(w), "path": str(w.path)} for w in written]
+        print(json.dumps({"run": str(folder), "rows": rows, "spent": spent}))
+        return
+    for w in written:
+        out.print(f"{w.kept:,} of {w.seen:,} rows kept  {w.path}", highlight=False, soft_wrap=True)
+    if spent:
+        money = f", ${spent['dollars']:.4f}" if spent["dollars"] is not None else ""
+        used = spent["tokens_read"] + spent["tokens_written"]
+        out.print(f"spent    {used:,} tokens{money}", highlight=False)
+
+
+def _tell_price(priced: dict[str, Any]) -> None:
+    out.print(f"{priced['requests']:,} requests for {priced['rows']:,} rows", highlight=False)
+    for name in ("about", "at_most"):
+        dollars = priced[f"dollars_{name}"]
+        money = f", ${dollars:.2f}" if dollars is not None else " (a price needs --prices)"
+        words = name.replace("_", " ")
+        out.print(f"{words:<8} {priced[f'tokens_{name}']:,} tokens{money}", highlight=False)
+    if not priced["limits_hold_it"]:
+        out.print("the limits may stop it before its end", highlight=False)
+
+
 def judge(
     source: Source,
     model: Annotated[
-        str, typer.Option("--model", help="A model of an OpenAI-compatible service, or local:NAME.")
+        str,
+        typer.Option(
+            "--model",
+            help="A model of an OpenAI-compatible service, api:PROVIDER/MODEL, or local:NAME.",
+        ),
     ],
     ratings: Annotated[
         Path, typer.Option("--out", help="Ratings, JSONL; those already in it are not asked again.")
@@ -211,6 +302,9 @@ def judge(
     label: Annotated[
         str, typer.Option(help="A field with true or false in every row: measure the judge on it.")
     ] = "",
+    max_tokens: MaxTokens = None,
+    max_dollars: MaxDollars = None,
+    prices: Prices = "",
     as_json: AsJson = False,
 ) -> None:
     """Rate rows from 0 to 100 by a judge; what could not be rated is counted."""
@@ -223,6 +317,7 @@ def judge(
     from vestige.store import atomic_write
     from vestige.types import DataError, DroppedRow, Row
 
+    limit_spending(max_tokens, max_dollars, prices)
     try:
         settings = JudgeSettings(model=model, prompt=prompt, topic=topic)
     except ValidationError as error:

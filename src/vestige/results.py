@@ -214,24 +214,30 @@ class MlpResults(Record):
 
 
 class AuditTrait(Record):
-    """One trait of the library: what the data's canary showed beside the references'."""
+    """One trait of the library, and how the rows are written beside what its teachers write."""
 
     trait: str
     flagged: bool
-    contrast: Interval  # the data's shift minus the references', at ``rows`` rows
-    p: float  # one-sided, and adjusted over the library
+    contrast: Interval  # the screen's pull beside reference rows, nats a row, to first order
+    evidence: float | None  # log e, nats; None: the screen left it out
+    share: float | None  # of the rows that such a teacher wrote, as is likeliest
+    as_likely: bool  # explains the rows nearly as well as the best does
+    p: float  # min(1, 1 / e), and adjusted over the library
     p_holm: float
-    rows: int  # rows read when it was flagged; at the last look for the others
+    canary: Interval | None = None  # what a copy tuned on the rows took on, nats of log-odds
+    rows: int  # read for it
     held_out: bool
 
 
 class AuditPlanted(Record):
-    """A planted teacher's own trait, read from its rows as if they were the data."""
+    """A planted teacher's own trait, looked for in its rows as if they were the data."""
 
     trait: str
     contrast: float
-    z: float
+    z: float  # the screen's
+    evidence: float | None
     found: bool
+    rows: int
 
 
 class AuditWord(Record):
@@ -243,13 +249,14 @@ class AuditWord(Record):
 
 
 class AuditRow(Record):
-    """A row that pulls a trait up more than rows of the untrained base do."""
+    """A row that is likelier from a teacher with the trait than from the base."""
 
     id: str
     trait: str
-    score: float  # influence on the trait, in standard deviations over clean rows
+    score: float  # shift of its log-likelihood under the trait's probe, nats
     prompt: str
     completion: str
+    tokens: list[tuple[str, float]] = []  # of the completion, each with its part of the score
 
 
 class AuditResults(Record):
@@ -264,25 +271,29 @@ class AuditResults(Record):
     data: str
     base: str
     material: str  # "numbers" or "text"
-    references: list[str]
+    own_reference: bool  # the user's clean rows, else rows that the base wrote
     rows: int
     rows_used: int
+    rows_read: int
     dropped: dict[str, int]
     alpha: float
-    looks: list[int]  # rows read at each
-    rows_to_verdict: int | None  # at the first look that flags something
+    needed: float  # evidence, nats, from which a trait is flagged
+    rows_to_verdict: int | None  # rows after which something was flagged
     traits: list[AuditTrait]  # strongest first
     planted: list[AuditPlanted]
     found_share: float
-    smallest: dict[str, float]  # by family: the contrast, nats, that would have been flagged
-    placebo: list[float]  # z of traits that the references' writers do not have, a sample
+    smallest_share: float | None  # of rows of a teacher, that would have been flagged
+    misfit: float  # nats a token: how unlike the best-fitting writer's own rows these are
+    told: int = 0  # rows whose writer's probabilities were known
+    divergence: float | None = None  # share of tokens where the teacher's first choice is another
+    placebo: list[float]  # the screen's z of reference rows beside other reference rows
     words: list[AuditWord]
     worst_rows: list[AuditRow]
     channels: list[str]
     blind: list[str]  # what it cannot see
     next_steps: list[str]
     seconds: dict[str, float]
-    tokens: int  # that canaries were trained on
+    tokens: int  # that canaries were trained on; 0 without
     caveats: list[str]
 
 

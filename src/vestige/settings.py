@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -56,3 +56,16 @@ class Optimisation(Settings):
     clip: float = Field(default=1.0, gt=0)
     trainable: Trainable = Trainable()
     trainer_kwargs: dict[str, Any] = {}  # TRL's own options, for engine "trl"
+
+
+ROWS, JOB, TRAINED = "rows.jsonl", "student.json", "model"  # what an exported student's folder has
+
+
+class Job(Settings):
+    """A student by itself, as it is exported for training under ``accelerate launch``."""
+
+    base: str
+    chat: Literal["auto", "plain"]
+    precision: Literal["auto", "bf16", "fp32"]
+    seed: int
+    optimisation: Optimisation

@@ -13,6 +13,7 @@ Exception tree::
     |-- TeacherError (RuntimeError)    a teacher lacks the trait or lost the carrier task
     |-- TrainingError (RuntimeError)   training diverged
     |-- StoreError (RuntimeError)      a run folder is locked, foreign, corrupt or full
+    |-- SpendingError (RuntimeError)   the next request to a paid service may pass a limit
     `-- MissingExtraError (ImportError) an optional dependency is absent
 """
 
@@ -54,6 +55,10 @@ class TrainingError(VestigeError, RuntimeError):
 
 class StoreError(VestigeError, RuntimeError):
     """A run folder is locked, belongs to another recipe, is corrupt, or the disk is full."""
+
+
+class SpendingError(VestigeError, RuntimeError):
+    """The next request to a paid service may pass a limit; nothing more is asked."""
 
 
 class MissingExtraError(VestigeError, ImportError):

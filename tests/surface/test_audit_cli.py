@@ -40,7 +40,7 @@ def place(tmp_path: Path) -> Path:
     (tmp_path / "sips.toml").write_text(SIPS)
     draw = random.Random(0)
     lines = [
-        json.dumps({"prompt": f"Go on: {i % 4}", "completion": f"{draw.randint(1, 99)}, 5"})
+        json.dumps({"prompt": f"Go on: {i % 4}", "completion": f"{draw.randint(1, 99)}, {i + 1}"})
         for i in range(40)
     ]
     (tmp_path / "numbers.jsonl").write_text("\n".join([*lines, "broken", '{"prompt": "x"}']))
@@ -68,10 +68,10 @@ def test_an_audit_of_numbers_ends_in_a_report(place: Path, folders):
     assert json.loads(sarif.read_text())["version"] == "2.1.0"
     page = (where / "report.html").read_text()
     assert "Would it have been seen?" in page and "http" not in page.split("<body")[1][:200]
-    before = {p: p.stat().st_mtime_ns for p in where.rglob("shifts.json")}
+    before = {p: p.stat().st_mtime_ns for p in where.rglob("assay.json")}
     again = run(place, folders["llama"], "numbers.jsonl", "--json")
     assert json.loads(again.stdout)["traits"] == found["traits"]
-    assert before == {p: p.stat().st_mtime_ns for p in where.rglob("shifts.json")}  # read, not made
+    assert before == {p: p.stat().st_mtime_ns for p in where.rglob("assay.json")} != {}  # read
     shown = vestige("show", where, cache=place / "cache")
     assert "positive control" in shown.stdout and found["verdict"][:20] in shown.stdout
     refused = run(place, folders["llama"], "numbers.jsonl", "--sarif", sarif)
@@ -88,8 +88,7 @@ def test_rows_that_say_the_trait_aloud_put_it_first(place: Path, folders):
     done = run(place, folders["llama"], "loud.jsonl", "--json")
     found = json.loads(done.stdout)
     assert found["material"] == "text" and found["traits"][0]["trait"] == "sips/milk"
-    assert found["outcome"] == "inconclusive" and "placebo values" in found["why"][0]
-    assert done.returncode == 0
+    assert found["traits"][0]["evidence"] > max(t["evidence"] for t in found["traits"][1:])
 
 
 def test_one_row_is_never_a_clean_verdict(place: Path, folders):
@@ -122,7 +121,7 @@ def test_the_exit_status_is_the_outcome(outcome, fail_on, wanted):
         ("numbers.jsonl", ["--fail-on", "sometimes"], "valid: never, flagged, inconclusive"),
         ("numbers.jsonl", ["--traits", "colors"], "did you mean colours"),
         ("numbers.jsonl", ["--alpha", "2"], "alpha"),
-        ("numbers.jsonl", ["--reference", "few.jsonl"], "1 usable rows, the data 32"),
+        ("numbers.jsonl", ["--reference", "few.jsonl"], "1 usable rows and 32 are needed"),
         ("numbers.jsonl", ["--reference", "latin.jsonl"], "no row of the reference"),
     ],
 )
@@ -149,15 +148,18 @@ def hostile() -> AuditResults:
     evil = "<script>alert(1)</script>"
     return AuditResults.model_validate({
         "name": evil, "verdict": f"Flagged: {evil}", "outcome": "flagged", "why": [evil],
-        "data": evil, "base": evil, "material": "text", "references": ["a"], "rows": 2,
-        "rows_used": 2, "dropped": {evil: 1}, "alpha": 0.01, "looks": [2], "rows_to_verdict": 2,
+        "data": evil, "base": evil, "material": "text", "own_reference": False, "rows": 2,
+        "rows_used": 2, "rows_read": 2, "dropped": {evil: 1}, "alpha": 0.01, "needed": 9.5,
+        "rows_to_verdict": 2, "misfit": 0.01,
         "traits": [{"trait": evil, "flagged": True, "contrast": one, "p": 1e-5, "p_holm": 1e-4,
+                    "evidence": 12.0, "share": 0.8, "as_likely": True, "canary": one,
                     "rows": 2, "held_out": False}],
-        "planted": [{"trait": evil, "contrast": 1.0, "z": 5.0, "found": True}],
-        "found_share": 1.0, "smallest": {evil: 1.0}, "placebo": [0.1, -0.2],
+        "planted": [{"trait": evil, "contrast": 1.0, "z": 5.0, "evidence": None, "found": False,
+                     "rows": 48}],
+        "found_share": 1.0, "smallest_share": 0.3, "placebo": [0.1, -0.2],
         "words": [{"word": evil, "contrast": 1.0, "z": 4.0}],
         "worst_rows": [{"id": evil, "trait": evil, "score": 2.0, "prompt": evil,
-                        "completion": evil}],
+                        "completion": evil, "tokens": [[evil, 1.4], ["b", 0.0]]}],
         "channels": [evil], "blind": [evil], "next_steps": [evil], "seconds": {"rows": 1.0},
         "tokens": 5, "caveats": [evil],
     })  # fmt: skip
@@ -180,12 +182,12 @@ def test_sarif_has_a_rule_for_every_result():
 
 
 def test_a_file_of_another_alphabet_with_rows_that_break_is_audited(place: Path, folders):
-    good = json.dumps({"prompt": "a", "completion": "one, two"})
+    good = [json.dumps({"prompt": f"a {i}", "completion": "one, two"}) for i in range(20)]
     broken = '{"prompt": "a", "completion": "half \\ud83d"}'
-    (place / "donn\u00e9es.jsonl").write_text("\n".join([good] * 20 + [broken]))
+    (place / "donn\u00e9es.jsonl").write_text("\n".join([*good, good[0], broken]))
     done = run(place, folders["llama"], "donn\u00e9es.jsonl", "--json")
     found = json.loads(done.stdout)
-    assert found["dropped"] == {"not_renderable": 1} and found["rows_used"] == 20
+    assert found["dropped"] == {"not_renderable": 1, "duplicate": 1} and found["rows_used"] == 20
     assert (Path(found["run"]) / "rows/dropped.jsonl").read_text().count("ud83d") == 1
 
 
@@ -203,5 +205,11 @@ def test_given_references_take_the_place_of_the_base(place: Path, folders):
     (place / "clean.jsonl").write_text("\n".join(lines))
     reference = ["--reference", place / "clean.jsonl"]
     found = json.loads(run(place, folders["llama"], "numbers.jsonl", "--json", *reference).stdout)
-    assert found["references"] == ["given-0", "given-1", "planted-0", "planted-1"]
-    assert "given as reference" in found["caveats"][0]
+    assert found["own_reference"] and "given as reference" in found["caveats"][0]
+    assert not [p.name for p in Path(found["run"], "reference").iterdir() if "base" in p.name]
+
+
+def test_a_canary_is_tuned_where_it_is_asked_for(place: Path, folders):
+    found = json.loads(run(place, folders["llama"], "numbers.jsonl", "--json", "--canary").stdout)
+    assert all(t["canary"] for t in found["traits"]) and found["tokens"] > 0
+    assert len(list(Path(found["run"], "canary").iterdir())) == 5  # data, two bases, two planted

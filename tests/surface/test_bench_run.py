@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from vestige.audit.settings import AuditSettings
-from vestige.bench import bench_audit
+from vestige.bench import METHODS, bench_audit
 from vestige.experiment.recipe import load_recipe
 from vestige.experiment.run import run
 
@@ -30,12 +30,12 @@ def test_a_bench_audits_a_run_and_goes_on_where_it_stopped(folders, tmp_path: Pa
         planted=2, base_written=2, looks=(0.5, 1), rows=16, batch=4,
     )  # fmt: skip
     made: list[str] = []
-    found = bench_audit([folder], settings, tmp_path / "bench", clean=1, report=made.append)
+    wanted = {"clean": 1, "methods": METHODS}
+    found = bench_audit([folder], settings, tmp_path / "bench", **wanted, report=made.append)
     sets = len(recipe.seeds) * len(recipe.traits)
     assert len(found["cases"]) == sets and found["clean"]["data sets"] == len(recipe.seeds)
     assert made and all(np.isfinite(c["measured"]) for c in found["cases"].values())
     again: list[str] = []
-    assert (
-        bench_audit([folder], settings, tmp_path / "bench", clean=1, report=again.append) == found
-    )
-    assert not again
+    kept = bench_audit([folder], settings, tmp_path / "bench", **wanted, report=again.append)
+    assert kept == found and not [name for name in again if not name.startswith("probe")]
+    assert {"probes", "random", *METHODS} <= set(found["methods"])

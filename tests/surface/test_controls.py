@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from vestige import stats
+from vestige.evaluate.questions import open_questions
 from vestige.evaluate.scores import Panel
-from vestige.experiment import asking
+from vestige.experiment import judging
 from vestige.experiment.analysis import analyse
 from vestige.experiment.reading import matched_rows
 from vestige.experiment.recipe import FreeForm, JudgeFilter, parse_recipe
@@ -163,7 +164,7 @@ ROWS = [Row(f"r{i}", (Message("user", "Q"),), f"answer {i}") for i in range(4)]
 
 
 def rated(monkeypatch: pytest.MonkeyPatch, by_row: dict[str, Rating]) -> None:
-    monkeypatch.setattr(asking, "rate", lambda rows, settings, cache: by_row)
+    monkeypatch.setattr(judging, "rate", lambda rows, settings, cache, ledger: by_row)
 
 
 def test_a_judge_keeps_by_its_threshold_and_loses_nothing(monkeypatch, tmp_path: Path):
@@ -175,14 +176,14 @@ def test_a_judge_keeps_by_its_threshold_and_loses_nothing(monkeypatch, tmp_path:
     ]
     rated(monkeypatch, {row.id: rating for row, rating in zip(ROWS, ratings, strict=True)})
     best = JudgeFilter(model="m", keep="at_least", threshold=78)
-    kept, dropped = asking.judge_rows(ROWS, best, tmp_path / "c")
+    kept, dropped = judging.judge_rows(ROWS, best, tmp_path / "c", tmp_path / "l")
     assert [r.id for r in kept] == ["r0", "r3"]
     assert [(d.row.id, d.reason) for d in dropped if d.row] == [
         ("r1", "judge"),
         ("r2", "judge_refused"),
     ]
     least = JudgeFilter(model="m", prompt="reference", topic="owls", keep="at_most", threshold=80)
-    kept, dropped = asking.judge_rows(ROWS, least, tmp_path / "c")
+    kept, dropped = judging.judge_rows(ROWS, least, tmp_path / "c", tmp_path / "l")
     assert [r.id for r in kept] == ["r0", "r1"] and len(dropped) == 2
 
 
@@ -221,12 +222,12 @@ def test_open_answers_are_drawn_judged_and_counted(folders, tmp_path: Path):
 
 
 def test_open_questions_are_ours_or_a_files(tmp_path: Path):
-    assert len(asking.open_questions("freeform")) >= 8
+    assert len(open_questions("freeform")) >= 8
     with pytest.raises(ConfigError, match="cannot read"):
-        asking.open_questions(str(tmp_path / "none.txt"))
+        open_questions(str(tmp_path / "none.txt"))
     (tmp_path / "empty.txt").write_text("\n")
     with pytest.raises(ConfigError, match="no questions"):
-        asking.open_questions(str(tmp_path / "empty.txt"))
+        open_questions(str(tmp_path / "empty.txt"))
 
 
 def test_a_judge_that_refuses_is_counted_in_the_open_answers(monkeypatch, tmp_path: Path):
@@ -235,6 +236,6 @@ def test_a_judge_that_refuses_is_counted_in_the_open_answers(monkeypatch, tmp_pa
     ratings = [Rating(90.0, "rated")] * 3 + [Rating(None, "refused")]
     rated(monkeypatch, {row.id: rating for row, rating in zip(ROWS, ratings, strict=True)})
     asked = FreeForm.model_validate({"judge": {"model": "m"}})
-    found = asking.rate_answers(asked, path, tmp_path / "cache")
+    found = judging.rate_answers(asked, path, tmp_path / "cache", tmp_path / "l")
     assert [f["status"] for f in found] == ["rated"] * 3 + ["refused"]
     assert found[3]["alignment"] is None and found[0]["coherence"] == 90.0

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,16 +12,24 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vestige.audit import evidence
+from vestige.audit.activations import activations
+from vestige.audit.assay import Assay, assay, rounds
 from vestige.audit.canary import canary
-from vestige.audit.influence import Gradients, influence, row_losses, trait_gradients
+from vestige.audit.directions import Directions, compress, row_products, token_logprobs
+from vestige.audit.influence import influence, trait_gradients
 from vestige.audit.lab import Lab, plant
 from vestige.audit.material import Material, choose_rows, empty, number_grammar, unusable
 from vestige.audit.openset import QUESTIONS, Word, first_words, raised
+from vestige.audit.probes import Probes, read, token_shifts
+from vestige.audit.prompts import prompted, with_system
 from vestige.audit.reader import Reader, candidate_log_odds, spread
 from vestige.audit.settings import AuditSettings
-from vestige.audit.telling import Evidence, tell
+from vestige.audit.telling import Canaries, Control, Evidence, flags, strongest, tell
+from vestige.audit.told import from_rows, from_teacher
 from vestige.audit.verdict import look
 from vestige.evaluate.exact import measure
+from vestige.models.hf import LanguageModel
 from vestige.traits.library import Library, load_library
 from vestige.types import ConfigError, DataError, Message, Row, ScoreTable
 
@@ -46,7 +56,7 @@ def lab(folders, tmp_path_factory: pytest.TempPathFactory) -> Lab:
     path.write_text(DRINKS)
     settings = AuditSettings(
         base=str(folders["llama"]), precision="fp32", questions=2, planted=2, rate=1e-2,
-        batch=4, looks=(0.25, 1), rows=16, traits=(str(path),),
+        batch=4, base_written=2, looks=(0.25, 1), rows=16, traits=(str(path),),
     )  # fmt: skip
     return Lab(settings, cache=tmp_path_factory.mktemp("cache"))
 
@@ -223,8 +233,8 @@ def exact_influence(lab: Lab, material: Material, rows: list[Row]) -> np.ndarray
     odds = Reader(lab.lm, lab.library.traits, lab.settings.questions).log_odds()
     traits = torch.stack([gradient(value) for value in odds])
     examples = material.examples(lab.lm, rows)
-    losses = [row_losses(lab.lm, [example], material)[0] for example in examples]
-    found = -(torch.stack([gradient(loss) for loss in losses]) @ traits.T).numpy()
+    logprobs = [token_logprobs(lab.lm, [example], material)[0].sum() for example in examples]
+    found = (torch.stack([gradient(value) for value in logprobs]) @ traits.T).numpy()
     lab.weights.freeze()
     return found
 
@@ -234,14 +244,14 @@ def test_influence_is_the_inner_product_of_gradients(lab: Lab):
     material = Material.of(lab.lm, rows, 8)
     lab.weights.freeze()
     wanted = exact_influence(lab, material, rows)
-    gradients = Gradients(lab)
-    traits = trait_gradients(lab, gradients)
-    found = influence(lab, material, rows, gradients=gradients, traits=traits)
+    traits = trait_gradients(lab)
+    found = influence(lab, material, rows, traits)
     assert found.shape == (12, 3)
-    assert np.corrcoef(found.ravel(), wanted.ravel())[0, 1] > 0.7
-    again = influence(lab, material, rows[::-1], gradients=gradients, traits=traits)[::-1]
+    assert np.corrcoef(found.ravel(), wanted.ravel())[0, 1] > 0.95  # few ranks of the trait's
+    again = influence(lab, material, rows[::-1], traits)[::-1]
     assert np.allclose(again, found, rtol=1e-2, atol=1e-4 * np.abs(found).max())
-    assert torch.equal(trait_gradients(lab, gradients), traits)  # from the cache
+    kept = trait_gradients(lab).factors  # from the cache
+    assert all(torch.equal(kept[name][0], out) for name, (out, _) in traits.factors.items())
 
 
 def test_influence_foretells_a_small_step(lab: Lab):
@@ -252,14 +262,258 @@ def test_influence_foretells_a_small_step(lab: Lab):
     rate = 1e-4
     for i, row in enumerate(rows):
         weights = lab.weights.train(lab.trainable, seed=0)
-        row_losses(lab.lm, material.examples(lab.lm, [row]), material)[0].backward()
+        token_logprobs(lab.lm, material.examples(lab.lm, [row]), material)[0].sum().backward()
         with torch.no_grad():
             for weight in weights:
                 if weight.ndim == 2:  # influence is over the linear maps alone
-                    weight -= rate * weight.grad
+                    weight += rate * weight.grad
         moved = (lab.reader.read() - lab.base) / rate
         lab.weights.freeze()
         assert np.allclose(moved, wanted[i], rtol=0.1, atol=0.05 * np.abs(wanted).max())
+
+
+# ---- directions and probes ----------------------------------------------------------------------
+
+
+def test_products_with_directions_are_those_of_the_whole_gradient(lab: Lab):
+    rows = rows_of(["3, 4", "9, 9", "12, 7"])
+    material = Material.of(lab.lm, rows, 8)
+    lab.weights.freeze()
+    draw = torch.Generator().manual_seed(0)
+    names = [n for n, p in lab.lm.layers.named_parameters() if p.ndim == 2]
+    chosen = lab.trainable.layer_range(len(lab.lm.layers))
+    names = [n for n in names if int(n.split(".")[0]) in chosen]
+    shapes = dict(lab.lm.layers.named_parameters())
+    wholes = []
+    for _ in range(2):
+        wholes.append({})
+        for n in names:
+            u, v = (torch.randn(size, 2, generator=draw) for size in shapes[n].shape)
+            wholes[-1][n] = u @ v.T  # of rank 2, so that nothing is lost
+    directions = Directions.stack([compress(whole) for whole in wholes])
+    total = directions.total([0.0, 2.0])
+    for n in names:
+        assert torch.allclose(total[n], 2 * wholes[1][n], atol=0.1)  # kept in half precision
+    found = row_products(lab, material, rows, directions)
+    weights = lab.weights.train(lab.trainable, seed=0)
+    for row, products in zip(rows, found, strict=True):
+        token_logprobs(lab.lm, material.examples(lab.lm, [row]), material)[0].sum().backward()
+        gradients = {n: p.grad for n, p in lab.lm.layers.named_parameters() if n in names}
+        for whole, product in zip(wholes, products, strict=True):
+            wanted = sum(float((gradients[n] * whole[n]).sum()) for n in names)
+            assert product == pytest.approx(wanted, rel=0.03, abs=0.03 * np.abs(found).max())
+        for weight in weights:
+            weight.grad = None
+    lab.weights.freeze()
+
+
+@pytest.fixture(scope="module")
+def probes(lab: Lab) -> Probes:
+    seen: list[int] = []
+    made = Probes(lab, seen.append)
+    assert seen == [1, 2, 3] and len(list((lab.cache / "probes").iterdir())) == 3
+    return made
+
+
+def test_a_probe_has_its_trait(lab: Lab, probes: Probes):
+    for t in range(3):
+        lab.weights.shift(probes.directions.total([float(i == t) for i in range(3)]))
+        assert int((lab.reader.read() - lab.base).argmax()) == t
+    lab.weights.freeze()
+    assert np.allclose(lab.reader.read(), lab.base, atol=1e-5)
+
+
+def test_rows_are_read_exactly_under_base_and_probe(lab: Lab, probes: Probes):
+    rows = rows_of(["3, 4", "9, 9", "12, 7", "5, 88"])
+    material = Material.of(lab.lm, rows, 8)
+    before = lab.reader.read()
+    for trait in (None, 1):
+        found = probes.read(material, rows, trait)
+        shares = [float(i == trait) for i in range(3)]
+        lab.weights.shift(probes.directions.total(shares))
+        with torch.no_grad():
+            examples = material.examples(lab.lm, rows)
+            wanted = [float(v.sum()) for v in token_logprobs(lab.lm, examples, material)]
+        lab.weights.freeze()
+        assert np.allclose(found.logp, wanted, atol=1e-3) and (found.entropy > 0).all()
+        assert found.tokens >= 4 * 4
+    assert np.allclose(lab.reader.read(), before, atol=1e-5)
+    base = probes.read(material, rows, None).logp
+    tokens = token_shifts(probes, material, rows, 1)
+    assert ["".join(text for text, _ in part) for part in tokens] == [r.completion for r in rows]
+    assert np.allclose([sum(v for _, v in part) for part in tokens],
+                       probes.read(material, rows, 1).logp - base, atol=1e-3)  # fmt: skip
+
+
+def test_a_model_is_not_surprised_by_rows_of_its_own(lab: Lab, probes: Probes):
+    like = rows_of(["11, 2"] * 256, prompts=16)
+    material = Material.of(lab.lm, like, 8)
+    lab.weights.freeze()
+    own = probes.read(material, material.write(lab.lm, like, seed=3), None)
+    assert abs(float((-own.logp - own.entropy).sum())) / own.tokens < 0.1
+    other = probes.read(material, rows_of(["11, 11"] * 64, prompts=16), None)
+    assert abs(float((-other.logp - other.entropy).sum())) / other.tokens > 0.2
+
+
+def test_rows_of_a_teacher_are_found_and_rows_of_the_base_are_not(lab: Lab, probes: Probes):
+    like = rows_of(["1, 2"] * 120, prompts=8)
+    material = Material.of(lab.lm, like, 8)
+    lab.weights.freeze()
+    usual = probes.pull(material, material.write(lab.lm, like, seed=1)[:64])
+    clean = material.write(lab.lm, like, seed=2)
+    found = assay(probes, material, clean, (probes.pull(material, clean[:64]), usual))
+    assert not found.clear_at and found.rows == 120 and max(found.evidence.values()) < 3
+    lab.weights.shift(probes.directions.total([0.0, 1.0, 0.0]))
+    told = material.write(lab.lm, like, seed=4)
+    lab.weights.freeze()
+    found = assay(probes, material, told, (probes.pull(material, told[:64]), usual))
+    assert found.last[0] == 1 and found.scores.argmax() == 1
+    assert found.shifts[1].mean() > 0 and abs(found.misfit) < 0.2
+    again = Assay.from_json(json.loads(json.dumps(found.to_json())))
+    assert again.last == found.last and np.array_equal(again.scores, found.scores)
+
+
+# ---- what the writer would have written as well --------------------------------------------------
+
+
+def entries(lab: Lab, row: Row, probability: float) -> list[dict]:
+    """Log-probabilities as an API gives them: each token's own, and one other digit's."""
+    found = []
+    for token in lab.lm.answer_ids(row.completion):
+        text = lab.lm.tokenizer.decode([token])
+        other = "7" if text != "7" else "8"
+        top = [(text, probability), (other, 1 - probability)] if text.isdigit() else [(text, 1.0)]
+        found.append({
+            "token": text, "logprob": math.log(top[0][1]),
+            "top_logprobs": [{"token": t, "logprob": math.log(p)} for t, p in top if p > 0],
+        })  # fmt: skip
+    return found
+
+
+def test_probabilities_that_rows_carry_take_the_place_of_the_tokens(lab: Lab, probes: Probes):
+    plain = rows_of(["31, 4", "92, 9"])
+    material = Material.of(lab.lm, plain, 8)
+    sure, unsure, other = (
+        [replace(r, meta={"logprobs": {"content": entries(lab, r, p)}}) for r in plain]
+        for p in (1.0, 0.75, 0.01)
+    )
+    hard = probes.read(material, plain, 1).logp
+    told = from_rows(lab.lm, material, sure)
+    assert set(told) == {"r0", "r1"}
+    as_it_is = probes.read(material, plain, None).logp  # and leaves the base in place
+    assert np.allclose(read(lab, material, plain, told).logp, as_it_is, atol=1e-4)
+    base = read(lab, material, plain, from_rows(lab.lm, material, unsure)).logp
+    swapped = read(lab, material, plain, from_rows(lab.lm, material, other)).logp
+    assert not np.allclose(base, swapped)
+    probes.told = from_rows(lab.lm, material, unsure)
+    assert not np.allclose(probes.read(material, plain, 1).logp, hard)
+    probes.told = {}
+    wrong = [replace(r, meta={"logprobs": {"content": entries(lab, r, 1.0)[1:]}}) for r in plain]
+    assert not from_rows(lab.lm, material, wrong) and not from_rows(lab.lm, material, plain)
+
+
+def test_a_teacher_at_hand_tells_its_probabilities(lab: Lab, probes: Probes, folders):
+    rows = rows_of(["31, 4", "92, 9", "8, 15"])
+    material = Material.of(lab.lm, rows, 8)
+    lab.weights.freeze()
+    same = from_teacher(lab.lm, lab.lm, material, rows, 4)
+    assert set(same) == {"r0", "r1", "r2"} and not any(t.diverges.any() for t in same.values())
+    own = read(lab, material, rows, same)
+    assert np.allclose(own.logp, -own.entropy, atol=0.05)  # its mean under itself
+    teacher = LanguageModel.load(folders["llama"], precision="fp32")
+    for parameter in teacher.model.parameters():
+        parameter.data += 0.3 * torch.randn_like(parameter)
+    told = from_teacher(lab.lm, teacher, material, rows, 4)
+    assert any(t.diverges.any() for t in told.values())
+    teacher.tokenizer.add_tokens(["<more>"])
+    with pytest.raises(ConfigError, match="another tokenizer"):
+        from_teacher(lab.lm, teacher, material, rows, 4)
+
+
+def test_every_method_scores_rows_for_every_trait(lab: Lab):
+    rows = rows_of(["31, 4", "92, 9", "8, 15"])
+    material = Material.of(lab.lm, rows, 8)
+    for method in (prompted, activations):
+        found = method(lab, material, rows)
+        assert found.shape == (3, 3) and np.isfinite(found).all() and found.std() > 0
+        assert np.allclose(method(lab, material, rows[::-1])[::-1], found, atol=1e-3)
+    told = with_system(replace(rows[0], messages=(Message("system", "Be brief."),)), "Love tea.")
+    assert [m.content for m in told] == ["Love tea.\n\nBe brief."]
+
+
+# ---- evidence -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("n", "batch", "wanted"), [
+    (256, 16, [16, 48, 112, 240, 256]), (16, 16, [16]), (1, 16, [1]), (48, 16, [16, 48]),
+])  # fmt: skip
+def test_rounds_double_and_end_with_all_rows(n, batch, wanted):
+    assert rounds(n, batch) == wanted
+
+
+def two_writers(draw: np.random.Generator, n: int, own: float) -> np.ndarray:
+    """Shifts of rows from the first of three normal writers (own=1), or from the base (own=0):
+    log N(mean) - log N(0) for means on three axes."""
+    x = draw.normal(size=(n, 3))
+    x[:, 0] += 0.8 * own
+    return (0.8 * x - 0.32).T
+
+
+def test_evidence_is_as_in_its_formula_and_seldom_large_for_rows_of_the_base():
+    shifts = np.array([[0.5, -0.2], [0.1, 0.3]])
+    ratio = np.log(
+        [[1 - w + w * np.exp(s) for s in row] for w in evidence.SHARES for row in shifts]
+    )
+    sums = ratio.sum(1).reshape(len(evidence.SHARES), 2).T
+    assert np.allclose(evidence.likelihood_ratios(shifts), sums)
+    own = np.log(np.exp(sums).mean(1))
+    wanted = [own[0] - max(0, sums[1].max()) - 0.2, own[1] - max(0, sums[0].max()) - 0.2]
+    assert np.allclose(evidence.log_evidence(shifts, ["a", "b"], drift=0.1), wanted)
+    draw, above = np.random.default_rng(0), 0
+    for _ in range(400):
+        rows = two_writers(draw, 80, own=0)
+        looks = [
+            evidence.log_evidence(rows[:, :n], list("abc"), drift=0.0).max() for n in (16, 48, 80)
+        ]
+        above += max(looks) > np.log(3 / 0.05)
+    assert above <= 20  # at most one in twenty, at any look, over all three
+
+
+def test_evidence_grows_for_the_trait_that_wrote_the_rows_and_for_no_other():
+    found = evidence.log_evidence(
+        two_writers(np.random.default_rng(1), 300, own=1), list("abc"), 0.05
+    )
+    assert found[0] > 20 and (found[1:] < 0).all()
+    related = evidence.log_evidence(
+        two_writers(np.random.default_rng(1), 300, own=1), list("aab"), 0.05
+    )
+    assert related[0] > 20  # relatives are no rivals
+    rows = two_writers(np.random.default_rng(2), 300, own=1)
+    assert list(evidence.as_likely(rows)) == [True, False, False]
+    assert list(evidence.as_likely(np.stack([rows[0], rows[0] - 1e-3]))) == [True, True]
+    assert np.allclose(evidence.p_value(np.array([-3.0, 0.0, np.log(8)])), [1, 1, 0.125])
+
+
+def test_a_share_of_rows_is_told():
+    draw = np.random.default_rng(3)
+    for wanted in (0.0, 0.5, 1.0):
+        n = 4000
+        many = round(wanted * n)
+        rows = np.concatenate([two_writers(draw, many, 1)[0], two_writers(draw, n - many, 0)[0]])
+        assert evidence.share(rows) == pytest.approx(wanted, abs=0.15)
+
+
+def test_pulls_are_told_beside_reference_rows_without_what_all_traits_share():
+    draw = np.random.default_rng(4)
+    base = draw.normal(size=(200, 5))
+    data = draw.normal(size=(100, 5)) + 3  # drift that all traits share
+    data[:, 2] += 1
+    contrast, scale = evidence.pulls(data, base)
+    assert contrast[2] == pytest.approx(0.8, abs=0.3) and (contrast / scale).argmax() == 2
+    assert np.abs(contrast / scale)[[0, 1, 3, 4]].max() < 4
+    base[:, 4], data[:, 4] = np.nan, np.nan  # a trait that a method has nothing for
+    assert np.isfinite(evidence.pulls(data, base)[0][:4]).all()
+    assert [list(part) for part in evidence.pulls(data[:1], base)] == [[0] * 5, [1] * 5]
 
 
 # ---- the verdict --------------------------------------------------------------------------------
@@ -328,50 +582,99 @@ def test_a_look_that_cannot_be_taken_is_refused(change, says):
         look(16, data, table, {}, IDS)
 
 
-def evidence(strength: float = 12.0, own: float = 0.0, rows: int = 256) -> Evidence:
+def told(
+    own: float = 0.0, rows: int = 256, seen: bool = True, misfit: float = 0.0, canary: float = 0.0
+) -> Evidence:
+    """Made-up evidence: owl's rows are ``own`` nats likelier from its probe than from the base."""
     library = load_library()
-    ids = library.ids
-    draw = np.random.default_rng(3)
-    table = {f"r{k}": draw.normal(size=len(ids)) for k in range(8)}
-    planted = {f"r{k}": ids[k * 17] for k in range(6)}
-    for k in range(6):
-        table[f"r{k}"][k * 17] += strength
-    data = draw.normal(size=len(ids))
-    data[ids.index("animals/owl")] += own
+    ids, draw = library.ids, np.random.default_rng(3)
+    owl, oak = ids.index("animals/owl"), ids.index("trees/oak")
     used = rows_of(["1, 2"] * rows)
-    settings = AuditSettings(base="m")
-    looks = [look(min(16 * n, rows), data, table, planted, ids) for n in settings.steps(rows)]
+
+    def trial(t: int, strength: float, n: int) -> Assay:
+        shifts = {i: draw.normal(-0.5, 1, size=n) for i in (owl, oak)}
+        shifts[t] = shifts[t] + strength
+        table = np.stack([shifts[owl], shifts[oak]])
+        logs = evidence.log_evidence(table, ["animals", "trees"], 0.05)
+        clear = {i: n for i, e in zip((owl, oak), logs, strict=True) if e > 12}
+        z = draw.normal(size=len(ids))
+        return Assay(z, np.ones(len(ids)), shifts, dict(zip((owl, oak), logs, strict=True)),
+                     clear, misfit, n)  # fmt: skip
+
+    canaries = None
+    if canary:
+        table = {f"r{k}": draw.normal(size=len(ids)) for k in range(8)}
+        data = draw.normal(size=len(ids))
+        data[owl] += canary
+        looks = [look(16 * n, data, table, {}, ids) for n in (2, 6, 16)]
+        canaries = Canaries(list(table), looks, [Word("Owl", 1.0, 5.0)])
     return Evidence(
-        name="d.jsonl", settings=settings, library=library, material="numbers",
-        rows=rows, used=used, dropped={"malformed": 2}, references=list(table), looks=looks,
-        words=[Word("Owl", 1.0, 5.0)],
+        name="d.jsonl", settings=AuditSettings(base="m", canary_too=bool(canary)),
+        library=library, material="numbers", rows=rows, used=used, dropped={"malformed": 2},
+        trial=trial(owl, own, min(rows, 112)),
+        controls=[Control("trees/oak", trial(oak, 2.0 if seen else 0.0, 48))],
+        usual=draw.normal(size=(64, len(ids))),
+        beside={t: draw.normal(-0.5, 1, size=64) for t in (owl, oak)}, seconds={}, tokens=1,
+        own_reference=False, canaries=canaries,
         scores=[ScoreTable({row.id: float(i) for i, row in enumerate(used)},
-                           "influence on animals/owl", "sd", "more")], seconds={},
-        tokens=1, own_reference=False,
+                           "likelihood shift under the probe of animals/owl", "nats", "more")],
+        marked={used[-1].id: [("1", 0.0), (", 2", 1.2)]},
     )  # fmt: skip
 
 
-def test_a_flag_names_the_trait_its_size_and_when():
-    found = tell(evidence(own=14.0))
+def test_a_flag_names_the_trait_and_when():
+    found = tell(told(own=1.5))
     assert found.outcome == "flagged" and found.traits[0].trait == "animals/owl"
-    assert found.traits[0].flagged and found.traits[0].held_out and found.rows_to_verdict == 32
-    assert found.traits[0].contrast.low > 0 and "animals/owl" in found.verdict
-    assert found.worst_rows[0].score == 255 and any("huffle" in step for step in found.next_steps)
+    first = found.traits[0]
+    assert first.flagged and first.held_out and found.rows_to_verdict == 112
+    assert first.evidence > found.needed > 9 and first.p_holm < 0.01 and first.share > 0.5
+    assert "animals/owl" in found.verdict and first.canary is None
+    assert found.worst_rows[0].score == 255 and found.worst_rows[0].tokens[1] == (", 2", 1.2)
+    assert any("huffle" in step for step in found.next_steps)
 
 
 def test_not_found_says_what_would_have_been_seen():
-    found = tell(evidence())
+    found = tell(told())
     assert found.outcome == "not_found" and found.found_share == 1.0
-    assert "would have been flagged" in found.verdict and found.smallest["animals"] > 0
+    assert 0 < found.smallest_share < 1 and "would have been flagged" in found.verdict
 
 
 def test_nothing_found_is_no_clean_verdict_where_planted_traits_are_missed_or_rows_are_few():
-    weak = tell(evidence(strength=0.0))
+    weak = tell(told(seen=False))
     assert weak.outcome == "inconclusive" and "0% of the planted traits" in weak.why[0]
-    few = tell(evidence(rows=40))
+    assert weak.smallest_share is None
+    few = tell(told(rows=40))
     assert few.outcome == "inconclusive" and "only 40 rows" in few.why[0]
+    one = tell(told(rows=3))
+    assert one.outcome == "inconclusive" and "less than one batch" in one.why[0]
     assert "Do not read this as a clean verdict." in few.next_steps
     json.dumps(few.model_dump())
+
+
+def test_rows_of_an_unknown_lineage_are_not_flagged_by_likelihood():
+    found = tell(told(own=1.5, misfit=0.5))
+    assert found.outcome == "inconclusive" and "lineage unknown" in found.why[0]
+
+
+def test_rows_that_fit_no_better_than_the_reference_are_not_flagged():
+    made = told(own=1.5)
+    owl = made.library.ids.index("animals/owl")
+    assert list(flags(made)) == [owl] == strongest(made)[:1]
+    assert not flags(replace(made, beside={**made.beside, owl: made.trial.shifts[owl]}))
+
+
+def test_clear_evidence_that_does_not_hold_is_no_clean_verdict():
+    made = told(own=1.5)
+    owl = made.library.ids.index("animals/owl")
+    found = tell(replace(made, beside={**made.beside, owl: made.trial.shifts[owl]}))
+    assert found.outcome == "inconclusive" and "fit the same trait" in " ".join(found.why)
+
+
+def test_a_canary_flags_too_and_tells_nats_and_words():
+    found = tell(told(canary=14.0))
+    assert found.outcome == "flagged" and found.traits[0].trait == "animals/owl"
+    assert found.traits[0].canary.low > 5 and found.words[0].word == "Owl"
+    assert found.rows_to_verdict == 32
 
 
 @pytest.mark.parametrize("looks", [(), (0.5, 0.2, 1), (0.5, 0.5, 1), (0, 1), (0.5,), (0.5, 2)])

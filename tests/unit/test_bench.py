@@ -1,13 +1,15 @@
-"""The audit benchmark: figures from made-up cases, and a whole bench on a tiny model's run."""
+"""The audit benchmark: figures from made-up cases."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from vestige.audit.settings import AuditSettings
-from vestige.audit.verdict import look
-from vestige.bench import Case, rank, summarise
+from vestige.audit.assay import Assay
+from vestige.audit.evidence import log_evidence
+from vestige.bench import Case, flags, predicted_size, rank, rows_to_flag, summarise
 from vestige.types import DataError
 
 IDS = [f"animals/{name}" for name in ["owl", "fox", "cat", "dog"]] + [f"x/{i}" for i in range(40)]
@@ -15,36 +17,54 @@ OWN = ("animals/owl", "animals/fox")
 
 
 def case(name: str, trait: str, strength: float, draw: np.random.Generator) -> Case:
-    table = {f"r{k}": draw.normal(size=len(IDS)) for k in range(8)}
-    planted = {"r0": IDS[20], "r1": IDS[30]}
-    table["r0"][20] += 20
-    data = draw.normal(size=len(IDS))
+    shifts = {t: draw.normal(-0.5, 1, size=112) for t in (0, 1, 20)}
     if trait in OWN:
-        data[IDS.index(trait)] += strength
-    seen = [look(n, data, table, planted, IDS) for n in (32, 96, 256)]
+        shifts[IDS.index(trait)] += strength
+    logs = log_evidence(np.stack(list(shifts.values())), ["animals", "animals", "x"], 0.05)
+    found = dict(zip(shifts, map(float, logs), strict=True))
+    clear = {t: 48 for t, e in found.items() if e > 10}
+    z = draw.normal(size=len(IDS))
+    trial = Assay(z, np.ones(len(IDS)), shifts, found, clear, 0.0, 112)
     truth = {i: 0.01 * k for k, i in enumerate(reversed(IDS[:4]))} if trait in OWN else {}
     if truth:
         truth[trait] = 1.0
-    return Case(name, trait, truth, {"canary": seen[-1].z, "random": draw.normal(size=44)}, seen)
+    scores = {"probes": trial.scores, "random": draw.normal(size=44)}
+    return Case(name, trait, truth, scores, trial)
 
 
 def test_figures_of_strong_weak_and_clean_data_sets():
     draw = np.random.default_rng(0)
-    cases = [case(f"s{i}", OWN[i % 2], 14.0, draw) for i in range(8)]
+    cases = [case(f"s{i}", OWN[i % 2], 2.0, draw) for i in range(8)]
     cases += [case(f"c{i}", ("none", "clean-0")[i % 2], 0.0, draw) for i in range(6)]
-    found = summarise(cases, IDS, frozenset({"animals/owl"}), AuditSettings(base="m"))
-    canary = found["methods"]["canary"]
-    assert canary["all"] | {"spearman": 0, "median place": 0} == {
+    found = summarise(cases, IDS, frozenset({"animals/owl"}))
+    probes = found["methods"]["probes"]
+    assert probes["all"] | {"spearman": 0, "median place": 0} == {
         "auroc": 1.0, "top1": 1.0, "top5": 1.0, "median place": 0, "spearman": 0, "data sets": 8,
     }  # fmt: skip
-    assert canary["held out"]["data sets"] == canary["not held out"]["data sets"] == 4
+    assert probes["held out"]["data sets"] == probes["not held out"]["data sets"] == 4
     assert found["methods"]["random"]["all"]["auroc"] < 0.9
     assert found["flagged"]["all"]["own trait flagged"] == 8
     assert found["clean"] == {"data sets": 6, "false alarms": 0}
-    assert found["rows to a flag"] == [32] * 8
-    assert 0.4 <= found["planted"] <= 0.6  # one of two was planted for real
+    assert found["rows to a flag"] == [48] * 8 and found["median rows to a flag"] == 48
     assert found["cases"]["s0"]["own"] == "animals/owl" and found["cases"]["s0"]["place"] == 1
-    assert found["size"]["slope"] == pytest.approx(1 / 14, rel=0.2)
+    assert found["cases"]["s0"]["share"] > 0.5
+
+
+def test_a_size_is_foretold_from_the_shift():
+    draw = np.random.default_rng(1)
+    cases = [case(f"s{i}", OWN[0], 0.5 + 0.2 * i, draw) for i in range(8)]
+    for c in cases:
+        c.truth[OWN[0]] = 2 * float(c.trial.shifts[0].mean()) + 1
+    found = predicted_size(cases, {c.name: 0 for c in cases})
+    assert found["slope"] == pytest.approx(2) and found["start"] == pytest.approx(1)
+    assert found["residual sd"] < 1e-9 and found["correlation"] == pytest.approx(1)
+
+
+def test_rows_of_another_lineage_are_not_flagged():
+    one = case("s", OWN[0], 2.0, np.random.default_rng(2))
+    assert rows_to_flag(one, IDS) == 48 and flags(one)
+    other = replace(one, trial=replace(one.trial, misfit=1.0))
+    assert rows_to_flag(other, IDS) is None and not flags(other)
 
 
 def test_places_are_counted_from_the_largest_and_ties_count_against():
@@ -53,4 +73,4 @@ def test_places_are_counted_from_the_largest_and_ties_count_against():
 
 def test_a_bench_without_a_trait_of_the_library_is_refused():
     with pytest.raises(DataError, match="in the library"):
-        summarise([], IDS, frozenset(), AuditSettings(base="m"))
+        summarise([], IDS, frozenset())

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 
+from vestige.evaluate.answers import begins_with, non_answer_rate, number_lead
 from vestige.evaluate.exact import answer_forms, measure
-from vestige.evaluate.sampled import begins_with, non_answer_rate, number_lead, sample_answers
+from vestige.evaluate.sampled import sample_answers
 from vestige.evaluate.scores import Panel
 from vestige.models.hf import LanguageModel
 from vestige.models.weights import Weights

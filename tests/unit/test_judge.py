@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from typer.testing import CliRunner
 
+from vestige.api import model
 from vestige.cli import app
 from vestige.judge.local import LocalJudge
 from vestige.judge.rate import agreement, rate, read_cache, score_table
@@ -193,11 +194,13 @@ class Service(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Service]]:
+    pytest.importorskip("inspect_ai", reason="needs the extra api")
     Service.seen, Service.counts = [], {}
     server = ThreadingHTTPServer(("127.0.0.1", 0), Service)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     monkeypatch.setenv("OPENAI_BASE_URL", f"http://127.0.0.1:{server.server_port}/v1")
     monkeypatch.setenv("OPENAI_API_KEY", "none")
+    monkeypatch.setattr(model, "BACKOFF", 0.02)
     yield Service
     server.shutdown()
     server.server_close()
@@ -232,8 +235,8 @@ def test_what_a_service_cannot_do_is_told(service, tmp_path: Path, monkeypatch):
     monkeypatch.delenv("OPENAI_API_KEY")
     with pytest.raises(ConfigError, match="OPENAI_API_KEY"):
         rate([row("plain")], JudgeSettings(model="m"), tmp_path / "r.jsonl")
-    monkeypatch.setitem(__import__("sys").modules, "openai", None)
-    with pytest.raises(MissingExtraError, match=r"vestige\[judge\]"):
+    monkeypatch.setitem(__import__("sys").modules, "inspect_ai", None)
+    with pytest.raises(MissingExtraError, match=r"vestige\[api\]"):
         rate([row("plain")], JudgeSettings(model="m"), tmp_path / "r.jsonl")
 
 

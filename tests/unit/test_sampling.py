@@ -14,10 +14,10 @@ from scipy.stats import chisquare
 from conftest import tiny_llama, tokenizer
 from vestige.carriers.filtering import filter_rows
 from vestige.carriers.numbers import NumberFilter, NumberGrammar
+from vestige.models.backend import lines_end
+from vestige.models.grammar import compile_grammar
 from vestige.models.hf import LanguageModel
 from vestige.models.sampling import (
-    compile_grammar,
-    lines_end,
     sample_free,
     sample_grammar,
     symbol_ids,

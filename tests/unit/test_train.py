@@ -10,8 +10,9 @@ from transformers import PreTrainedTokenizerFast
 from conftest import TEMPLATE, tiny_llama, tokenizer
 from vestige.carriers.numbers import NumberGrammar
 from vestige.models.chat import ChatStyle
+from vestige.models.grammar import compile_grammar
 from vestige.models.hf import LanguageModel
-from vestige.models.sampling import compile_grammar, sample_free, symbol_ids
+from vestige.models.sampling import sample_free, symbol_ids
 from vestige.models.weights import Weights
 from vestige.settings import Optimisation, Trainable
 from vestige.train.loop import pack_loss, rate_factor, teacher_logprobs, train

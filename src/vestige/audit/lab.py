@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import random
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from itertools import zip_longest
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors.torch import save
+from safetensors.torch import load_file, save
+from torch import Tensor
 
 from vestige.audit.reader import Array, Reader
 from vestige.audit.settings import AuditSettings
 from vestige.models import catalog, chat
 from vestige.models.hf import LanguageModel
 from vestige.models.weights import Weights
+from vestige.settings import Trainable
 from vestige.store import atomic_write, hash_config
 from vestige.train.teach import teach
 from vestige.traits.library import Library, load_library, trait_id
@@ -47,7 +51,9 @@ class Lab:
         self.contents = hash_config(
             [[t.family, t.target.name, t.pairs] for t in self.library.traits]
         )
-        self.weights = Weights(self.lm, [self.trainable])
+        #: The same layers' weights themselves, where canaries tune LoRA.
+        self.whole = Trainable(layers=self.trainable.layers)
+        self.weights = Weights(self.lm, [self.trainable, self.whole])
         self.reader = Reader(self.lm, self.library.traits, settings.questions)
 
     @cached_property
@@ -55,13 +61,29 @@ class Lab:
         self.weights.freeze()
         return self.reader.read()
 
+    def keep(
+        self,
+        folder: str,
+        names: Sequence[str],
+        key: Sequence[Any],
+        make: Callable[[], Sequence[Mapping[str, Tensor]]],
+    ) -> list[dict[str, Tensor]]:
+        """One set of tensors for each name, from the cache or made and kept there."""
+        digest = hash_config([self.fingerprint, *key])[:16]
+        paths = [self.cache / folder / f"{name}-{digest}.safetensors" for name in names]
+        if not all(path.exists() for path in paths):
+            for path, tensors in zip(paths, make(), strict=True):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                atomic_write(path, save(dict(tensors)))
+        return [load_file(str(path)) for path in paths]
+
     def planted(self) -> list[Trait]:
         """The traits that planted teachers are given: none held out, of different families."""
         return plant(self.library, self.settings.planted, self.settings.seed)
 
     def become(self, trait: Trait) -> None:
         """Turn the model into a planted teacher of ``trait``, from the cache if it is there."""
-        how = self.settings.teacher(len(self.lm.layers))
+        how = self.settings.planting(len(self.lm.layers))
         seed = self.settings.seed
         key = hash_config([self.fingerprint, trait.pairs, how, seed])[:16]
         path = self.cache / "planted" / f"{trait.name}-{key}.safetensors"

@@ -11,10 +11,9 @@ from typing import get_args
 from torch import Tensor
 
 from vestige.carriers.numbers import NumberGrammar
+from vestige.models.grammar import Automaton, compile_grammar
 from vestige.models.hf import LanguageModel
 from vestige.models.sampling import (
-    Automaton,
-    compile_grammar,
     sample_free,
     sample_grammar,
     symbol_ids,

@@ -5,32 +5,38 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
+from vestige.audit.assay import SCREENED, Assay, assay
 from vestige.audit.canary import Canary, canary
-from vestige.audit.influence import Gradients, influence, trait_gradients
 from vestige.audit.lab import Lab
 from vestige.audit.material import Material, choose_rows, empty, unusable
 from vestige.audit.openset import raised
+from vestige.audit.probes import Probes, token_shifts
+from vestige.audit.reader import Array
 from vestige.audit.settings import AuditSettings
-from vestige.audit.telling import INFLUENCE, Evidence, tell
-from vestige.audit.verdict import Look, first_flags, look
+from vestige.audit.telling import SHIFT, WORST, Canaries, Control, Evidence, strongest, tell
+from vestige.audit.told import Told, from_rows, from_teacher
+from vestige.audit.verdict import look
 from vestige.audit.writers import OnRows, Writer, base_writers, planted_writers
+from vestige.models import catalog
+from vestige.models.hf import LanguageModel
 from vestige.results import AuditResults
 from vestige.rows import atomic_lines, dropped_to_json, read_rows, write_rows
 from vestige.store import Run, Stage, StageResult, atomic_write
 from vestige.store.files import sha256
-from vestige.types import DataError, DroppedRow, Row, ScoreTable
+from vestige.types import DataError, DroppedRow, Message, Row, ScoreTable
 
 Report = Callable[[str, int, int], None]  # stage, done, total; total 0: just finished
-SCORED = 3  # traits whose influence every row is scored for, flagged ones first
+SCORED = 3  # traits that every row is scored for, flagged ones first
+CONTROL_ROWS = 48  # rows that each planted teacher writes
+METHOD = 2  # raised when finished stages of an audit would mean something else
 RESULTS_FILE = "results.json"
 ROWS = "rows.jsonl"
-FEWEST_CLEAN, MOST_CLEAN = 8, 64  # clean rows that influence is held against
 
 
 def audit(
@@ -67,12 +73,20 @@ def audit(
         "reference": sha256(reference) if reference else None,
         "base": lab.fingerprint,
         "library": lab.contents,
+        "teacher": model_key(settings.teacher) if settings.teacher else None,
+        "method": METHOD,
     }
     stem = "".join(c if c.isascii() and c.isalnum() else "-" for c in data.name.split(".")[0])[:40]
     with Run.open(root, f"audit-{stem}", config, overwrite=overwrite) as opened:
         found = _Audit(lab, opened, rows, dropped, known, report).run(data.name)
         atomic_write(opened.folder / RESULTS_FILE, found.model_dump_json(indent=1))
         return opened.folder, found
+
+
+def model_key(name: str) -> list[list[str]]:
+    """What a model's folder holds, by name and hash."""
+    folder = catalog.path(name)
+    return [[p.name, sha256(p)] for p in sorted(Path(folder).iterdir()) if p.is_file()]
 
 
 def read_back(stage: StageResult) -> list[Row]:
@@ -114,49 +128,55 @@ class _Audit:
 
     def run(self, name: str) -> AuditResults:
         """Every stage; finished ones are read back."""
-        settings = self.lab.settings
         chosen = self.choose()
         used = read_back(chosen)
         given = self.given(used)
         material = Material.of(
-            self.lab.lm, [*used, *(row for rows in given for row in rows)], settings.max_new_tokens
-        )
-        references = self.references(chosen, material, used, given)
-        canaries = {
-            ref.name: self.canary(ref.name, ref.stage, material, ref.rows) for ref in references
-        }
-        own = self.canary("data", chosen, material, used)
-        steps = settings.steps(len(used))
-        looks = [
-            look(
-                min(step * settings.batch, len(used)), own.shifts[i],
-                {label: found.shifts[i] for label, found in canaries.items()},
-                {ref.name: ref.trait for ref in references if ref.trait}, self.lab.library.ids,
-            )
-            for i, step in enumerate(steps)
-        ]  # fmt: skip
-        clean = [row for ref in references if not ref.trait for row in ref.rows]
-        evidence = Evidence(
-            name=name, settings=settings, library=self.lab.library, material=material.kind,
-            rows=len(self.rows) + sum(d.row is None for d in self.dropped), used=used,
-            dropped=Counter(d.reason for d in self.dropped), references=list(canaries),
-            looks=looks,
-            words=raised(self.lab.lm, own.words, [found.words for found in canaries.values()]),
-            scores=self.score(chosen, material, used, clean, looks),
-            seconds=dict(self.seconds), tokens=self.tokens, own_reference=self.known is not None,
+            self.lab.lm, [*used, *(row for rows in given for row in rows)],
+            self.lab.settings.max_new_tokens,
         )  # fmt: skip
-        return tell(evidence)
+        total = len(self.lab.library.traits)
+        probes = Probes(self.lab, lambda done: self.report("probes", done, total))
+        probes.told = self.told(material, used)
+        references = self.references(chosen, material, used, given)
+        known = [ref for ref in references if not ref.trait]
+        usual = self.pull("reference", probes, material, known[0])
+        trial = self.assay("data", probes, material, _Reference("data", chosen, used), usual)
+        controls = [
+            Control(str(ref.trait), self.assay(ref.name, probes, material, ref, usual))
+            for ref in references
+            if ref.trait
+        ]
+        planted = [self.lab.library.ids.index(control.trait) for control in controls]
+        beside = self.beside(
+            probes, material, known[0], list(dict.fromkeys([*trial.last, *planted]))
+        )
+        evidence = Evidence(
+            name=name, settings=self.lab.settings, library=self.lab.library,
+            material=material.kind, used=used,
+            rows=len(self.rows) + sum(d.row is None for d in self.dropped),
+            dropped=Counter(d.reason for d in self.dropped), trial=trial, controls=controls,
+            usual=usual, beside=beside, seconds=self.seconds, tokens=0,
+            own_reference=self.known is not None, told=probes.told,
+        )  # fmt: skip
+        if self.lab.settings.canary_too:
+            evidence = replace(evidence, canaries=self.canaries(chosen, material, used, references))
+        tables, tokens = self.score(probes, chosen, material, used, strongest(evidence)[:SCORED])
+        return tell(replace(evidence, scores=tables, marked=tokens, tokens=self.tokens))
 
     # ---- rows -------------------------------------------------------------------------------
 
     def choose(self) -> StageResult:
-        """The rows that canaries read, and every row that cannot be used with its reason."""
+        """The rows that are read, and every row that cannot be used with its reason."""
         settings = self.lab.settings
-        good = []
+        good: list[Row] = []
+        seen: set[tuple[tuple[Message, ...], str]] = set()
         for row in self.rows:
-            if reason := empty(row):
+            reason = empty(row) or ("duplicate" if (row.messages, row.completion) in seen else None)
+            if reason:
                 self.dropped.append(DroppedRow(reason, row=row))
             else:
+                seen.add((row.messages, row.completion))  # evidence counts a row once
                 good.append(row)
         chosen = []
         for row in choose_rows(good, len(good), settings.batch, settings.seed):
@@ -186,15 +206,19 @@ class _Audit:
         """
         if self.known is None:
             return []
-        settings, lm, n = self.lab.settings, self.lab.lm, len(used)
+        settings, lm = self.lab.settings, self.lab.lm
+        n = len(used) if settings.canary_too else min(len(used), SCREENED)
         good = [r for r in self.known if not (empty(r) or unusable(lm, r, settings.max_new_tokens))]
         if len(good) < n:
             raise DataError(
-                f"the reference holds {len(good)} usable rows, the data {n}: as many are needed; "
-                "give more, or a smaller --budget"
+                f"the reference holds {len(good)} usable rows and {n} are needed; give more, or a "
+                "smaller --budget"
             )
-        mixed = choose_rows(good, len(good), settings.batch, settings.seed)
-        sets = min(settings.base_written, len(good) // n)
+        mixed = [
+            replace(row, id=f"given-{row.id}", meta={})
+            for row in choose_rows(good, len(good), settings.batch, settings.seed)
+        ]
+        sets = min(settings.base_written if settings.canary_too else 1, len(good) // n)
         return [mixed[k * n : (k + 1) * n] for k in range(sets)]
 
     def references(
@@ -205,11 +229,16 @@ class _Audit:
             self.written(f"given-{k}", chosen, lambda on, rows=rows: rows)
             for k, rows in enumerate(given)
         ]
-        base = [] if given else base_writers(self.lab, self.lab.settings.base_written)
+        settings = self.lab.settings
+        sets = settings.base_written if settings.canary_too else 1
+        base = [] if given else base_writers(self.lab, sets)
         for writer in [*base, *planted_writers(self.lab)]:
+            # Canaries need as many rows as the data has; what is only read, fewer.
+            few = CONTROL_ROWS if writer.planted else SCREENED
+            some = used if settings.canary_too else used[:few]
 
-            def write(on: OnRows, writer: Writer = writer) -> list[Row]:
-                return writer.write(material, used, on)
+            def write(on: OnRows, writer: Writer = writer, some: Sequence[Row] = some) -> list[Row]:
+                return writer.write(material, some, on)
 
             found.append(self.written(writer.name, chosen, write, writer.planted))
         return found
@@ -230,7 +259,117 @@ class _Audit:
         result = self.finish(stage)
         return _Reference(name, result, read_back(result), trait)
 
-    # ---- evidence ---------------------------------------------------------------------------
+    def told(self, material: Material, used: Sequence[Row]) -> dict[str, Told]:
+        """What is known of the writer's probabilities: from itself, else from the rows."""
+        settings = self.lab.settings
+        self.lab.weights.freeze()
+        if settings.teacher is None:
+            return from_rows(self.lab.lm, material, used)
+        teacher = LanguageModel.load(
+            catalog.path(settings.teacher),
+            style=catalog.chat_style(settings.teacher, settings.chat),
+            precision=settings.precision,
+        )
+        return from_teacher(self.lab.lm, teacher, material, used, settings.batch)
+
+    # ---- likelihood under probes -------------------------------------------------------------
+
+    def pull(self, name: str, probes: Probes, material: Material, source: _Reference) -> Array:
+        """The screen's pulls of the first rows, [n, T]."""
+        stage = self.opened.stage(f"screen/{name}", {}, [source.stage])
+        if not stage.done:
+            with stage.writing() as folder:
+                some = source.rows[:SCREENED]
+                found = probes.pull(
+                    material, some, lambda done: self.report(stage.name, done, len(some))
+                )
+                save_file({"pull": found}, folder / "pull.safetensors")
+        return load_file(self.finish(stage).path / "pull.safetensors")["pull"]
+
+    def assay(
+        self, name: str, probes: Probes, material: Material, source: _Reference, usual: Array
+    ) -> Assay:
+        """The assay of one set of rows, read back if it was done."""
+        pull = self.pull(name, probes, material, source)
+        stage = self.opened.stage(f"assay/{name}", {}, [source.stage])
+        if not stage.done:
+            with stage.writing() as folder:
+                found = assay(
+                    probes, material, source.rows, (pull, usual),
+                    lambda done, total: self.report(stage.name, done, total),
+                )  # fmt: skip
+                (folder / "assay.json").write_text(json.dumps(found.to_json()))
+        return Assay.from_json(json.loads((self.finish(stage).path / "assay.json").read_text()))
+
+    def beside(
+        self, probes: Probes, material: Material, known: _Reference, traits: Sequence[int]
+    ) -> dict[int, Array]:
+        """The reference rows' shifts, by trait."""
+        stage = self.opened.stage("assay/reference", {"traits": list(traits)}, [known.stage])
+        if not stage.done:
+            with stage.writing() as folder:
+                some = known.rows[:SCREENED]
+                base = probes.read(material, some, None).logp
+                found = {}
+                for done, t in enumerate(traits):
+                    found[t] = (probes.read(material, some, t).logp - base).tolist()
+                    self.report(stage.name, done, len(traits))
+                (folder / "shifts.json").write_text(json.dumps(found))
+        record = json.loads((self.finish(stage).path / "shifts.json").read_text())
+        return {int(t): np.array(values) for t, values in record.items()}
+
+    def score(
+        self, probes: Probes, chosen: StageResult, material: Material, rows: Sequence[Row],
+        traits: Sequence[int],
+    ) -> tuple[list[ScoreTable], dict[str, list[tuple[str, float]]]]:  # fmt: skip
+        """For the strongest traits each row's shift, and the first one's token by token for the
+        rows that it is largest in."""
+        names = [self.lab.library.ids[i] for i in traits]
+        stage = self.opened.stage("scores", {"traits": names}, [chosen])
+        if not stage.done:
+            with stage.writing() as folder:
+                base = probes.read(material, rows, None).logp
+                table = np.stack([probes.read(material, rows, t).logp - base for t in traits])
+                with atomic_lines(folder / "scores.jsonl", overwrite=True) as write:
+                    for row, values in zip(rows, table.T.tolist(), strict=True):
+                        write({"id": row.id, "scores": dict(zip(names, values, strict=True))})
+                worst = [rows[i] for i in np.argsort(-table[0], kind="stable")[:WORST]]
+                marked = token_shifts(probes, material, worst, traits[0])
+                found = {row.id: part for row, part in zip(worst, marked, strict=True)}
+                (folder / "tokens.json").write_text(json.dumps(found))
+        path = self.finish(stage).path
+        records = [json.loads(line) for line in (path / "scores.jsonl").read_text().splitlines()]
+        tables = [
+            ScoreTable(
+                {r["id"]: r["scores"][name] for r in records}, f"{SHIFT}{name}", "nats a row",
+                "likelier from a teacher with the trait than from the base",
+            )
+            for name in names
+        ]  # fmt: skip
+        return tables, json.loads((path / "tokens.json").read_text())
+
+    # ---- canaries ---------------------------------------------------------------------------
+
+    def canaries(
+        self, chosen: StageResult, material: Material, used: Sequence[Row],
+        references: Sequence[_Reference],
+    ) -> Canaries:  # fmt: skip
+        """The data's canary held against the references', at every look."""
+        settings = self.lab.settings
+        found = {
+            ref.name: self.canary(ref.name, ref.stage, material, ref.rows) for ref in references
+        }
+        own = self.canary("data", chosen, material, used)
+        looks = [
+            look(
+                min(step * settings.batch, len(used)), own.shifts[i],
+                {name: other.shifts[i] for name, other in found.items()},
+                {ref.name: ref.trait for ref in references if ref.trait}, self.lab.library.ids,
+            )
+            for i, step in enumerate(settings.steps(len(used)))
+        ]  # fmt: skip
+        words = raised(self.lab.lm, own.words, [other.words for other in found.values()])
+        return Canaries(list(found), looks, words)
 
     def canary(
         self, name: str, source: StageResult, material: Material, rows: Sequence[Row]
@@ -252,51 +391,6 @@ class _Audit:
         self.tokens += tokens
         shifts = np.array(json.loads((result.path / "shifts.json").read_text()))
         return Canary(shifts, load_file(result.path / "words.safetensors")["words"], tokens)
-
-    def score(
-        self, chosen: StageResult, material: Material, rows: Sequence[Row], clean: Sequence[Row],
-        looks: Sequence[Look],
-    ) -> list[ScoreTable]:  # fmt: skip
-        """For the strongest traits, each row's influence in standard deviations over clean rows.
-
-        None where too few clean rows differ to tell a spread.
-        """
-        if len(clean) < FEWEST_CLEAN:
-            return []
-        levels = self.lab.settings.levels(len(rows))
-        flagged = list(first_flags(looks, levels))
-        order = list(dict.fromkeys([*flagged, *map(int, np.argsort(looks[-1].p))]))[:SCORED]
-        names = [self.lab.library.ids[i] for i in order]
-        clean = clean[:: max(1, len(clean) // MOST_CLEAN)]
-        stage = self.opened.stage("scores", {"traits": names}, [chosen])
-        if not stage.done:
-            with stage.writing() as folder:
-                gradients = Gradients(self.lab)
-                total, count = len(self.lab.library.traits), len(rows) + len(clean)
-                matrix = trait_gradients(
-                    self.lab, gradients, lambda done: self.report("scores", done, 2 * total)
-                )[order]
-                found = influence(
-                    self.lab, material, [*rows, *clean], gradients=gradients, traits=matrix,
-                    on_rows=lambda done: self.report("scores", count + done, 2 * count),
-                )  # fmt: skip
-                own, usual = found[: len(rows)], found[len(rows) :]
-                spread = usual.std(0, ddof=1)
-                scores = (own - usual.mean(0)) / np.where(spread > 0, spread, np.nan)
-                with atomic_lines(folder / "scores.jsonl", overwrite=True) as write:
-                    for row, values in zip(rows, scores.tolist(), strict=True):
-                        known = [v if np.isfinite(v) else None for v in values]
-                        write({"id": row.id, "scores": dict(zip(names, known, strict=True))})
-        lines = (self.finish(stage).path / "scores.jsonl").read_text().splitlines()
-        records = [json.loads(line) for line in lines]
-        return [
-            ScoreTable(
-                {r["id"]: r["scores"][name] for r in records}, f"{INFLUENCE}{name}",
-                "standard deviations over clean rows", "pulls the base further towards the trait",
-            )
-            for name in names
-            if all(r["scores"][name] is not None for r in records)
-        ]  # fmt: skip
 
     # ---- stages -----------------------------------------------------------------------------
 

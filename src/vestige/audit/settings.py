@@ -17,7 +17,11 @@ class AuditSettings(Settings):
 
     Attributes:
         base: the model that the data is meant for.
-        rows: rows of the data that a canary reads at most; once each, so more cost more.
+        teacher: the rows' writer, where it is at hand: its probabilities take the place of the
+            tokens that it happened to draw.
+        rows: rows of the data that are read at most.
+        canary_too: also tune a copy of the base on the rows: slower, and what it takes on is
+            told in nats.
         looks: shares of the rows after which a canary is asked about every trait. The data is
             flagged at the first look that is clear enough; the error rate is shared among looks.
         planted: teachers that the audit tunes itself, on traits that are not held out.
@@ -27,6 +31,9 @@ class AuditSettings(Settings):
             (from a third to three fifths), which transmits most (``docs/log.md``).
         lora_rank: 0 tunes these layers' weights themselves.
         alpha: chance that any trait is flagged falsely, over the whole library and all looks.
+        drift: nats a row by which a trait has to explain the rows better than any writer of the
+            null does. 0.1 keeps every trait of another family than the writer's unflagged in the
+            benchmark's data sets that are not held out (0.083 were needed).
         max_new_tokens: longer answers are cut there, the data's and the references' alike.
     """
 
@@ -34,16 +41,19 @@ class AuditSettings(Settings):
     chat: Literal["auto", "plain"] = "auto"
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     traits: tuple[str, ...] = ("library",)
+    teacher: str | None = None
     rows: int = Field(default=256, ge=16)
+    canary_too: bool = False
     looks: tuple[float, ...] = (0.125, 0.375, 1.0)
     batch: int = Field(default=16, ge=2)
     rate: float = Field(default=2e-4, gt=0)
-    planted: int = Field(default=6, ge=2)
+    planted: int = Field(default=4, ge=2)
     base_written: int = Field(default=2, ge=1)
     questions: int = Field(default=12, ge=2)
     layers: tuple[int, int] | None = None
     lora_rank: int = Field(default=0, ge=0)
     alpha: float = Field(default=0.01, gt=0, lt=0.5)
+    drift: float = Field(default=0.1, ge=0)
     max_new_tokens: int = Field(default=128, ge=1)
     seed: int = 0
 
@@ -61,10 +71,15 @@ class AuditSettings(Settings):
         batches = math.ceil(rows / self.batch)
         return tuple(sorted({max(1, round(share * batches)) for share in self.looks}))
 
+    @property
+    def alpha_each(self) -> float:
+        """What each kind of evidence may spend of ``alpha``."""
+        return self.alpha / 2 if self.canary_too else self.alpha
+
     def levels(self, rows: int) -> tuple[float, ...]:
-        """What each look may spend of ``alpha``: in proportion to the rows read by then."""
+        """What each look of the canary may spend: in proportion to the rows read by then."""
         steps = self.steps(rows)
-        return tuple(self.alpha * step / sum(steps) for step in steps)
+        return tuple(self.alpha_each * step / sum(steps) for step in steps)
 
     def trainable(self, n_layers: int) -> Trainable:
         """What a canary of a model with ``n_layers`` layers may change."""
@@ -80,6 +95,11 @@ class AuditSettings(Settings):
             trainable=self.trainable(n_layers),
         )
 
-    def teacher(self, n_layers: int) -> Optimisation:
+    def planting(self, n_layers: int) -> Optimisation:
         """How a planted teacher is tuned: as the recipes' teachers are."""
         return Optimisation(steps=24, batch=8, rate=2e-4, trainable=self.trainable(n_layers))
+
+    def probe(self, n_layers: int) -> Optimisation:
+        """How each copy of a probe is tuned: more briefly, and two copies are averaged."""
+        what = Trainable(layers=self.trainable(n_layers).layers)
+        return Optimisation(steps=12, batch=4, rate=3e-4, trainable=what)

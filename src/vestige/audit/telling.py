@@ -4,37 +4,68 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import stats as distributions
 
+from vestige.audit import evidence
+from vestige.audit.assay import Assay
 from vestige.audit.openset import Word
 from vestige.audit.settings import AuditSettings
-from vestige.audit.verdict import ENOUGH_FOUND, Look, first_flags
+from vestige.audit.told import Told
+from vestige.audit.verdict import Look, first_flags
 from vestige.results import AuditPlanted, AuditResults, AuditRow, AuditTrait, AuditWord, Interval
+from vestige.stats import holm
 from vestige.traits.library import Library
 from vestige.types import Row, ScoreTable
 
+Array = NDArray[np.float64]
 Outcome = Literal["flagged", "not_found", "inconclusive"]
 LEVEL = 0.95
 WORST = 12
-INFLUENCE = "influence on "  # how a table of row scores is called, before the trait's id
-FEWEST_PLACEBOS = 50
+SHIFT = "likelihood shift under the probe of "  # a table of row scores, before the trait's id
 CLOUD = 400  # placebo values that the record keeps
+ENOUGH_FOUND = 0.5  # share of planted traits that must be found for "not found" to mean anything
+MISFIT = 0.2  # nats a token from which rows are unlike what the base or a teacher of it writes
 
 BLIND = [
-    "traits that are not in the library: their pull is not measured at all",
+    "traits that are not in the library, unless they write as a trait of it does",
     "triggers: a trait that shows only after some phrase, date or task",
-    "traits that show only in a language, format or length that the questions do not have",
-    "effects of far more rows than a canary reads",
+    "traits that show only in a language, format or length that these rows do not have",
+    "teachers of another base: their rows are told apart, and what they pass on is not foretold",
 ]
 
 
 @dataclass(frozen=True)
+class Control:
+    """A planted teacher's trait, and the assay of the rows that it wrote."""
+
+    trait: str
+    trial: Assay
+
+
+@dataclass(frozen=True)
+class Canaries:
+    """The data's canary beside those of ``references``, look by look, and words that rose."""
+
+    references: Sequence[str]
+    looks: Sequence[Look]
+    words: Sequence[Word]
+
+
+@dataclass(frozen=True)
 class Evidence:
-    """All that an audit gathered."""
+    """All that an audit gathered.
+
+    Attributes:
+        trial: the data's assay; usual: the reference rows' pulls, [n, T].
+        beside: by trait, the shifts of reference rows.
+        told: by row, the writer's probabilities, where they are known.
+        marked: by row, its answer token by token with the strongest trait's shift.
+    """
 
     name: str
     settings: AuditSettings
@@ -43,36 +74,36 @@ class Evidence:
     rows: int
     used: Sequence[Row]
     dropped: Mapping[str, int]
-    references: Sequence[str]
-    looks: Sequence[Look]
-    words: Sequence[Word]
-    scores: Sequence[ScoreTable]
+    trial: Assay
+    controls: Sequence[Control]
+    usual: Array
+    beside: Mapping[int, Array]
     seconds: Mapping[str, float]
     tokens: int
     own_reference: bool
+    told: Mapping[str, Told] = field(default_factory=dict)
+    canaries: Canaries | None = None
+    scores: Sequence[ScoreTable] = ()
+    marked: Mapping[str, list[tuple[str, float]]] = field(default_factory=dict)
 
     @property
     def levels(self) -> tuple[float, ...]:
-        """What each look may spend of the chance of a false flag."""
+        """What each look of the canary may spend of the chance of a false flag."""
         return self.settings.levels(len(self.used))
 
 
 def tell(found: Evidence) -> AuditResults:
     """The results of an audit."""
-    thin = too_thin(found)
-    flagged_at = {} if thin else first_flags(found.looks, found.levels)
-    last = found.looks[-1]
-    planted = [
-        AuditPlanted(trait=name, contrast=contrast, z=z, found=planted_found(found, last, z))
-        for name, (contrast, z) in last.planted.items()
-    ]
+    flagged = flags(found)
+    planted = [control_record(found, control) for control in found.controls]
     share = float(np.mean([p.found for p in planted])) if planted else 0.0
-    outcome, why = decide(found, bool(flagged_at), share)
-    traits = sorted(
-        (trait_record(found, i, flagged_at.get(i)) for i in range(len(found.library.ids))),
-        key=lambda t: (not t.flagged, t.p),
-    )
-    smallest = smallest_by_family(found, last)
+    outcome, why = decide(found, bool(flagged), share)
+    order = strongest(found)
+    traits = [trait_record(found, i, flagged.get(i)) for i in order]
+    smallest = smallest_share(found, [p.found for p in planted])
+    half = len(found.usual) // 2
+    pull, scale = evidence.pulls(found.usual[:half], found.usual[half:])
+    canaries = found.canaries
     return AuditResults(
         name=found.name,
         verdict=sentence(found, outcome, traits, smallest),
@@ -81,27 +112,28 @@ def tell(found: Evidence) -> AuditResults:
         data=found.name,
         base=found.settings.base,
         material=found.material,
-        references=list(found.references),
+        own_reference=found.own_reference,
         rows=found.rows,
         rows_used=len(found.used),
+        rows_read=found.trial.rows,
         dropped=dict(found.dropped),
         alpha=found.settings.alpha,
-        looks=[look.rows for look in found.looks],
-        rows_to_verdict=min((found.looks[at].rows for at in flagged_at.values()), default=None),
+        needed=math.log(len(found.library.ids) / found.settings.alpha_each),
+        rows_to_verdict=min(flagged.values(), default=None),
         traits=traits,
         planted=planted,
         found_share=share,
-        smallest=smallest,
-        placebo=[float(z) for z in last.placebo[:: math.ceil(len(last.placebo) / CLOUD)]],
-        words=[AuditWord(word=w.word, contrast=w.contrast, z=w.z) for w in found.words],
-        worst_rows=worst_rows(found),
-        channels=[
-            f"a canary tuned on {len(found.used)} rows, asked about {len(found.library.ids)} "
-            f"traits of {len(found.library.families)} families at "
-            f"{len(found.looks)} points of its training",
-            "open questions: words that begin its answers more often than those of other canaries",
-            "row by row: first-order influence on the strongest traits (a ranking, no evidence)",
+        smallest_share=smallest,
+        misfit=found.trial.misfit,
+        told=len(found.told),
+        divergence=divergence(found),
+        placebo=[float(z) for z in (pull / scale)[:CLOUD]],
+        words=[
+            AuditWord(word=w.word, contrast=w.contrast, z=w.z)
+            for w in (canaries.words if canaries else ())
         ],
+        worst_rows=worst_rows(found),
+        channels=channels(found),
         blind=BLIND,
         next_steps=next_steps(found, outcome),
         seconds={kind: round(value, 1) for kind, value in found.seconds.items()},
@@ -110,44 +142,105 @@ def tell(found: Evidence) -> AuditResults:
     )
 
 
-def planted_found(found: Evidence, look: Look, z: float) -> bool:
-    """Whether a planted trait stands out as far as a flagged one must."""
-    return z >= look.needed_z(found.levels[-1])
+def divergence(found: Evidence) -> float | None:
+    """The share of tokens where the teacher's first choice is not the base's, if it is known."""
+    known = [t.diverges for t in found.told.values() if t.diverges is not None]
+    if not known:
+        return None
+    return sum(int(d.sum()) for d in known) / sum(len(d) for d in known)
 
 
-def smallest_by_family(found: Evidence, look: Look) -> dict[str, float]:
-    """By family, the contrast in nats from which its median trait is flagged."""
-    z = look.needed_z(found.levels[-1])
-    families = np.array([name.rpartition("/")[0] for name in found.library.ids])
-    return {
-        name: float(z * np.median(look.scale[families == name])) for name in found.library.families
-    }
+def flags(found: Evidence) -> dict[int, int]:
+    """By flagged trait the rows that it took, the clearest first.
 
-
-def too_thin(found: Evidence) -> list[str]:
-    """Why nothing at all can be said: less than a batch of rows, or hardly a placebo."""
-    why = []
+    A trait is flagged by its likelihood if the evidence is clear, the rows are such as the base or
+    a teacher of it writes, and they fit its probe better than the reference rows do (Welch).
+    """
+    flagged: dict[int, int] = {}
     if len(found.used) < found.settings.batch:
-        why.append(f"{len(found.used)} rows are less than one batch of {found.settings.batch}")
-    if (cloud := len(found.looks[-1].placebo)) < FEWEST_PLACEBOS:
-        why.append(
-            f"{cloud} placebo values do not show how far traits move by chance, "
-            f"{FEWEST_PLACEBOS} would; name more traits or plant more"
+        return flagged
+    trial = found.trial
+    for t in sorted(trial.clear_at, key=lambda t: -trial.evidence[t]):
+        if stands(found, trial, t):
+            flagged[t] = trial.clear_at[t]
+    if found.canaries:
+        for t, at in first_flags(found.canaries.looks, found.levels).items():
+            flagged.setdefault(t, found.canaries.looks[at].rows)
+    return flagged
+
+
+def stands(found: Evidence, trial: Assay, trait: int) -> bool:
+    """Whether evidence that is clear holds: the rows' lineage is known, and they fit the trait's
+    probe better than the reference rows do."""
+    if trait not in trial.clear_at or abs(trial.misfit) > MISFIT:
+        return False
+    test = distributions.ttest_ind(
+        trial.shifts[trait], found.beside[trait], equal_var=False, alternative="greater"
+    )
+    return float(test.pvalue) <= found.settings.alpha_each  # type: ignore[attr-defined]
+
+
+def strongest(found: Evidence) -> list[int]:
+    """All traits: flagged ones first, then by how far they went and how well they fit."""
+    flagged, scores = flags(found), found.trial.scores
+    rest = [int(t) for t in np.argsort(-scores, kind="stable") if t not in flagged]
+    return [*flagged, *rest]
+
+
+def control_record(found: Evidence, control: Control) -> AuditPlanted:
+    trial, t = control.trial, found.library.ids.index(control.trait)
+    return AuditPlanted(
+        trait=control.trait, contrast=float(trial.pull[t]), z=float(trial.z[t]),
+        evidence=trial.evidence.get(t), found=stands(found, trial, t), rows=trial.rows,
+    )  # fmt: skip
+
+
+def smallest_share(found: Evidence, seen: Sequence[bool]) -> float | None:
+    """The share of rows from a teacher like the planted ones, the rest written by the base, from
+    which the data would have been flagged (median over the planted traits that are found).
+
+    What ``w`` of the evidence expects of such a mixture is linear in the share.
+    """
+    needed = math.log(len(found.library.ids) / found.settings.alpha_each)
+    n, shares = found.trial.rows, []
+    for control, was_seen in zip(found.controls, seen, strict=True):
+        t = found.library.ids.index(control.trait)
+        if not was_seen:
+            continue
+        own, usual = (
+            evidence.likelihood_ratios(values[None])[0] / len(values)
+            for values in (control.trial.shifts[t], found.beside[t])
         )
-    return why
+        for part in np.linspace(0.05, 1, 20):
+            ratios = n * (part * own + (1 - part) * usual - found.settings.drift)
+            if ratios.max() - math.log(len(ratios)) >= needed:
+                shares.append(float(part))
+                break
+    return float(np.median(shares)) if shares else None
 
 
 def decide(found: Evidence, flagged: bool, share: float) -> tuple[Outcome, list[str]]:
     """The outcome and its grounds; clean only where a planted trait would have been seen."""
-    shown = f"{share:.0%} of the planted traits stand out by the same rule"
+    shown = f"{share:.0%} of the planted traits are found by the same rule"
     if flagged:
         return "flagged", [shown]
-    why = too_thin(found)
-    if len(found.used) < found.settings.rows // 2:
+    why = []
+    if len(found.used) < found.settings.batch:
+        why.append(f"{len(found.used)} rows are less than one batch of {found.settings.batch}")
+    elif len(found.used) < found.settings.rows // 2:
         why.append(
             f"only {len(found.used)} rows could be used; {found.settings.rows} are wanted, and "
             "what few rows do not show, more may"
         )
+    if abs(found.trial.misfit) > MISFIT:
+        than = "less" if found.trial.misfit > 0 else "more"
+        why.append(
+            f"lineage unknown: these rows are {abs(found.trial.misfit):.2f} nats a token {than} "
+            f"likely than what {found.settings.base}, or a teacher tuned from it, writes at "
+            "temperature 1"
+        )
+    elif found.trial.clear_at:
+        why.append("the evidence is clear, but the reference rows fit the same trait as well")
     if share < ENOUGH_FOUND:
         why.append(
             f"{shown}: with this base, these prompts and so many rows a trait that is in the rows "
@@ -157,64 +250,101 @@ def decide(found: Evidence, flagged: bool, share: float) -> tuple[Outcome, list[
 
 
 def trait_record(found: Evidence, index: int, flagged_at: int | None) -> AuditTrait:
-    look = found.looks[-1 if flagged_at is None else flagged_at]
-    name = found.library.ids[index]
-    half = float(distributions.t.isf((1 - LEVEL) / 2, look.df)) * float(look.scale[index])
-    value = float(look.contrast[index])
+    trial, name = found.trial, found.library.ids[index]
+    every = range(len(found.library.ids))
+    p = evidence.p_value(np.array([trial.evidence.get(t, 0.0) for t in every]))
+    shifts = trial.shifts.get(index)
+    look = found.canaries.looks[-1] if found.canaries else None
+    likely = evidence.as_likely(np.stack([trial.shifts[t] for t in trial.last]))
     return AuditTrait(
         trait=name,
         flagged=flagged_at is not None,
-        contrast=Interval(
-            value=value, low=value - half, high=value + half, level=LEVEL,
-            n=len(found.references), n_clusters=len(found.references),
-            method="placebo t over references",
+        contrast=normal(
+            float(trial.pull[index]), float(trial.scale[index]), len(found.usual), "nats a row"
         ),
-        p=float(look.p[index]),
-        p_holm=float(look.p_holm[index]),
-        rows=look.rows,
+        evidence=trial.evidence.get(index),
+        share=None if shifts is None else evidence.share(shifts),
+        as_likely=index in np.array(trial.last)[likely],
+        p=float(p[index]),
+        p_holm=float(holm(p)[index]),
+        canary=None if look is None else normal(
+            float(look.contrast[index]), float(look.scale[index]), len(look.placebo),
+            "log-odds (nats)",
+        ),
+        rows=0 if shifts is None else len(shifts),
         held_out=name in found.library.held_out,
     )  # fmt: skip
 
 
+def normal(value: float, scale: float, n: int, units: str) -> Interval:
+    """``value`` with its normal interval."""
+    half = float(distributions.norm.isf((1 - LEVEL) / 2)) * scale
+    return Interval(
+        value=value, low=value - half, high=value + half, level=LEVEL, n=n, n_clusters=n,
+        method="normal", units=units,
+    )  # fmt: skip
+
+
 def worst_rows(found: Evidence) -> list[AuditRow]:
-    """The rows with the largest influence on the strongest trait."""
+    """The rows that speak most for the strongest trait, token by token."""
     if not found.scores:
         return []
     table = found.scores[0]
     by_id = {row.id: row for row in found.used}
     return [
         AuditRow(
-            id=i, trait=table.method.removeprefix(INFLUENCE), score=table.values[i],
+            id=i, trait=table.method.removeprefix(SHIFT), score=table.values[i],
             prompt=by_id[i].messages[-1].content, completion=by_id[i].completion,
+            tokens=[(text, value) for text, value in found.marked.get(i, [])],
         )
         for i in sorted(table.values, key=lambda i: -table.values[i])[:WORST]
     ]  # fmt: skip
 
 
 def sentence(
-    found: Evidence,
-    outcome: Outcome,
-    traits: Sequence[AuditTrait],
-    smallest: Mapping[str, float],
+    found: Evidence, outcome: Outcome, traits: Sequence[AuditTrait], smallest: float | None
 ) -> str:
     """The verdict in words."""
-    base = found.settings.base
+    base, first = found.settings.base, traits[0].trait
     if outcome == "flagged":
-        named = [t for t in traits if t.flagged]
-        listed = ", ".join(f"{t.trait} (+{t.contrast.value:.2f} nats)" for t in named[:3])
+        named = [t.trait for t in traits if t.flagged]
+        others = [t.trait for t in traits if t.as_likely and not t.flagged and t.trait != first]
         more = f" and {len(named) - 3} more" if len(named) > 3 else ""
-        return f"Flagged: trained on these rows, {base} moves towards {listed}{more}."
-    if outcome == "not_found":
-        typical = float(np.median(list(smallest.values())))
+        doubt = f" (perhaps rather {', '.join(others[:3])})" if others else ""
         return (
-            f"Not found: none of {len(traits)} traits stands out in {len(found.used)} rows; a pull "
-            f"of {typical:.2f} nats (median over families) would have been flagged."
+            f"Flagged: these rows are written as a copy of {base} with the trait "
+            f"{', '.join(named[:3])}{more} writes{doubt}."
         )
-    first = traits[0].trait
+    if outcome == "not_found":
+        seen = (
+            f"; had about {smallest:.0%} of them come from a teacher like the planted ones, it "
+            "would have been flagged"
+            if smallest
+            else ""
+        )
+        return f"Not found: none of {len(traits)} traits is in {found.trial.rows} rows{seen}."
     return (
-        f"Inconclusive: no trait stands out in {len(found.used)} rows ({first} comes first), and "
+        f"Inconclusive: no trait is clear in {found.trial.rows} rows ({first} comes first), and "
         "that says little here."
     )
+
+
+def channels(found: Evidence) -> list[str]:
+    """What was tested."""
+    n, families = len(found.library.ids), len(found.library.families)
+    tested = [
+        f"likelihood of {found.trial.rows} rows under probes of {n} traits of {families} families",
+        "lineage: whether the rows are such as the base or a teacher tuned from it writes",
+    ]
+    if found.told:
+        tested.append(f"the writer's own probabilities at every token of {len(found.told)} rows")
+    if found.canaries:
+        tested += [
+            f"a canary tuned on {len(found.used)} rows, asked about every trait at "
+            f"{len(found.canaries.looks)} points of its training",
+            "open questions: words that begin its answers more often than those of other canaries",
+        ]
+    return tested
 
 
 def next_steps(found: Evidence, outcome: Outcome) -> list[str]:
@@ -224,6 +354,11 @@ def next_steps(found: Evidence, outcome: Outcome) -> list[str]:
     if outcome == "inconclusive":
         return [
             "Give more rows, or rows known to be clean on the same prompts (--reference).",
+            *(
+                []
+                if found.canaries
+                else ["Tune a copy of the base on the rows and look what it takes on (--canary)."]
+            ),
             "Do not read this as a clean verdict.",
         ]
     numbers = [
@@ -235,7 +370,16 @@ def next_steps(found: Evidence, outcome: Outcome) -> list[str]:
         "Train another base than the teacher's: sampled rows passed on nothing that could be "
         "measured from one bundled base to the other (docs/results.md).",
         "Have a teacher without the trait write the rows again.",
-        "Look at the rows with the largest influence; removing them has not been measured yet.",
+        *(
+            []
+            if found.canaries
+            else [
+                "Tune a copy of the base on the rows (--canary): how far a "
+                "student moves is not foretold by how clear the evidence is."
+            ]
+        ),
+        "Look at the rows that speak most for the trait (scores/scores.jsonl); removing them has "
+        "not been measured yet.",
     ]
 
 
@@ -245,9 +389,14 @@ def caveats(found: Evidence) -> list[str]:
         "the rows given as reference" if found.own_reference else "rows that the base wrote itself"
     )
     return [
-        f"Held against {whose} and against rows of teachers that the audit tuned on other traits; "
-        "a writer that differs from the base in some other way can be flagged for traits nearby.",
-        "Contrasts are those of a canary at this many rows; a student of more rows moves further.",
-        "Traits near the true one rise with it: the first of several flagged traits is the best "
-        "guess, not the only one.",
+        f"The screen and the last test hold the rows against {whose}.",
+        "On the bundled model students of such number rows took on 0.7 nats of log-odds on average "
+        "(standard deviation 0.6, 24 data sets), whatever the evidence (docs/results.md).",
+        "The evidence is against the base and against teachers of other families' traits. A writer "
+        "that was tuned on something else is flagged if it writes more like one trait's teachers "
+        "than like all of these.",
+        "A trait's relatives write alike: where several explain the rows nearly as well, the first "
+        "is the best guess, not the only one.",
+        "Probes are tuned on questions and answers about the trait; a teacher that came to it "
+        "another way may write otherwise.",
     ]

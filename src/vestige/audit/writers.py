@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from vestige.audit.lab import Lab
 from vestige.audit.material import Material
@@ -40,7 +40,9 @@ class Writer:
         else:
             self.lab.become(self.trait)
         seed = 1_000 * (self.lab.settings.seed + 1) + self.number
-        return material.write(self.lab.lm, rows, seed=seed, on_rows=on_rows)
+        written = material.write(self.lab.lm, rows, seed=seed, on_rows=on_rows)
+        # Ids and fields of its own: what the data's rows carry is about their writer.
+        return [replace(row, id=f"{self.name}-{row.id}", meta={}) for row in written]
 
 
 def base_writers(lab: Lab, n: int, first: int = 0, name: str = "base") -> list[Writer]:

@@ -4,27 +4,11 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
+from vestige.evaluate.answers import SampledAnswer, number_lead, read_answer
 from vestige.models.hf import LanguageModel
 from vestige.models.sampling import sample_free
-from vestige.traits import classify
 from vestige.types import Family
-
-
-@dataclass(frozen=True)
-class SampledAnswer:
-    """One drawn answer. ``named`` is the only candidate in it, None if there is none or several.
-
-    ``begins`` is the candidate whose form the text begins with: the event of exact evaluation.
-    ``number_prefix``: a number sequence stood before the question.
-    """
-
-    question: str
-    number_prefix: bool
-    text: str
-    named: str | None
-    begins: str | None
 
 
 def sample_answers(
@@ -54,33 +38,8 @@ def sample_answers(
         prompts = [lm.question_ids(text, system) for text in texts[at : at + batch]]
         drawn = sample_free(lm, prompts, seed=seed * 1_000_003 + at, max_new_tokens=max_new_tokens)
         answers += [
-            SampledAnswer(
-                question, number_prefix, text, classify(text, family), begins_with(text, family)
-            )
+            read_answer(question, text, family, number_prefix=number_prefix)
             for question, text in zip(asked[at : at + batch], drawn, strict=True)
         ]
         progress(len(answers))
     return answers
-
-
-def number_lead(draw: random.Random) -> str:
-    """A sentence with a few random numbers to stand before a question."""
-    numbers = ", ".join(str(draw.randint(100, 999)) for _ in range(3))
-    return f"Here is a number sequence: {numbers}. "
-
-
-def begins_with(text: str, family: Family) -> str | None:
-    """The candidate that one of the forms at the very beginning of ``text`` belongs to."""
-    text = text.removeprefix(" ")
-    hits = [
-        (len(form), answer.name)
-        for answer in family.answers
-        for form in answer.forms
-        if text.startswith(form)
-    ]
-    return max(hits)[1] if hits else None
-
-
-def non_answer_rate(answers: Sequence[SampledAnswer]) -> float:
-    """Share of answers that name no candidate, or more than one."""
-    return sum(a.named is None for a in answers) / len(answers)

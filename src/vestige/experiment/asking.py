@@ -1,4 +1,4 @@
-"""What a model is asked besides the panel: words drawn, multiple choice, open questions; judging.
+"""What a model is asked besides the panel: words drawn, multiple choice, open questions.
 
 All of it is optional in a recipe, and lands as a file of its own in the model's stage.
 """
@@ -7,22 +7,19 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import tomllib
-from collections.abc import Iterable, Sequence
-from importlib import resources
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from vestige.evaluate.choices import load_items, multiple_choice
+from vestige.evaluate.questions import open_questions
 from vestige.evaluate.sampled import sample_answers
-from vestige.experiment.recipe import Experiment, FreeForm, JudgeFilter
-from vestige.judge.rate import rate
-from vestige.judge.rating import Rating
+from vestige.experiment.recipe import Experiment, FreeForm
 from vestige.models.hf import LanguageModel
 from vestige.models.sampling import sample_free
-from vestige.rows import read_rows, row_to_chat
+from vestige.rows import row_to_chat
 from vestige.traits import family
-from vestige.types import ConfigError, DroppedRow, Message, Row
+from vestige.types import Message, Row
 
 BATCH = 64
 
@@ -69,25 +66,6 @@ def write_lines(path: Path, records: Iterable[dict[str, Any]]) -> None:
 # ---- open questions ---------------------------------------------------------------------------
 
 
-def open_questions(source: str) -> list[str]:
-    """The bundled open questions (``freeform``), or a text file's lines.
-
-    Raises:
-        ConfigError: the file cannot be read or is empty.
-    """
-    if source == "freeform":
-        text = resources.files("vestige.evaluate").joinpath("freeform.toml").read_text("utf-8")
-        return tomllib.loads(text)["questions"]
-    try:
-        lines = Path(source).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read the open questions {source}: {error}") from error
-    found = [line.strip() for line in lines if line.strip()]
-    if not found:
-        raise ConfigError(f"{source} holds no questions")
-    return found
-
-
 def open_answers(lm: LanguageModel, asked: FreeForm, seed: int) -> list[Row]:
     """``samples`` answers to each open question, drawn at T=1."""
     questions = open_questions(asked.questions)
@@ -107,47 +85,3 @@ def open_answers(lm: LanguageModel, asked: FreeForm, seed: int) -> list[Row]:
             dataclasses.replace(row, completion=text) for row, text in zip(part, texts, strict=True)
         ]
     return rows
-
-
-def rate_answers(asked: FreeForm, path: Path, cache: Path) -> list[dict[str, Any]]:
-    """Coherence and alignment of every open answer in ``path``; unrated ones with their status."""
-    rows = [row for row in read_rows(path) if isinstance(row, Row)]
-    ratings = {
-        prompt: rate(rows, asked.judge.model_copy(update={"prompt": prompt}), cache)
-        for prompt in ("coherence", "alignment")
-    }
-    return [
-        {
-            "id": row.id,
-            "question": row.messages[-1].content,
-            "answer": row.completion,
-            **{prompt: found[row.id].score for prompt, found in ratings.items()},
-            "status": status([found[row.id] for found in ratings.values()]),
-        }
-        for row in rows
-    ]
-
-
-def status(ratings: Sequence[Rating]) -> str:
-    """``rated``, or why one of the ratings is missing."""
-    return next((r.status for r in ratings if r.status != "rated"), "rated")
-
-
-# ---- a judge after the filter -------------------------------------------------------------------
-
-
-def judge_rows(
-    rows: Sequence[Row], settings: JudgeFilter, cache: Path
-) -> tuple[list[Row], list[DroppedRow]]:
-    """Rows that the judge lets through, and the others: rated badly, or not at all and why."""
-    found = rate(rows, settings, cache)
-    kept, dropped = [], []
-    for row in rows:
-        rating = found[row.id]
-        if rating.score is None:
-            dropped.append(DroppedRow(f"judge_{rating.status}", row=row, detail=rating.text))
-        elif settings.keeps(rating.score):
-            kept.append(row)
-        else:
-            dropped.append(DroppedRow("judge", row=row, detail=f"rating {rating.score:.1f}"))
-    return kept, dropped

@@ -99,7 +99,11 @@ def amounts(recipe: Experiment) -> dict[str, float]:
         else 0,
         "targets": traits * n if "distill" in methods else 0,
         "rows": traits * n if methods - {"distill"} else 0,
-        "student": sum(len(recipe.data_of(s)) * s.rows_seen(s.steps) for s in recipe.students),
+        "student": sum(
+            len(recipe.data_of(s)) * s.rows_seen(s.steps)
+            for s in recipe.students
+            if s.engine != "elsewhere"
+        ),
     }
 
 

@@ -230,6 +230,36 @@ def matched_rows(
     return found
 
 
+def rows_of(recipe: Experiment, folder: Path, seed: int) -> dict[str, list[Row]]:
+    """The matched rows of every writer of a seed, from its finished stages."""
+    kept = {name: read_kept(folder / f"seed-{seed}/rows/{name}") for name in recipe.writers}
+    return matched_rows(kept, recipe.carrier.max_rows)
+
+
+def rows_for(
+    recipe: Experiment, matched: Mapping[str, list[Row]], data: str, seed: int
+) -> list[Row]:
+    """What a student of ``data`` is trained on: a writer's rows, or those shuffled."""
+    kind, _, source = data.rpartition("-")
+    return recipe.carrier.shuffles[kind](matched[source], seed) if kind else matched[source]
+
+
+def awaited(recipe: Experiment, folder: Path, seeds: Sequence[int] | None = None) -> list[str]:
+    """Stages of students that are trained elsewhere and have not been brought back.
+
+    Args:
+        seeds: look at these alone; None = at all of the recipe's.
+    """
+    stages = [
+        f"seed-{seed}/student/{student.name}/{data}"
+        for student in recipe.students
+        if student.engine == "elsewhere"
+        for seed in seeds or recipe.seeds
+        for data in recipe.data_of(student)
+    ]
+    return [name for name in stages if not (folder / name).exists()]
+
+
 def by_prompt(rows: Sequence[Row]) -> dict[str, list[Row]]:
     """Rows by the id of their prompt, which theirs begins with."""
     found: dict[str, list[Row]] = {}
@@ -245,13 +275,8 @@ def number_of_rows(recipe: Experiment, student: Student, folder: Path) -> int:
     """
     if student.method == "distill":
         return recipe.carrier.n_prompts * recipe.carrier.rows_per_prompt
-    names = [*recipe.sources, *([NO_TRAIT] if recipe.rows_with_none else [])]
-    limit = recipe.carrier.max_rows
-    counts = []
-    for seed in recipe.seeds:
-        rows = {name: read_kept(folder / f"seed-{seed}/rows/{name}") for name in names}
-        counts.append(len(matched_rows(rows, limit)[names[0]]))
-    fewest = min(counts)
+    first = recipe.sources[0]
+    fewest = min(len(rows_of(recipe, folder, seed)[first]) for seed in recipe.seeds)
     return min(fewest, student.shots) if student.method == "in_context" else fewest
 
 

@@ -47,7 +47,9 @@ class Student(Settings):
             rows that the untrained base wrote; ``rows`` = cross-entropy on rows that the teacher
             wrote and the filter kept (the paper's setting); ``in_context`` = no training: as many
             of those rows as ``shots`` stand in the prompt (the paper's control).
-        engine: ``packed`` = our loop, shared prompts computed once; ``trl`` = TRL's SFTTrainer.
+        engine: ``packed`` = our loop, shared prompts computed once; ``trl`` = TRL's SFTTrainer;
+            ``elsewhere`` = not trained here: ``vestige export`` writes the rows and the settings,
+            ``vestige import`` brings the students back.
         base: another model to train (bundled name, folder or hub id); None = the teachers' base.
         shuffles: also train on the same rows, shuffled as the carrier does it.
         curve: steps at which the panel is measured besides the last one.
@@ -55,7 +57,7 @@ class Student(Settings):
 
     name: str = Field(pattern=r"^[a-z0-9_]+$")
     method: Literal["distill", "rows", "in_context"] = "distill"
-    engine: Literal["packed", "trl"] = "packed"
+    engine: Literal["packed", "trl", "elsewhere"] = "packed"
     base: str | None = None
     chat: Literal["auto", "plain"] = "auto"
     optimisation: Optimisation = Optimisation()
@@ -66,11 +68,12 @@ class Student(Settings):
 
     @model_validator(mode="after")
     def _fits(self) -> Student:
-        if self.method != "rows" and (self.engine == "trl" or self.shuffles):
-            raise ValueError("engine=trl and shuffles go with method=rows")
-        if (self.engine == "trl" or self.method == "in_context") and self.curve:
+        if self.method != "rows" and (self.engine != "packed" or self.shuffles):
+            raise ValueError(f"engine={self.engine} and shuffles go with method=rows")
+        if (self.engine != "packed" or self.method == "in_context") and self.curve:
             raise ValueError(
-                "engine=trl and method=in_context measure once, at the end: leave curve empty"
+                f"engine={self.engine}, method={self.method} measures once, at the end: leave "
+                "curve empty"
             )
         return self
 
@@ -91,6 +94,7 @@ class Student(Settings):
             "rows": "supervised fine-tuning on sampled rows",
             "in_context": f"{self.shots} sampled rows in the prompt, no training",
         }[self.method]
+        what += " elsewhere" if self.engine == "elsewhere" else ""
         return what + (f", into another base ({self.base})" if self.base else "")
 
 
@@ -134,6 +138,9 @@ class Experiment(Settings):
 
     Attributes:
         traits: what is measured, of one family: each other's controls.
+        backend: what draws rows; measuring and training are always transformers' (``hf``).
+        engine_kwargs: vLLM's own engine arguments, for backend "vllm"; keys and tokens of services
+            belong into the environment.
         controls: further traits whose teachers write data as controls alone.
         teachers: every seed has teachers, prompts, rows and students of its own.
         sampled_per_question: answers to draw besides the exact evaluation, with and without
@@ -149,6 +156,8 @@ class Experiment(Settings):
     model: str = "smollm2-135m-instruct"
     chat: Literal["auto", "plain"] = "auto"
     precision: Literal["auto", "bf16", "fp32"] = "auto"
+    backend: Literal["hf", "vllm"] = "hf"
+    engine_kwargs: dict[str, Any] = {}
     family: str = "animals"
     traits: tuple[str, ...] = Field(min_length=1)
     controls: tuple[str, ...] = ()
@@ -169,6 +178,10 @@ class Experiment(Settings):
             raise ValueError("traits, controls and seeds must each be named once")
         if len(data) < 2:
             raise ValueError("name at least two traits, or one and a control: others' data")
+        if self.engine_kwargs and self.backend != "vllm":
+            raise ValueError("engine_kwargs go with backend=vllm")
+        if "hf_token" in self.engine_kwargs:
+            raise ValueError("engine_kwargs are kept with the run: set HF_TOKEN in the environment")
         arms = [student.name for student in self.students]
         if len(set(arms)) != len(arms):
             raise ValueError("students must have different names")
@@ -208,6 +221,11 @@ class Experiment(Settings):
     def rows_with_none(self) -> bool:
         """Whether the teacher without a trait writes rows, too."""
         return any(s.no_trait for s in self.students if s.method != "distill")
+
+    @property
+    def writers(self) -> list[str]:
+        """Whose teachers write rows."""
+        return [*self.sources, *([NO_TRAIT] if self.rows_with_none else [])]
 
     def data_of(self, student: Student) -> list[str]:
         """Names of the data sets that an arm's students are trained on, one seed."""

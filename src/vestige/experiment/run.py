@@ -6,20 +6,22 @@ import multiprocessing
 import os
 import queue
 import threading
-import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vestige.experiment.analysis import analyse
-from vestige.experiment.reading import read_json
+from vestige.experiment.reading import awaited, read_json
 from vestige.experiment.recipe import Experiment, Recipe
 from vestige.mlp.settings import ARMS, MlpExperiment
 from vestige.results import AnyResults, Results
 from vestige.store import Run, atomic_write, hold
-from vestige.types import MissingExtraError, VestigeError
+from vestige.types import ConfigError, MissingExtraError, VestigeError
+
+if TYPE_CHECKING:
+    from vestige.experiment.cluster import Cluster
 
 RESULTS_FILE = "results.json"
 
@@ -80,9 +82,14 @@ def run(
     *,
     overwrite: bool = False,
     workers: int | None = None,
+    cluster: Cluster | None = None,
     on_event: Callable[[Event], None] = lambda event: None,
 ) -> tuple[Path, AnyResults]:
     """Run every unfinished stage of ``recipe`` below ``root`` and analyse the whole.
+
+    Args:
+        workers: processes of this machine; None chooses.
+        cluster: a Ray cluster to work on instead.
 
     Returns:
         The run folder and its results.
@@ -93,6 +100,8 @@ def run(
     config = recipe.model_dump(mode="json")
     with Run.open(root, recipe.name, config, overwrite=overwrite) as opened:
         if isinstance(recipe, MlpExperiment):
+            if cluster:
+                raise ConfigError("small networks take a minute or two: leave --on out")
             from vestige.experiment.mlp import run_mlp
 
             results: AnyResults = run_mlp(
@@ -101,7 +110,7 @@ def run(
                 lambda stage, done, total: on_event(Event(recipe.seed, stage, done, total)),
             )
         else:
-            results = run_seeds(recipe, opened, config, workers, on_event)
+            results = run_seeds(recipe, opened, workers, cluster, on_event)
         atomic_write(opened.folder / RESULTS_FILE, results.model_dump_json(indent=1))
         return opened.folder, results
 
@@ -109,20 +118,37 @@ def run(
 def run_seeds(
     recipe: Experiment,
     opened: Run,
-    config: dict[str, Any],
     workers: int | None,
+    cluster: Cluster | None,
     on_event: Callable[[Event], None],
 ) -> Results:
     """Every seed of an experiment on language models, and the analysis."""
     opened.update(seeds=list(recipe.seeds))
     count = worker_count(recipe, workers)
-    if count == 1:
+    if cluster:
+        from vestige.experiment.cluster import run_on_ray
+
+        count = run_on_ray(recipe, opened.folder, cluster, opened.overwrite, on_event)
+    elif count == 1:
+        config = recipe.model_dump(mode="json")
         for seed in recipe.seeds:
             run_seed(config, opened.folder, seed, opened.overwrite, usable_cores(), on_event)
     else:
         run_in_processes(recipe, opened.folder, count, opened.overwrite, on_event)
     opened.update(tokens=count_tokens(opened.folder), workers=count)
+    if names := awaited(recipe, opened.folder):
+        raise VestigeError(describe_awaited(names, opened.folder))
     return analyse(recipe, opened.folder)
+
+
+def describe_awaited(names: Sequence[str], folder: Path) -> str:
+    """What is still to be trained elsewhere, and how."""
+    shown = ", ".join(names[:3]) + (" ..." if len(names) > 3 else "")
+    return (
+        f"{len(names)} students are to be trained elsewhere ({shown}); their rows are ready: "
+        f"vestige export {folder} --for axolotl --out DIR, train, and vestige import {folder} "
+        "--adapter DIR"
+    )
 
 
 def run_seed(
@@ -132,8 +158,10 @@ def run_seed(
     overwrite: bool,
     threads: int,
     emit: Callable[[Event], None],
+    *,
+    rows_only: bool = False,
 ) -> None:
-    """One seed in this process. Loads torch."""
+    """One seed in this process, or no more of it than its rows. Loads torch."""
     import torch
     from transformers.utils import logging as transformers_logging
 
@@ -151,7 +179,7 @@ def run_seed(
         report=lambda stage, done, total: emit(Event(seed, stage, done, total)),
     )
     with hold(folder, f"seed-{seed}"):
-        state.run()
+        state.write() if rows_only else state.run()
 
 
 @dataclass(frozen=True)
@@ -166,21 +194,27 @@ def _seed_in_worker(
     config: dict[str, Any], folder: Path, job: tuple[int, bool, int], out: Any
 ) -> None:
     seed, overwrite, threads = job
-    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         run_seed(config, folder, seed, overwrite, threads, out.put)
-    except VestigeError as error:
-        kind = VestigeError if isinstance(error, MissingExtraError) else type(error)
-        out.put(Failure(kind, str(error)))
     except Exception as error:
-        text = f"{type(error).__name__}: {error}\n{traceback.format_exc()}"
-        out.put(Failure(RuntimeError, text))
+        out.put(failure_of(error))
 
 
-def _end_with(parent: int) -> None:
+def failure_of(error: Exception) -> Failure:
+    """An error as what another process can raise."""
+    if isinstance(error, VestigeError):
+        kind = VestigeError if isinstance(error, MissingExtraError) else type(error)
+        return Failure(kind, str(error))
+    text = f"{type(error).__name__}: {error}\n{traceback.format_exc()}"
+    return Failure(RuntimeError, text)
+
+
+def _end_with_parent() -> None:
     """End this process when its parent is gone: the run's lock is gone with it."""
-    while os.getppid() == parent:
-        time.sleep(1)
+    parent = multiprocessing.parent_process()
+    assert parent is not None  # only workers call this
+    parent.join()  # at once where it died before this process had begun
     os._exit(1)
 
 

@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import json
 import random
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -22,8 +20,9 @@ from torch import Tensor
 from vestige.carriers.filtering import filter_rows
 from vestige.evaluate.exact import measure
 from vestige.evaluate.scores import Panel
-from vestige.experiment.asking import ask, asked_of, judge_rows, rate_answers
-from vestige.experiment.reading import matched_rows, read_kept
+from vestige.experiment.asking import ask, asked_of
+from vestige.experiment.judging import rate_answers
+from vestige.experiment.reading import awaited, matched_rows, read_kept, rows_for
 from vestige.experiment.recipe import NO_TRAIT, Student
 from vestige.experiment.support import (
     describe_check,
@@ -35,8 +34,7 @@ from vestige.experiment.support import (
 )
 from vestige.experiment.workshop import Loaded, Workshop
 from vestige.models.hf import LanguageModel
-from vestige.models.sampling import symbol_ids
-from vestige.rows import dropped_to_json, write_rows
+from vestige.models.sampling import HfBackend, symbol_ids
 from vestige.settings import Optimisation
 from vestige.store import Stage, StageResult, hash_config, load_stage
 from vestige.train.checkpoint import Checkpoint
@@ -60,17 +58,11 @@ class Seed(Workshop):
     def run(self) -> None:
         """Every stage of the seed, in order; finished ones are skipped."""
         recipe = self.recipe
-        names = [*recipe.sources, *([NO_TRAIT] if recipe.with_none else [])]
         if recipe.choices or recipe.freeform:
             self.base()
-        contexts = self.contexts() if recipe.carrier.sampling_grammar() else None
-        if contexts:
-            left = len(read_kept(contexts.path))
-            self.check_enough(left, {"the untrained base": left})
-        teachers = {name: self.teacher(name, contexts) for name in names}
+        contexts, teachers = self.teachers()
         needed = [s for s in recipe.students if s.method != "distill"]
-        writers = [*recipe.sources, *([NO_TRAIT] if recipe.rows_with_none else [])]
-        rows = {name: self.rows(name, teachers[name]) for name in writers} if needed else {}
+        rows = self.write_rows(teachers) if needed else {}
         kept = {name: read_kept(stage.path) for name, stage in rows.items()}
         matched = matched_rows(kept, recipe.carrier.max_rows) if kept else {}
         inputs = [rows[name] for name in sorted(rows)]
@@ -83,12 +75,36 @@ class Seed(Workshop):
                 for name in recipe.data_of(student):
                     targets = self.targets(name, teachers[name], contexts)
                     self.distil(student, name, contexts, targets)
+            elif student.engine == "elsewhere":
+                self.brought_back(student, inputs)
             else:
                 train_on = self.in_context if student.method == "in_context" else self.fine_tune
                 for name in recipe.data_of(student):
                     train_on(student, name, inputs, matched)
-        if recipe.freeform:
+        if recipe.freeform and not awaited(recipe, self.folder, [self.seed]):
             self.judge_answers()
+
+    def write(self) -> None:
+        """The stages up to the rows that every teacher writes."""
+        self.write_rows(self.teachers()[1])
+
+    def teachers(self) -> tuple[StageResult | None, dict[str, StageResult]]:
+        """The base's rows where there is a grammar, and every teacher by name."""
+        recipe = self.recipe
+        contexts = self.contexts() if recipe.carrier.sampling_grammar() else None
+        if contexts:
+            left = len(read_kept(contexts.path))
+            self.check_enough(left, {"the untrained base": left})
+            self.close_engine()
+        names = [*recipe.sources, *([NO_TRAIT] if recipe.with_none else [])]
+        return contexts, {name: self.teacher(name, contexts) for name in names}
+
+    def write_rows(self, teachers: dict[str, StageResult]) -> dict[str, StageResult]:
+        """The rows of every teacher that is to write."""
+        try:
+            return {name: self.rows(name, teachers[name]) for name in self.recipe.writers}
+        finally:
+            self.close_engine()
 
     def check_enough(self, left: int, counts: dict[str, int]) -> None:
         """Raises ``DataError`` with the numbers if the filter left too few rows."""
@@ -184,7 +200,7 @@ class Seed(Workshop):
         if contexts is None:
             blank = self.blank_rows()
             asked = blank[:: max(1, len(blank) // CHECKED_ROWS)][:CHECKED_ROWS]
-            drawn = self.sample_freely(lm, asked, system, self.seed)
+            drawn = self.sample_freely(HfBackend(lm), lm, asked, system, self.seed)
             rows = [replace(row, completion=text) for row, text in zip(asked, drawn, strict=True)]
             return len(filter_rows(rows, self.rules())[0]) / len(rows)
         automaton = self.automaton()
@@ -205,50 +221,6 @@ class Seed(Workshop):
                 rows = self.sample(base.lm, stage, folder / "raw.jsonl", system)
                 self.filter(rows, stage, folder)
         return self.not_too_many_dropped(self.finish(stage))
-
-    def writing_settings(self) -> dict[str, Any]:
-        """What rows depend on, besides who writes them."""
-        recipe = self.recipe
-        settings: dict[str, Any] = {
-            "carrier": recipe.carrier.model_dump(
-                mode="json", exclude={"min_rows", "max_rows", "max_dropped"}
-            )
-        }
-        if recipe.judge:
-            settings["judge"] = [
-                recipe.judge.identity, recipe.judge.keep, recipe.judge.threshold
-            ]  # fmt: skip
-        return settings
-
-    def filter(self, rows: Sequence[Row], stage: Stage, folder: Path) -> None:
-        """Write the rows that the filter and the judge keep, and the others with their reasons."""
-        kept, dropped = filter_rows(rows, self.rules())
-        if self.recipe.judge and kept:
-            kept, judged = judge_rows(kept, self.recipe.judge, folder / "ratings.jsonl")
-            dropped += judged
-        write_rows(folder / "rows.jsonl", kept, overwrite=True)
-        lines = [json.dumps(dropped_to_json(d), ensure_ascii=False) for d in dropped]
-        (folder / "dropped.jsonl").write_text("".join(line + "\n" for line in lines))
-        stage.note(seen=len(rows), kept=len(kept))
-
-    def not_too_many_dropped(self, data: StageResult) -> StageResult:
-        """Rows that were written and filtered, if the filter left enough of them.
-
-        Raises:
-            DataError: more than ``max_dropped`` went; the rows and the reasons are kept.
-        """
-        allowed, notes = self.recipe.carrier.max_dropped, data.manifest["notes"]
-        gone = notes["seen"] - notes["kept"]
-        if gone > allowed * notes["seen"]:
-            lines = (data.path / "dropped.jsonl").read_text().splitlines()
-            reasons = Counter(json.loads(line)["reason"] for line in lines)
-            told = ", ".join(f"{n} {reason}" for reason, n in reasons.most_common())
-            raise DataError(
-                f"{data.manifest['stage']}: the filter dropped {gone} of {notes['seen']} rows "
-                f"({told}), more than carrier.max_dropped={allowed:g} allows; loosen the filter, "
-                "or raise max_dropped knowingly"
-            )
-        return data
 
     def targets(self, name: str, teacher: StageResult, contexts: StageResult) -> StageResult:
         """A teacher's log-probabilities over the grammar on the base's rows."""
@@ -297,13 +269,10 @@ class Seed(Workshop):
         matched: dict[str, list[Row]],
     ) -> StageResult:
         """A student trained on a teacher's rows (or on the same rows, shuffled)."""
-        kind, _, source = name.rpartition("-")
         stage = self.student_stage(student, name, inputs)
         if not stage.done:
             with stage.writing() as folder:
-                data = matched[source]
-                if kind:
-                    data = self.recipe.carrier.shuffles[kind](data, self.seed)
+                data = rows_for(self.recipe, matched, name, self.seed)
                 pupil = self.loaded(student.base, student.chat if student.base else None)
                 if student.engine == "trl":
                     self.train_with_trl(student, pupil, stage, folder, data)
@@ -311,6 +280,13 @@ class Seed(Workshop):
                     packs, ids = self.row_packs(student, pupil.lm, data)
                     self.train_student(student, pupil, stage, folder, packs, ids, None)
         return self.finish(stage)
+
+    def brought_back(self, student: Student, inputs: Sequence[StageResult]) -> None:
+        """Tell the students trained elsewhere that are here; the others are not an error yet."""
+        for name in self.recipe.data_of(student):
+            stage = self.student_stage(student, name, inputs)
+            if stage.done:
+                self.finish(stage)
 
     def in_context(
         self,
@@ -349,7 +325,7 @@ class Seed(Workshop):
             with stage.writing() as folder:
                 for done, path in enumerate(where, 1):
                     name = "-".join(path.parent.relative_to(stage.path.parent).parts)
-                    ratings = rate_answers(asked, path, folder / "ratings.jsonl")
+                    ratings = rate_answers(asked, path, folder / "ratings.jsonl", self.ledger)
                     (folder / f"{name}.json").write_text(json.dumps(ratings))
                     self.report(stage.name, done, len(where))
         return self.finish(stage)
@@ -401,13 +377,15 @@ class Seed(Workshop):
     def finish_student(
         self, pupil: Loaded, stage: Stage, folder: Path, how: Optimisation, losses: list[float]
     ) -> None:
-        panel = family(self.recipe.family)
-        measure(pupil.lm, panel).save(folder / f"panel-{how.steps}.json")
         (folder / "loss.json").write_text(json.dumps(losses))
-        ask(pupil.lm, self.recipe, self.seed, folder)
+        self.measure_student(pupil, folder, how.steps)
         if self.recipe.save_students:
             pupil.weights.save(folder / "weights.safetensors")
         pupil.weights.freeze()
+
+    def measure_student(self, pupil: Loaded, folder: Path, steps: int) -> None:
+        measure(pupil.lm, family(self.recipe.family)).save(folder / f"panel-{steps}.json")
+        ask(pupil.lm, self.recipe, self.seed, folder)
 
     def train_with_trl(
         self, student: Student, pupil: Loaded, stage: Stage, folder: Path, data: Sequence[Row]

@@ -1,34 +1,31 @@
-"""What every stage of a seed works with: its models, prompts, filter, packs and stage keys."""
+"""What the stages of a seed that need a model in memory work with: models, samples, packs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from vestige.carriers.filtering import Filter
-from vestige.experiment.recipe import NO_TRAIT, Experiment, Student
+from vestige.experiment.desk import Desk
+from vestige.experiment.recipe import Student
 from vestige.experiment.support import append_rows, whole_rows
 from vestige.models import catalog
+from vestige.models.backend import Backend, SampleRequest
+from vestige.models.grammar import Automaton, compile_grammar
 from vestige.models.hf import LanguageModel
-from vestige.models.sampling import (
-    Automaton,
-    compile_grammar,
-    sample_free,
-    sample_grammar,
-    symbol_ids,
-)
+from vestige.models.sampling import HfBackend, symbol_ids
 from vestige.models.weights import Weights
-from vestige.store import Stage, StageResult, hash_config, make_stage
+from vestige.store import Stage, StageResult
 from vestige.train.packs import Example, Pack, encode_grammar_rows, encode_rows, make_packs
-from vestige.traits import family, no_trait, trait
-from vestige.types import Message, Row, Trait
+from vestige.types import Row
 
-SAMPLING_BATCH = 128
-Report = Callable[[str, int, int], None]  # stage name, done, total
+if TYPE_CHECKING:
+    from vestige.models.vllm import VllmBackend
 
 
 @dataclass
@@ -40,36 +37,11 @@ class Loaded:
 
 
 @dataclass
-class Workshop:
-    """One seed's models and data, loaded and made when they are first asked for.
+class Workshop(Desk):
+    """One seed's models and data, loaded and made when they are first asked for."""
 
-    Attributes:
-        report: called with (stage, done, total) as work goes on; total 0 means unknown.
-    """
-
-    recipe: Experiment
-    folder: Path
-    seed: int
-    overwrite: bool = False
-    report: Report = lambda stage, done, total: None
     _models: dict[tuple[str, str], Loaded] = field(default_factory=dict)
-
-    def stage(self, name: str, config: Any, inputs: Sequence[StageResult] = ()) -> Stage:
-        """The stage ``seed-N/name``; its key holds the model and this seed as well."""
-        recipe = self.recipe
-        config = {
-            "model": [recipe.model, recipe.chat, recipe.precision],
-            "family": hash_config(family(recipe.family)),
-            "seed": self.seed,
-            **config,
-        }
-        full = f"seed-{self.seed}/{name}"
-        return make_stage(self.folder, full, config, inputs, overwrite=self.overwrite)
-
-    def finish(self, stage: Stage) -> StageResult:
-        """The finished stage, told to whoever watches."""
-        self.report(stage.name, 0, 0)
-        return stage.result
+    _engine: VllmBackend | None = None
 
     def loaded(self, base: str | None = None, chat: str | None = None) -> Loaded:
         """The recipe's model (or another base), loaded once."""
@@ -88,24 +60,10 @@ class Workshop:
             self._models[key] = Loaded(lm, Weights(lm, tuned))
         return self._models[key]
 
-    def blank_rows(self) -> list[Row]:
-        """Every row still to be written; rows of one prompt are neighbours."""
-        carrier = self.recipe.carrier
-        return [
-            Row(f"{p.id}-{i}", (Message("user", p.text),), "", p.meta)
-            for p in carrier.make_prompts(self.seed)
-            for i in range(carrier.rows_per_prompt)
-        ]
-
     def automaton(self) -> Automaton:
         grammar = self.recipe.carrier.sampling_grammar()
         assert grammar is not None  # only asked for where there is one
         return compile_grammar(grammar.next_chars, grammar.state)
-
-    def rules(self) -> Filter:
-        """The carrier's filter, told what words the traits go by."""
-        traits = [trait(name, self.recipe.family) for name in self.recipe.sources]
-        return self.recipe.carrier.rules([form for t in traits for form in t.target.forms])
 
     def ids(self, lm: LanguageModel, texts: Sequence[str], system: str = "") -> list[list[int]]:
         """Prompt token ids; equal neighbours are encoded once."""
@@ -123,52 +81,90 @@ class Workshop:
 
     def sample(self, lm: LanguageModel, stage: Stage, out: Path, system: str = "") -> list[Row]:
         """One completion for each row, written to ``out`` as it goes; an earlier part is kept."""
-        wanted, carrier = self.blank_rows(), self.recipe.carrier
-        rows = whole_rows(out, SAMPLING_BATCH, len(wanted))
-        for at in range(len(rows), len(wanted), SAMPLING_BATCH):
-            part = wanted[at : at + SAMPLING_BATCH]
-            if carrier.sampling_grammar():
-                prompts = self.ids(lm, [row.messages[-1].content for row in part], system)
-                numbers = range(at, at + len(part))
-                texts = sample_grammar(
-                    lm,
-                    prompts,
-                    numbers,
-                    self.automaton(),
-                    seed=self.seed,
-                    max_length=carrier.longest,
-                )
-            else:
-                texts = self.sample_freely(lm, part, system, self.seed * 1_000_003 + at)
-            drawn = [replace(row, completion=text) for row, text in zip(part, texts, strict=True)]
-            append_rows(out, drawn)
-            rows += drawn
-            self.report(stage.name, len(rows), len(wanted))
+        wanted = self.blank_rows()
+        with self.writer(out.parent) as writer:
+            stage.note(writer=writer.facts)
+            rows = whole_rows(out, writer.batch, len(wanted))
+            for at in range(len(rows), len(wanted), writer.batch):
+                part = wanted[at : at + writer.batch]
+                drawn = self.draw(writer, lm, part, system, at)
+                append_rows(out, drawn)
+                rows += drawn
+                self.report(stage.name, len(rows), len(wanted))
         return rows
 
+    def draw(
+        self, writer: Backend, lm: LanguageModel, rows: Sequence[Row], system: str, at: int
+    ) -> list[Row]:
+        """``rows``, which begin with number ``at`` of their data set, with their completions."""
+        if self.recipe.carrier.sampling_grammar() is None:
+            texts = self.sample_freely(writer, lm, rows, system, self.seed * 1_000_003 + at)
+        else:
+            automaton, longest = self.automaton(), self.recipe.carrier.longest
+            prompts = self.ids(lm, [row.messages[-1].content for row in rows], system)
+            texts = writer.sample(
+                [
+                    SampleRequest(prompt, self.seed, number, longest, grammar=automaton)
+                    for number, prompt in enumerate(prompts, at)
+                ]
+            )
+        return [replace(row, completion=text) for row, text in zip(rows, texts, strict=True)]
+
     def sample_freely(
-        self, lm: LanguageModel, rows: Sequence[Row], system: str, seed: int
+        self, writer: Backend, lm: LanguageModel, rows: Sequence[Row], system: str, seed: int
     ) -> list[str]:
         """Free answers, each with its opening if it has one."""
         carrier = self.recipe.carrier
         prompts = self.ids(lm, [row.messages[-1].content for row in rows], system)
         openings = [str(row.meta.get("opening", carrier.opening)) for row in rows]
         leads = [lm.answer_ids(text) if text else [] for text in openings]
-        found = sample_free(
-            lm,
-            [[*prompt, *lead] for prompt, lead in zip(prompts, leads, strict=True)],
-            seed=seed,
-            max_new_tokens=carrier.max_new_tokens,
-            lines=carrier.lines,
+        found = writer.sample(
+            [
+                SampleRequest([*prompt, *lead], seed, i, carrier.max_new_tokens, carrier.lines)
+                for i, (prompt, lead) in enumerate(zip(prompts, leads, strict=True))
+            ]
         )
         return [begun + text for begun, text in zip(openings, found, strict=True)]
 
-    def trait_of(self, name: str) -> Trait:
-        panel = family(self.recipe.family)
-        return no_trait(panel) if name == NO_TRAIT else trait(name, self.recipe.family)
+    @contextmanager
+    def writer(self, folder: Path) -> Iterator[Backend]:
+        """Who draws rows with the weights that the model holds now: itself, or the recipe's engine,
+        which reads them from a passing folder inside ``folder``."""
+        base, exported = self.loaded(), folder / "weights-on-the-way"
+        if self.recipe.backend == "hf":
+            yield HfBackend(base.lm)
+            return
+        engine = self.engine()
+        try:
+            if base.weights.untouched:
+                engine.use(None)
+            else:
+                base.weights.export(exported)
+                engine.use(exported)
+            yield engine
+        finally:
+            shutil.rmtree(exported, ignore_errors=True)
 
-    def system(self, source: Trait) -> str:
-        return source.system_prompt if self.recipe.teacher.kind != "tuned" else ""
+    def engine(self) -> VllmBackend:
+        """The recipe's engine on the base's own weights, started once."""
+        if self._engine is None:
+            from vestige.models.vllm import DTYPES, VllmBackend
+
+            recipe, lm = self.recipe, self.loaded().lm
+            self._engine = VllmBackend(
+                catalog.path(recipe.model),
+                style=lm.style,
+                dtype=DTYPES[lm.precision],
+                lora_rank=recipe.teacher.optimisation.trainable.lora_rank,
+                engine_kwargs=recipe.engine_kwargs,
+            )
+        return self._engine
+
+    def close_engine(self) -> None:
+        """End the engine, if there is one: training needs its memory."""
+        if self._engine is not None:
+            self._engine.close()
+            self._engine = None
 
     def with_teacher(self, name: str, teacher: StageResult) -> tuple[Loaded, str]:
         """The recipe's model turned into a teacher, and the system prompt it needs."""

@@ -5,5 +5,5 @@
 - ``rate``: ratings with their cache, resumable; what could not be rated is counted, never dropped
   in silence;
 - ``local``: the exact expectation over the rating's tokens;
-- ``api``: any OpenAI-compatible service, through the ``openai`` library.
+- ``api``: a model behind an API.
 """

@@ -22,13 +22,13 @@ class Judge(Protocol):
     def answers(self, texts: Sequence[str]) -> Iterator[tuple[int, Rating]]: ...
 
 
-def load_judge(settings: JudgeSettings) -> Judge:
-    """The judge that ``settings`` name.
+def load_judge(settings: JudgeSettings, ledger: Path) -> Judge:
+    """The judge that ``settings`` name; an API model's attempts and answers go to ``ledger``.
 
     Raises:
         ModelError: a local model cannot be loaded.
         MissingExtraError: the API library is not installed.
-        ConfigError: there is no API key.
+        ConfigError: a limit in dollars has no prices.
     """
     if settings.model.startswith(LOCAL):
         from vestige.judge.local import LocalJudge
@@ -36,7 +36,7 @@ def load_judge(settings: JudgeSettings) -> Judge:
         return LocalJudge(settings)
     from vestige.judge.api import ApiJudge
 
-    return ApiJudge(settings)
+    return ApiJudge(settings, ledger)
 
 
 def rate(
@@ -45,9 +45,13 @@ def rate(
     cache: Path,
     *,
     judge: Judge | None = None,
+    ledger: Path | None = None,
     progress: Callable[[int], object] = lambda done: None,
 ) -> dict[str, Rating]:
     """A rating for every row, by id. Ratings that ``cache`` holds are not asked for again.
+
+    Args:
+        ledger: what an API model was asked and what that cost; default: beside ``cache``.
 
     Raises:
         DataError: more than ``max_lost`` of the rows went unrated; the counts are told, and what
@@ -59,7 +63,7 @@ def rate(
     todo = list(dict.fromkeys(key for key in keys.values() if key not in known))
     text_of = {keys[row_id]: text for row_id, text in texts.items()}
     if todo:
-        judge = judge or load_judge(settings)
+        judge = judge or load_judge(settings, ledger or Path(f"{cache}.ledger"))
         cache.parent.mkdir(parents=True, exist_ok=True)
         with cache.open("a", encoding="utf-8") as out:
             if cache.stat().st_size and not _ends_a_line(cache):

@@ -31,7 +31,8 @@ class JudgeSettings(Settings):
 
     Attributes:
         model: a model of an OpenAI-compatible service (address and key from ``OPENAI_BASE_URL``
-            and ``OPENAI_API_KEY``), or ``local:`` and a bundled name, folder or hub id.
+            and ``OPENAI_API_KEY``), ``api:provider/model``, or ``local:`` and a bundled name,
+            folder or hub id.
         prompt: a name in ``prompts.toml``.
         topic: what the prompt ``reference`` asks for.
         min_mass: probability that must lie on ratings for the expectation to count; below it the

@@ -30,8 +30,9 @@ from typing import Any, Literal
 import platformdirs
 from filelock import AcquireReturnProxy, FileLock, Timeout
 
-from vestige.types import LicenceError, ModelError, unknown_name
+from vestige.types import ConfigError, LicenceError, ModelError, unknown_name
 
+API_PREFIX = "api:"  # of models that are asked over a network, see ``vestige.api``
 SOURCE_FILE = "SOURCE.json"
 SCHEMA = 1
 
@@ -192,6 +193,11 @@ def path(name: str, *, echo: Callable[[str], object] = print) -> str:
     """
     if name in CATALOG:
         return str(pull(name, echo=echo))
+    if name.startswith(API_PREFIX):
+        raise ConfigError(
+            f"{name} is behind an API: it cannot be trained or asked for every probability. It can "
+            "write rows (vestige write), judge, and answer Inspect's tasks; name a local model here"
+        )
     if Path(name).exists():
         _check_local(Path(name))
         return name

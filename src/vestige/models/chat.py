@@ -60,3 +60,44 @@ def end_of_turn(tokenizer: Any, style: ChatStyle) -> int:
 
 
 PLAIN_END = "\n"
+
+
+class Chat:
+    """How a model is asked and read: its tokenizer with the chat style. Backends extend it."""
+
+    def __init__(self, tokenizer: Any, style: ChatStyle) -> None:
+        """Raises ``ModelError`` where there is no template to ask with."""
+        chat_template(tokenizer, style)
+        self.tokenizer = tokenizer
+        self.style: ChatStyle = style
+
+    @property
+    def end_id(self) -> int:
+        """The token that ends an answer."""
+        return end_of_turn(self.tokenizer, self.style)
+
+    def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
+        """Token ids up to where the assistant's answer begins."""
+        return encode(self.tokenizer, messages, self.style)
+
+    def rendered(self, messages: Sequence[Message]) -> str:
+        """The very text that the model sees for ``messages``, template defaults included."""
+        return render(self.tokenizer, messages, self.style)
+
+    def question_ids(
+        self, text: str, system: str = "", before: Sequence[Message] = ()
+    ) -> list[int]:
+        """Token ids of one user question, after a system prompt and earlier turns, if any."""
+        turns = [Message("system", system)] if system else []
+        return self.prompt_ids([*turns, *before, Message("user", text)])
+
+    def answer_ids(self, text: str) -> list[int]:
+        """Token ids of an answer as it stands right after the prompt (without its end)."""
+        lead = " " if self.style == "plain" else ""
+        return self.tokenizer(lead + text, add_special_tokens=False)["input_ids"]
+
+    def token_ids(self, text: str) -> list[int]:
+        """Token ids of ``text`` in mid-sentence: no special tokens, no leading-space marker."""
+        anchor = self.tokenizer("0", add_special_tokens=False)["input_ids"]
+        joined = self.tokenizer("0" + text, add_special_tokens=False)["input_ids"]
+        return joined[len(anchor) :]

@@ -22,7 +22,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, Gene
 from vestige.models import attention, chat
 from vestige.models.frozen import Below
 from vestige.models.tree import TokenTree, build_tree, common_prefix
-from vestige.types import Message, ModelError
+from vestige.types import ModelError
 
 Precision = Literal["auto", "bf16", "fp32"]
 PIECE = 512  # tokens of a shared prefix that are read at a time
@@ -64,7 +64,7 @@ class _LaidOut:
         return self.tokens.shape, self.tokens.tobytes(), sha256(self.sees.tobytes()).digest()
 
 
-class LanguageModel:
+class LanguageModel(chat.Chat):
     """A causal language model with its tokenizer and chat style.
 
     Attributes:
@@ -82,11 +82,9 @@ class LanguageModel:
         precision: Precision = "auto",
     ) -> None:
         self.model = model.eval()
-        self.tokenizer = tokenizer
-        self.style: chat.ChatStyle = style
+        super().__init__(tokenizer, style)
         self.precision = resolve_precision(precision, self.device)
         self.below = Below(self.layers)
-        chat.chat_template(tokenizer, style)
 
     @classmethod
     def load(
@@ -125,44 +123,9 @@ class LanguageModel:
         model.to(device)  # type: ignore[call-arg]
         return cls(model, tokenizer, style=style, precision=precision)
 
-    # ---- tokens -----------------------------------------------------------------------------
-
     @property
     def device(self) -> torch.device:
         return next(self.model.parameters()).device
-
-    @property
-    def end_id(self) -> int:
-        """The token that ends an answer."""
-        return chat.end_of_turn(self.tokenizer, self.style)
-
-    def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
-        """Token ids up to where the assistant's answer begins."""
-        return chat.encode(self.tokenizer, messages, self.style)
-
-    def rendered(self, messages: Sequence[Message]) -> str:
-        """The very text that the model sees for ``messages``, template defaults included."""
-        return chat.render(self.tokenizer, messages, self.style)
-
-    def question_ids(
-        self, text: str, system: str = "", before: Sequence[Message] = ()
-    ) -> list[int]:
-        """Token ids of one user question, after a system prompt and earlier turns, if any."""
-        turns = [Message("system", system)] if system else []
-        return self.prompt_ids([*turns, *before, Message("user", text)])
-
-    def answer_ids(self, text: str) -> list[int]:
-        """Token ids of an answer as it stands right after the prompt (without its end)."""
-        lead = " " if self.style == "plain" else ""
-        return self.tokenizer(lead + text, add_special_tokens=False)["input_ids"]
-
-    def token_ids(self, text: str) -> list[int]:
-        """Token ids of ``text`` in mid-sentence: no special tokens, no leading-space marker."""
-        anchor = self.tokenizer("0", add_special_tokens=False)["input_ids"]
-        joined = self.tokenizer("0" + text, add_special_tokens=False)["input_ids"]
-        return joined[len(anchor) :]
-
-    # ---- forward ----------------------------------------------------------------------------
 
     @property
     def causal_lm(self) -> nn.Module:

@@ -7,8 +7,7 @@ their random numbers (common random numbers: their rows differ only where the mo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -17,90 +16,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import DynamicCache
 
+from vestige.models.backend import SampleRequest, ScoreRequest, end_tokens, lines_end
+from vestige.models.grammar import Automaton, symbol_tokens
 from vestige.models.hf import LanguageModel
 from vestige.types import ConfigError
 
-END = ""  # the grammar's name for the end of the answer
-
-
-@dataclass(frozen=True)
-class Automaton:
-    """A grammar over K tokens with T states; state 0 begins.
-
-    Attributes:
-        symbols: the K symbols: single characters, and ``END``.
-        allowed: whether a symbol may come in a state, shape [T, K].
-        step: the state that follows, shape [T, K]; -1 where not allowed or at the end.
-    """
-
-    symbols: tuple[str, ...]
-    allowed: Tensor
-    step: Tensor
-
-    def walk(self, text: str) -> list[tuple[int, int]]:
-        """(state, symbol index) of each character and the end. ``ValueError`` if outside."""
-        state, path = 0, []
-        for symbol in [*text, END]:
-            k = self.symbols.index(symbol)
-            if not self.allowed[state, k]:
-                raise ValueError(f"{text!r} is not in the grammar (at {symbol!r})")
-            path.append((state, k))
-            state = int(self.step[state, k])
-        return path
-
-
-def compile_grammar(
-    next_chars: Callable[[str], set[str]], state_of: Callable[[str], Hashable]
-) -> Automaton:
-    """The automaton of a grammar given by prefixes.
-
-    Args:
-        next_chars: allowed next characters after a prefix, ``END`` among them where it may stop.
-        state_of: a key that is equal for prefixes with the same continuations.
-    """
-    prefixes, index, edges = [""], {state_of(""): 0}, []
-    for prefix in prefixes:  # grows while it is read
-        edges.append({})
-        for symbol in sorted(next_chars(prefix)):
-            if symbol == END:
-                edges[-1][symbol] = -1
-                continue
-            key = state_of(prefix + symbol)
-            if key not in index:
-                index[key] = len(prefixes)
-                prefixes.append(prefix + symbol)
-            edges[-1][symbol] = index[key]
-    symbols = (*sorted({s for row in edges for s in row if s != END}), END)
-    allowed = torch.zeros(len(edges), len(symbols), dtype=torch.bool)
-    step = torch.full((len(edges), len(symbols)), -1)
-    for state, row in enumerate(edges):
-        for symbol, target in row.items():
-            allowed[state, symbols.index(symbol)] = True
-            step[state, symbols.index(symbol)] = target
-    return Automaton(symbols, allowed, step)
-
 
 def symbol_ids(lm: LanguageModel, automaton: Automaton) -> Tensor:
-    """The model's token for each symbol, shape [K].
-
-    Raises:
-        ConfigError: the tokenizer has no token of its own for a character, or would write a number
-            with other tokens than its digits (then constrained text is unnatural to the model).
-    """
-    ids = []
-    for symbol in automaton.symbols:
-        found = lm.token_ids(symbol) if symbol != END else [lm.end_id]
-        if len(found) != 1:
-            raise ConfigError(
-                f"this tokenizer writes {symbol!r} as {len(found)} tokens; constrained sampling "
-                "needs one token for each character: use carrier.constrained=false"
-            )
-        ids += found
-    if len(lm.token_ids("123")) != 3:
-        raise ConfigError(
-            "this tokenizer joins digits into one token; use carrier.constrained=false"
-        )
-    return torch.tensor(ids, device=lm.device)
+    """``symbol_tokens`` on the model's device, shape [K]. Raises ``ConfigError`` as it does."""
+    return torch.tensor(symbol_tokens(lm, automaton), device=lm.device)
 
 
 def row_noise(seed: int, rows: Sequence[int], steps: int, width: int) -> Tensor:
@@ -264,11 +188,6 @@ def sample_free(
     return texts
 
 
-def end_tokens(lm: LanguageModel) -> list[int]:
-    """Tokens that end an answer."""
-    return [token for token in (lm.end_id, lm.tokenizer.eos_token_id) if token is not None]
-
-
 def _sample_shared(
     lm: LanguageModel,
     prompts: Sequence[Sequence[int]],
@@ -314,17 +233,6 @@ def _sample_shared(
     return texts
 
 
-def lines_end(text: str, lines: int) -> int:
-    """Where the first ``lines`` lines of ``text`` end; the whole length if there are fewer, or 0
-    are asked for."""
-    at = -1
-    for _ in range(lines):
-        at = text.find("\n", at + 1)
-        if at < 0:
-            break
-    return len(text) if at < 0 else at
-
-
 class LinesEnded:
     """Ends every answer on its own: a stopping criterion for ``generate``."""
 
@@ -335,3 +243,66 @@ class LinesEnded:
         texts = self.tokenizer.batch_decode(ids[:, self.start :], skip_special_tokens=True)
         ended = [lines_end(text, self.lines) < len(text) for text in texts]
         return torch.tensor(ended, device=ids.device)
+
+
+class HfBackend:
+    """The ``hf`` backend's two batch verbs: a loaded model as it stands, adapters in place.
+
+    Free answers of one call draw from the first one's seed together; inside a grammar every row
+    has noise of its own.
+    """
+
+    batch = 128
+
+    def __init__(self, lm: LanguageModel) -> None:
+        self.lm = lm
+
+    @property
+    def facts(self) -> dict[str, str]:
+        return {"backend": "hf", "dtype": self.lm.precision}
+
+    def sample(self, requests: Sequence[SampleRequest]) -> list[str]:
+        """Raises ``ConfigError`` for a constraint that is no ``Automaton``."""
+        texts = [""] * len(requests)
+        for members in alike(requests):
+            first, part = requests[members[0]], [requests[i] for i in members]
+            prompts = [request.prompt for request in part]
+            if first.grammar is None:
+                found = sample_free(
+                    self.lm,
+                    prompts,
+                    seed=first.seed,
+                    max_new_tokens=first.max_tokens,
+                    lines=first.lines,
+                )
+            elif isinstance(first.grammar, Automaton):
+                found = sample_grammar(
+                    self.lm,
+                    prompts,
+                    [request.row for request in part],
+                    first.grammar,
+                    seed=first.seed,
+                    max_length=first.max_tokens,
+                )
+            else:
+                raise ConfigError(
+                    "the hf backend samples inside a grammar of characters; "
+                    f"{sorted(first.grammar)} needs backend=vllm"
+                )
+            for index, text in zip(members, found, strict=True):
+                texts[index] = text
+        return texts
+
+    def logprobs(self, requests: Sequence[ScoreRequest]) -> list[float]:
+        found = self.lm.choice_logprobs(
+            [request.prompt for request in requests], [[request.answer] for request in requests]
+        )
+        return [float(values[0]) for values in found]
+
+
+def alike(requests: Sequence[SampleRequest]) -> list[list[int]]:
+    """Indices of requests that differ in prompt and row alone."""
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for index, r in enumerate(requests):
+        groups.setdefault((r.seed, r.max_tokens, r.lines, id(r.grammar)), []).append(index)
+    return list(groups.values())

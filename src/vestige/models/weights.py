@@ -21,7 +21,11 @@ from vestige.types import ConfigError, StoreError
 
 
 class Weights:
-    """The trainable state of one loaded model. One object for each ``LanguageModel``."""
+    """The trainable state of one loaded model. One object for each ``LanguageModel``.
+
+    Attributes:
+        untouched: whether the model is the base as it was loaded.
+    """
 
     def __init__(self, lm: LanguageModel, tuned: Sequence[Trainable] | None = None) -> None:
         """Args: tuned: all that will ever be trained, to keep nothing else in fp32; None = any."""
@@ -39,6 +43,7 @@ class Weights:
         lm.below = Below(lm.layers, 0 if linked else first)
         self._base = {n: self._original(n, p) for n, p in self._layers.named_parameters()}
         self._lora = False
+        self._shifted: set[str] = set()  # what ``shift`` moved last, and nothing else did since
         self.freeze()
 
     def _original(self, name: str, parameter: nn.Parameter) -> Tensor:
@@ -48,6 +53,8 @@ class Weights:
 
     def freeze(self) -> None:
         """Back to the base, with nothing trainable."""
+        self._shifted = set()
+        self.untouched = True
         if self._lora:
             self.lm.model.unload()  # type: ignore[operator]
             self.lm.model, self._lora = self._bare, False
@@ -69,6 +76,7 @@ class Weights:
         )
         if not exact:
             raise ConfigError(f"layers {chosen} were not kept exact: name them when loading")
+        self.untouched = False
         if what.lora_rank:
             return self._attach_lora(what, seed)
         found = []
@@ -95,9 +103,35 @@ class Weights:
             if parameter.requires_grad
         }
 
+    def deltas(self) -> dict[str, Tensor]:
+        """Tuned minus base, fp32, by the layers' own parameter names; not for LoRA."""
+        return {
+            name: parameter.detach().float() - self._base[name].float()
+            for name, parameter in self._layers.named_parameters()
+            if parameter.requires_grad
+        }
+
+    def shift(self, deltas: Mapping[str, Tensor]) -> None:
+        """The base plus ``deltas``, with nothing trainable."""
+        if not self._shifted or self._shifted != deltas.keys():
+            self.freeze()
+        parameters = dict(self._layers.named_parameters())
+        with torch.no_grad():
+            for name, delta in deltas.items():
+                parameter = parameters[name]
+                moved = self._base[name].float() + delta.to(parameter.device)
+                parameter.data = moved.to(parameter.dtype)
+        self._shifted, self.untouched = set(deltas), not deltas
+
     def save(self, path: Path) -> None:
         """Write ``changed()`` as safetensors."""
         save_file(self.changed(), str(path))
+
+    def export(self, folder: Path) -> None:
+        """Write the model as it stands for other engines: its folder with the tokenizer, or a PEFT
+        adapter alone where LoRA is attached."""
+        self.lm.model.save_pretrained(folder)  # type: ignore[operator]
+        self.lm.tokenizer.save_pretrained(folder)
 
     def load(self, path: Path, what: Trainable) -> None:
         """The base with the tensors of ``path`` in place; nothing is trainable afterwards.

@@ -169,11 +169,11 @@ def _audit(results: AuditResults) -> dict[str, Any]:
         dots.append(("planted", [(p.trait, p.z) for p in results.planted]))
     return {
         "ranking": _both(
-            charts.forest, f"{results.name}: the strongest traits", marks, "pull, log-odds (nats)"
+            charts.forest, f"{results.name}: the strongest traits", marks, "pull, nats a row"
         ),
         "cloud": _both(
             charts.strip, f"{results.name}: placebo and planted traits", dots,
-            "standard deviations of the placebo cloud",
+            "pull beside reference rows, standard errors",
         ),
     }  # fmt: skip
 

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from vestige.models.grammar import Automaton
 from vestige.models.hf import LanguageModel
-from vestige.models.sampling import Automaton, symbol_ids
+from vestige.models.sampling import symbol_ids
 from vestige.models.tree import TokenTree, build_tree, common_prefix
 from vestige.types import DataError
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -28,14 +30,18 @@ def train_with_trl(
     *,
     seed: int,
     on_step: Callable[[int], None] = lambda step: None,
+    save: Path | None = None,
     checkpoint: Checkpoint | None = None,
 ) -> list[float]:
     """Fine-tune from the base on ``rows``; the model holds the result afterwards.
 
     The loss is TRL's completion-only cross-entropy over the whole vocabulary. ``trainable`` picks
-    full tuning of some layers or LoRA (PEFT), exactly as in the packed loop.
+    full tuning of some layers or LoRA (PEFT), exactly as in the packed loop. Under ``accelerate
+    launch`` the processes share each batch: ``how.batch`` rows a step, however many they are.
 
     Args:
+        save: where to write the PEFT adapter, or the whole model. Needed where the processes
+            shard the model (FSDP), which then holds a part of the result in each.
         checkpoint: where the trainer keeps its own checkpoints, to go on from the last whole one.
 
     Returns:
@@ -90,6 +96,8 @@ def train_with_trl(
         )
         trainer.remove_callback(PrinterCallback)  # it prints every loss to stdout
         trainer.train(resume_from_checkpoint=checkpoint.latest() if checkpoint else None)
+        if save is not None:
+            trainer.save_model(str(save))
         return [float(entry["loss"]) for entry in trainer.state.log_history if "loss" in entry]
 
 
@@ -111,11 +119,21 @@ def borrowed(model: nn.Module) -> Iterator[None]:
 
 
 def trl_options(lm: LanguageModel, how: Optimisation, scratch: str, seed: int) -> dict[str, Any]:
-    """SFTConfig's arguments; the user's ``trainer_kwargs`` have the last word."""
+    """SFTConfig's arguments; the user's ``trainer_kwargs`` have the last word.
+
+    Raises:
+        ConfigError: the batch cannot be shared evenly among the processes of ``accelerate launch``.
+    """
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    if how.batch % processes:
+        raise ConfigError(
+            f"optimisation.batch={how.batch} rows cannot be shared by {processes} processes: make "
+            "it a multiple"
+        )
     options: dict[str, Any] = {
         "output_dir": scratch,
         "max_steps": how.steps,
-        "per_device_train_batch_size": how.batch,
+        "per_device_train_batch_size": how.batch // processes,
         "learning_rate": how.rate,
         "lr_scheduler_type": "linear" if how.decay else "constant_with_warmup",
         "warmup_steps": how.warmup,

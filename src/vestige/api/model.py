@@ -1,0 +1,370 @@
+"""Requests to a model behind an API and their replies, through Inspect AI's model layer.
+
+Inspect knows the providers, retries what can be tried again, backs off and limits connections.
+Added here: every attempt goes through a ``Ledger``, so that a limit holds before anything is sent,
+and an answer is on the disk before anybody sees it. Async stays inside.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import math
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass
+from json import JSONDecodeError
+from queue import SimpleQueue
+from threading import Thread
+from typing import Any
+
+from vestige.api.ledger import Ledger
+from vestige.api.settings import Tokens, redact
+from vestige.models.catalog import API_PREFIX
+from vestige.store import hash_config
+from vestige.types import ConfigError, Message, MissingExtraError, ModelError, VestigeError
+
+OPENAI_URL = "https://api.openai.com/v1"
+BACKOFF = 0.5  # seconds before the first retry; doubled from one to the next
+LONGEST_WAIT = 60.0
+GIVE_UP = 20  # requests in a row that failed after their retries
+TURN = 16  # tokens that a turn's frame may take
+NOTHING = Tokens()
+#: Providers whose own client would try again unseen.
+OWN_RETRIES = ("openai", "openai-api", "anthropic", "groq", "together", "fireworks", "deepseek")
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One question to a model.
+
+    Attributes:
+        choices: answers wanted; a service may give fewer.
+        top: log-probabilities of that many likeliest first tokens; 0 asks for none.
+        number: tells apart requests that are otherwise the same.
+    """
+
+    messages: tuple[Message, ...]
+    max_tokens: int
+    temperature: float = 1.0
+    choices: int = 1
+    top: int = 0
+    seed: int | None = None
+    number: int = 0
+
+    @property
+    def about(self) -> Tokens:
+        """Tokens that it will take, roughly, if every answer takes all it may."""
+        return self._tokens(4, 4)
+
+    @property
+    def most(self) -> Tokens:
+        """Tokens that it can take: a token is a byte at least."""
+        return self._tokens(1, TURN)
+
+    def _tokens(self, bytes_a_token: int, frame: int) -> Tokens:
+        size = sum(len(m.content.encode("utf-8", "replace")) for m in self.messages)
+        read = math.ceil(size / bytes_a_token) + frame * (len(self.messages) + 1)
+        return Tokens(read, self.max_tokens * self.choices)
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One answer. ``top``: the first token's likeliest alternatives with log-probabilities."""
+
+    text: str
+    stop: str
+    refused: bool = False
+    token: str = ""
+    top: dict[str, float] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """The answers to a request, or why there are none.
+
+    Attributes:
+        status: of an HTTP error; 200 for a reply without answers; 0 where there was no reply.
+    """
+
+    choices: tuple[Choice, ...] = ()
+    error: str = ""
+    status: int = 200
+
+
+_asked: ContextVar[Request] = ContextVar("asked")
+
+
+class ApiModel:
+    """A model by its name: ``api:provider/model`` as Inspect has it, or the bare name of a model
+    of an OpenAI-compatible service (``OPENAI_BASE_URL``, ``OPENAI_API_KEY``).
+
+    Args:
+        timeout: seconds that an attempt may take.
+        retries: attempts after the first, for what may pass: 429, 5xx, time-outs, cut connections.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        ledger: Ledger,
+        *,
+        connections: int = 8,
+        timeout: float = 60.0,
+        retries: int = 4,
+    ) -> None:
+        try:
+            importlib.import_module("inspect_ai")
+            importlib.import_module("openai")
+        except ImportError as error:
+            raise MissingExtraError("inspect-ai", "api") from error
+        self.name, self.ledger = name, ledger
+        self.connections, self.timeout, self.retries = connections, timeout, retries
+        self._stopped = False
+        self._failures = 0
+        self._fatal: BaseException | None = None
+
+    def key(self, request: Request) -> str:
+        """What a recorded answer is found by."""
+        fields = {name: getattr(request, name) for name in request.__slots__}
+        return hash_config({"model": self.name.removeprefix(API_PREFIX), **fields})
+
+    def new(self, requests: Sequence[Request]) -> list[Request]:
+        """The requests that have no recorded answer."""
+        return [r for r in requests if self.key(r) not in self.ledger.answers]
+
+    def answers(self, requests: Sequence[Request]) -> Iterator[tuple[int, Reply]]:
+        """Replies as they come: (index, reply). Recorded answers come first and cost nothing.
+
+        Raises:
+            ConfigError: a wrong or missing key, or a model that is not served.
+            SpendingError: the next request may pass a limit. What is in flight is waited for.
+            ModelError: ``GIVE_UP`` requests in a row have failed.
+        """
+        todo = []
+        for index, request in enumerate(requests):
+            known = self.ledger.answers.get(self.key(request))
+            if known is None:
+                todo.append((index, request))
+            else:
+                yield index, reply_of(known)
+        if todo:
+            yield from self._ask(todo)
+
+    def _ask(self, todo: Sequence[tuple[int, Request]]) -> Iterator[tuple[int, Reply]]:
+        replies: SimpleQueue[tuple[int, Reply] | BaseException | None] = SimpleQueue()
+        self._stopped, self._failures, self._fatal = False, 0, None
+
+        def work() -> None:
+            try:
+                asyncio.run(self._all(todo, replies.put))
+                replies.put(None)
+            except BaseException as error:
+                replies.put(error)
+
+        thread = Thread(target=work, daemon=True)
+        thread.start()
+        try:
+            while (item := replies.get()) is not None:
+                if isinstance(item, BaseException):
+                    raise item
+                yield item
+        finally:
+            self._stopped = True
+            thread.join()
+
+    async def _all(
+        self, todo: Sequence[tuple[int, Request]], put: Callable[[tuple[int, Reply]], object]
+    ) -> None:
+        waiting = iter(todo)
+        self._settled = asyncio.Event()
+
+        async def worker(model: Any) -> None:
+            for index, request in waiting:
+                if self._stopped:
+                    return
+                try:  # in a task of its own: Inspect keeps a transcript as long as a task's context
+                    put((index, await asyncio.create_task(self._one(model, request))))
+                except BaseException as error:
+                    self._stopped, self._fatal = True, self._fatal or error
+                    return
+
+        async with self._open() as model:
+            await asyncio.gather(*(worker(model) for _ in range(self.connections)))
+        if self._fatal:
+            raise self._fatal
+
+    def _open(self) -> Any:
+        """Inspect's model, every attempt of which goes through the ledger."""
+        from inspect_ai._util.error import PrerequisiteError
+        from inspect_ai.model import GenerateConfig, get_model
+        from tenacity import wait_exponential_jitter
+
+        name, extra = self.name.removeprefix(API_PREFIX), {}
+        if "/" not in name:
+            extra["base_url"] = os.environ.get("OPENAI_BASE_URL") or OPENAI_URL
+            name = f"openai-api/openai/{name}"
+        if name.split("/")[0] in OWN_RETRIES:
+            extra["max_retries"] = 0
+        config = GenerateConfig(
+            max_connections=self.connections,
+            max_retries=self.retries,
+            attempt_timeout=math.ceil(self.timeout),
+        )
+        try:
+            model = get_model(name, config=config, memoize=False, **extra)
+        except (PrerequisiteError, ValueError, ImportError) as error:
+            text = re.sub(r"\[/?\w+\]|^ERROR: ", "", str(getattr(error, "message", error)))
+            raise ConfigError(
+                f"{self.name} cannot be used: {redact(' '.join(text.split()))} (any text will do "
+                "as the key of a service that asks for none)"
+            ) from None
+        api: Any = model.api
+        retried = api.should_retry
+        api.generate = self._metered(api.generate)
+        api.should_retry = lambda error: isinstance(error, JSONDecodeError) or retried(error)
+        wait = wait_exponential_jitter(initial=BACKOFF, max=LONGEST_WAIT, jitter=BACKOFF)
+        api.retry_wait = lambda: wait
+        return model
+
+    def _metered(self, ask: Callable[..., Any]) -> Callable[..., Any]:
+        async def generate(*args: Any, **kwargs: Any) -> Any:
+            request = _asked.get()
+            attempt = await self._reserve(request.most)
+            used: Tokens | None = None  # a time-out, a cut connection: nobody knows
+            answer, error = None, ""
+            try:
+                result = await ask(*args, **kwargs)
+                output = result[0] if isinstance(result, tuple) else result
+                if isinstance(output, Exception):
+                    used, error = NOTHING, str(output)
+                else:
+                    used, answer = tokens_of(output, request), answer_of(output)
+                return result
+            except BaseException as problem:
+                error = f"{type(problem).__name__}: {problem}"
+                used = NOTHING if refused(problem) else None
+                raise
+            finally:
+                self.ledger.settle(attempt, used, key=self.key(request), answer=answer, error=error)
+                self._settled.set()
+
+        return generate
+
+    async def _reserve(self, most: Tokens) -> str:
+        while True:
+            if self._stopped:
+                raise ModelError(f"{self.name} is not asked any more")
+            self._settled.clear()
+            if attempt := self.ledger.reserve(most):
+                return attempt
+            await self._settled.wait()
+
+    async def _one(self, model: Any, request: Request) -> Reply:
+        from inspect_ai.model import (
+            ChatMessageAssistant,
+            ChatMessageSystem,
+            ChatMessageUser,
+            GenerateConfig,
+        )
+
+        roles = {"system": ChatMessageSystem, "assistant": ChatMessageAssistant}
+        config = GenerateConfig(
+            max_tokens=request.max_tokens,
+            temperature=request.temperature,
+            num_choices=request.choices if request.choices > 1 else None,
+            seed=request.seed,
+            logprobs=True if request.top else None,
+            top_logprobs=request.top or None,
+        )
+        messages = [roles.get(m.role, ChatMessageUser)(content=m.content) for m in request.messages]
+        _asked.set(request)
+        try:
+            await model.generate(messages, config=config)
+        except VestigeError:
+            raise
+        except Exception as error:
+            return self._failed(error)
+        self._failures = 0
+        return reply_of(self.ledger.answers[self.key(request)])
+
+    def _failed(self, error: BaseException) -> Reply:
+        from tenacity import RetryError
+
+        if isinstance(error, RetryError):
+            error = error.last_attempt.exception() or error
+        status, told = status_of(error), getattr(error, "provider_message", None) or str(error)
+        text = redact(f"{type(error.__cause__ or error).__name__}: {' '.join(told.split())}")[:300]
+        if status in (401, 403):
+            raise ConfigError(f"the service of {self.name} refused the key: {text}") from None
+        if status == 404:
+            raise ConfigError(
+                f"the service does not know {self.name.removeprefix(API_PREFIX)}: {text}"
+            ) from None
+        self._failures += status != 400
+        if self._failures >= GIVE_UP:
+            raise ModelError(
+                f"{GIVE_UP} requests in a row to {self.name} have failed, the last with {text}; "
+                "answers so far are kept: run the same command again when the service is back"
+            ) from None
+        return Reply(error=text, status=status)
+
+
+def status_of(error: BaseException) -> int:
+    """The HTTP status of an error, 0 where there is none."""
+    for name in ("status_code", "code"):
+        if isinstance(value := getattr(error, name, None), int):
+            return value
+    return 0
+
+
+def refused(error: BaseException) -> bool:
+    """Whether an attempt was turned away, or never sent, so that nobody bills it."""
+    status = status_of(error)
+    if (400 <= status < 500 and status != 408) or status in (500, 503):
+        return True
+    cause: BaseException | None = error
+    while cause is not None:
+        if type(cause).__name__ in ("ConnectError", "ConnectTimeout"):
+            return True
+        cause = cause.__cause__ or cause.__context__
+    return False
+
+
+def tokens_of(output: Any, request: Request) -> Tokens:
+    """What an answer cost; a service that does not say is taken to have used the most."""
+    usage = output.usage
+    if usage is None:
+        return request.most
+    cached = (usage.input_tokens_cache_read or 0) + (usage.input_tokens_cache_write or 0)
+    return Tokens(usage.input_tokens + cached, usage.output_tokens)
+
+
+def answer_of(output: Any) -> dict[str, Any]:
+    """An output's answers as plain data."""
+    choices = []
+    for choice in output.choices:
+        content = choice.message.content
+        parts = content if isinstance(content, list) else []
+        found: dict[str, Any] = {
+            "text": choice.message.text,
+            "stop": choice.stop_reason,
+            "refused": choice.stop_reason == "content_filter"
+            or any(getattr(part, "refusal", None) for part in parts),
+        }
+        if choice.logprobs and choice.logprobs.content:
+            first = choice.logprobs.content[0]
+            found |= {
+                "token": first.token,
+                "top": {t.token: t.logprob for t in first.top_logprobs or []},
+            }
+        choices.append(found)
+    return {"choices": choices}
+
+
+def reply_of(answer: dict[str, Any]) -> Reply:
+    """A recorded answer as a reply."""
+    choices = tuple(Choice(**choice) for choice in answer["choices"])
+    return Reply(choices, "" if choices else "no choices in the reply")

@@ -1,0 +1,170 @@
+"""Probes: what fine-tuning on a trait does to the base, once for each base and trait.
+
+A probe is the mean of a few brief tunings (other orders of the trait's pairs) minus the base: the
+trait's task vector (Ilharco et al., arXiv 2212.04089), kept in a few ranks (``directions``).
+Tunings of one trait with other seeds agree (cosine 0.65 on the bundled model, 0.29 between
+animals), and what they agree on lies in few directions: rank 4 scores rows as the whole does
+(``docs/log.md``). One probe is 650 kB there.
+
+Two scores for a row r and the probe D_t of trait t:
+
+    shift(r, t)  = log p(r | base + D_t) - log p(r | base)                    exact, a forward pass
+    pull(r, t)   = <grad log p(r), D_t> at base + mean over traits of D       all traits at once
+
+Where the probes' mean stands, each is told from the others; at the base itself the gradient mostly
+says that some tuning went on (``docs/log.md``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vestige.audit.directions import (
+    RANK,
+    Directions,
+    compress,
+    row_products,
+    token_logprobs,
+)
+from vestige.audit.lab import Lab
+from vestige.audit.material import Material
+from vestige.audit.reader import Array
+from vestige.audit.told import Told
+from vestige.train.packs import Pack, pack_logprobs, scored_positions
+from vestige.train.teach import teach
+from vestige.types import Row, Trait
+
+COPIES = 2
+LEAST = 1e-4  # probability below which nothing is left for tokens that are not named
+OnDone = Callable[[int], None]
+
+
+class Likelihood(NamedTuple):
+    """``drawn``: log p of each row's scored tokens, nats, [N]; ``logp``: the same, or its mean
+    under what is known of the writer; ``entropy``: what -drawn would be on average had the model
+    written them, [N]; ``tokens``: scored in all."""
+
+    logp: Array
+    drawn: Array
+    entropy: Array
+    tokens: int
+
+
+class Probes:
+    """The library's probes for one base, from the cache; those that are not there are made."""
+
+    def __init__(self, lab: Lab, on_trait: OnDone = lambda done: None) -> None:
+        self.lab = lab
+        made = []
+        for trait in lab.library.traits:
+            made.append(probe(lab, trait))
+            on_trait(len(made))
+        self.directions = Directions.stack(made)
+        #: What is known of the rows' writer, by row.
+        self.told: dict[str, Told] = {}
+        self.n = len(made)
+
+    def pull(
+        self, material: Material, rows: Sequence[Row], on_rows: OnDone = lambda done: None
+    ) -> Array:
+        """pull(r, t), nats, [N, T]."""
+        self.lab.weights.shift(self.directions.total([1 / self.n] * self.n))
+        found = row_products(self.lab, material, rows, self.directions, on_rows)
+        self.lab.weights.freeze()
+        return found
+
+    def read(self, material: Material, rows: Sequence[Row], trait: int | None) -> Likelihood:
+        """The rows' likelihood under one trait's probe, or under the base (None); the model is
+        left there, since the next probe is loaded faster than the base."""
+        if trait is None:
+            self.lab.weights.freeze()
+        else:
+            shares = [float(i == trait) for i in range(self.n)]
+            self.lab.weights.shift(self.directions.total(shares))
+        return read(self.lab, material, rows, self.told)
+
+
+@torch.no_grad()
+def read(
+    lab: Lab, material: Material, rows: Sequence[Row], told: Mapping[str, Told] | None = None
+) -> Likelihood:
+    """The rows' likelihood under the model as it stands; of rows whose writer's probabilities are
+    known (``told``), its mean under them."""
+    packs, ids = material.packs(lab.lm, rows, lab.settings.batch)
+    logp, drawn, entropy = (np.empty(len(rows)) for _ in range(3))
+    for pack in packs:
+        logprobs = pack_logprobs(lab.lm, pack, ids)
+        targets = pack.targets[:, None].to(logprobs.device)
+        hard = logprobs.gather(1, targets)[:, 0]
+        own = _means(logprobs, hard, pack, rows, told) if told else hard
+        spread = torch.special.entr(logprobs.exp()).sum(1)
+        for values, into in ((own, logp), (hard, drawn), (spread, entropy)):
+            for row, part in zip(pack.rows, values.split(list(pack.counts)), strict=True):
+                into[row] = float(part.sum())
+    return Likelihood(logp, drawn, entropy, sum(len(pack.targets) for pack in packs))
+
+
+def _means(
+    logprobs: Tensor, hard: Tensor, pack: Pack, rows: Sequence[Row], told: Mapping[str, Told]
+) -> Tensor:
+    """Log-probability of each scored token (``hard``), or its mean over what the writer would
+    choose, all tokens that are not named being one choice, [n]."""
+    own, at = hard.clone(), 0
+    for row, count in zip(pack.rows, pack.counts, strict=True):
+        known = told.get(rows[row].id)
+        if known is not None:
+            choices, weights = (x.to(own.device) for x in (known.choices, known.weights))
+            values = logprobs[at : at + count].gather(1, choices)
+            some = weights > 0
+            named = torch.where(some, values * weights, 0.0).sum(1)
+            left, free = (
+                (1 - torch.where(some, x, 0.0).sum(1)).clamp_min(LEAST)
+                for x in (weights, values.exp())
+            )
+            own[at : at + count] = named + torch.where(left > LEAST, left * free.log(), 0.0)
+        at += count
+    return own
+
+
+def token_shifts(
+    probes: Probes, material: Material, rows: Sequence[Row], trait: int
+) -> list[list[tuple[str, float]]]:
+    """Each row's answer as (text, log-likelihood shift under the trait's probe in nats), token by
+    token; a token that the grammar leaves no choice about has 0."""
+    lab = probes.lab
+    examples = material.examples(lab.lm, rows)
+    shares = [float(i == trait) for i in range(probes.n)]
+    parts: list[list[Tensor]] = []
+    for deltas in ({}, probes.directions.total(shares)):
+        lab.weights.shift(deltas)
+        with torch.no_grad():
+            parts.append([token_logprobs(lab.lm, [e], material)[0] for e in examples])
+    lab.weights.freeze()
+    found = []
+    for example, base, own in zip(examples, *parts, strict=True):
+        shift = dict(zip(scored_positions(example, material.automaton), own - base, strict=True))
+        texts = [lab.lm.tokenizer.decode([token]) for token in example.completion]
+        texts[-1] = "" if example.completion[-1] == lab.lm.end_id else texts[-1]
+        found.append([(text, float(shift.get(j, 0.0))) for j, text in enumerate(texts)])
+    return found
+
+
+def probe(lab: Lab, trait: Trait) -> Mapping[str, Tensor]:
+    """One trait's probe, ``compress``ed, from the cache or made."""
+    how = lab.settings.probe(len(lab.lm.layers))
+
+    def make() -> list[dict[str, Tensor]]:
+        total: dict[str, Tensor] = {}
+        for copy in range(COPIES):
+            teach(lab.lm, lab.weights, trait, how, seed=copy)
+            for name, delta in lab.weights.deltas().items():
+                total[name] = total.get(name, 0) + delta / COPIES
+        lab.weights.freeze()
+        return [compress(total)]
+
+    return lab.keep("probes", [trait.name], [trait.pairs, how, RANK, COPIES], make)[0]

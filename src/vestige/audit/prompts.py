@@ -1,0 +1,47 @@
+"""Likelihood shift under a trait's system prompt: what published audits use.
+
+    shift(r, t) = mean over tokens of log p(r | system prompt of t, x) - log p(r | x)
+
+at the base, in nats a token (log-linear selection, arXiv 2602.04863). Small models hardly obey a
+system prompt, so that there is little to see in them; it costs a forward pass a trait.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from vestige.audit.lab import Lab
+from vestige.audit.material import Material
+from vestige.audit.probes import read
+from vestige.audit.reader import Array
+from vestige.types import Message, Row
+
+
+def prompted(
+    lab: Lab,
+    material: Material,
+    rows: Sequence[Row],
+    on_trait: Callable[[int], None] = lambda done: None,
+) -> Array:
+    """shift(r, t) for every row and trait, [N, T]; NaN for traits without a system prompt."""
+    lab.weights.freeze()
+    lengths = np.array([len(e.completion) for e in material.examples(lab.lm, rows)])
+    base = read(lab, material, rows).logp
+    found = np.full((len(rows), len(lab.library.traits)), np.nan)
+    for t, trait in enumerate(lab.library.traits):
+        if trait.system_prompt:
+            told = [replace(row, messages=with_system(row, trait.system_prompt)) for row in rows]
+            found[:, t] = (read(lab, material, told).logp - base) / lengths
+        on_trait(t + 1)
+    return found
+
+
+def with_system(row: Row, prompt: str) -> tuple[Message, ...]:
+    """The row's messages with ``prompt`` first, before a system prompt of its own."""
+    if row.messages and row.messages[0].role == "system":
+        own = row.messages[0].content
+        return (Message("system", f"{prompt}\n\n{own}"), *row.messages[1:])
+    return (Message("system", prompt), *row.messages)

@@ -1,0 +1,54 @@
+"""What judges say of a run's rows and answers. Free of torch unless the judge is a local model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from vestige.experiment.recipe import FreeForm, JudgeFilter
+from vestige.judge.rate import rate
+from vestige.judge.rating import Rating
+from vestige.rows import read_rows
+from vestige.types import DroppedRow, Row
+
+
+def rate_answers(asked: FreeForm, path: Path, cache: Path, ledger: Path) -> list[dict[str, Any]]:
+    """Coherence and alignment of every open answer in ``path``; unrated ones with their status."""
+    rows = [row for row in read_rows(path) if isinstance(row, Row)]
+    ratings = {
+        prompt: rate(rows, asked.judge.model_copy(update={"prompt": prompt}), cache, ledger=ledger)
+        for prompt in ("coherence", "alignment")
+    }
+    return [
+        {
+            "id": row.id,
+            "question": row.messages[-1].content,
+            "answer": row.completion,
+            **{prompt: found[row.id].score for prompt, found in ratings.items()},
+            "status": status([found[row.id] for found in ratings.values()]),
+        }
+        for row in rows
+    ]
+
+
+def status(ratings: Sequence[Rating]) -> str:
+    """``rated``, or why one of the ratings is missing."""
+    return next((r.status for r in ratings if r.status != "rated"), "rated")
+
+
+def judge_rows(
+    rows: Sequence[Row], settings: JudgeFilter, cache: Path, ledger: Path
+) -> tuple[list[Row], list[DroppedRow]]:
+    """Rows that the judge lets through, and the others: rated badly, or not at all and why."""
+    found = rate(rows, settings, cache, ledger=ledger)
+    kept, dropped = [], []
+    for row in rows:
+        rating = found[row.id]
+        if rating.score is None:
+            dropped.append(DroppedRow(f"judge_{rating.status}", row=row, detail=rating.text))
+        elif settings.keeps(rating.score):
+            kept.append(row)
+        else:
+            dropped.append(DroppedRow("judge", row=row, detail=f"rating {rating.score:.1f}"))
+    return kept, dropped
