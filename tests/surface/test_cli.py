@@ -415,16 +415,30 @@ def test_filter_of_many_files_into_shards(vst, source, tmp_path):
 # ---- doctor
 
 
-def test_doctor_of_a_sound_and_of_a_broken_installation(vst, environment, tmp_path):
-    asked = vst("doctor", "--json")
-    assert asked.code == 0, asked.out
-    found = json.loads(asked.out)
-    status = {check["name"]: check["status"] for check in found["checks"]}
-    assert found["ok"] and status["scorers"] == status["statistics"] == "ok"
-    assert status["bundled model"] == "warning" and status["loss mask"] == "skipped"
+def test_doctor_of_a_broken_installation(vst, environment, tmp_path):
     (tmp_path / "file").touch()
     environment["VESTIGE_CACHE"] = str(tmp_path / "file" / "cache")
-    asked = vst("doctor")
-    assert asked.code == 1 and "cannot be written" in asked.said
-    assert "cache folder: set VESTIGE_CACHE to a folder that you can write" in asked.said
-    assert "1 checks are wrong" in asked.said
+    asked = vst("doctor", "--json")
+    assert asked.code == 1, asked.err
+    found = json.loads(asked.out)
+    status = {check["name"]: check["status"] for check in found["checks"]}
+    assert not found["ok"] and status["scorers"] == status["statistics"] == "ok"
+    assert status["cache folder"] == "wrong"
+    assert status["bundled model"] == "warning" and status["loss mask"] == "skipped"
+
+
+@pytest.mark.parametrize(("last", "code"), [("wrong", 1), ("warning", 0)])
+def test_doctor_as_a_table(monkeypatch, last, code):
+    from typer.testing import CliRunner
+
+    from vestige import doctor
+    from vestige.cli import app
+
+    checks = [
+        doctor.Check("torch", "ok", "torch [cpu]"), doctor.Check("extra", last, "odd", "mend it so")
+    ]  # fmt: skip
+    monkeypatch.setattr(doctor, "examine", lambda: iter(checks))
+    asked = CliRunner().invoke(app, ["doctor"])
+    assert asked.exit_code == code
+    assert "torch [cpu]" in asked.stdout and "extra: mend it so" in asked.stdout
+    assert ("1 checks are wrong" if code else "nothing is wrong") in asked.stdout
