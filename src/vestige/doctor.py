@@ -74,10 +74,14 @@ class Patient:
     def lm(self) -> Any:
         if not catalog.is_pulled(MODEL):
             raise Skipped("needs the bundled model", f"vestige models pull {MODEL}")
+        import torch
         from transformers.utils import logging as transformers_logging
 
         from vestige.models.hf import LanguageModel
 
+        torch.set_num_threads(
+            1
+        )  # short passes: threads would wait for each other on a busy machine
         transformers_logging.set_verbosity_error()
         transformers_logging.disable_progress_bar()
         return LanguageModel.load(catalog.path(MODEL), precision="fp32")
