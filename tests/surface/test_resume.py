@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import product
 from pathlib import Path
 
@@ -122,23 +122,27 @@ def test_a_run_leaves_everything_that_its_reader_needs(undisturbed: Path):
     assert all(s["answers"] == 2 * 24 and set(s["shares"]) == {"owl", "fox"} for s in drawn)
 
 
-def begun(folder: Path, before: int) -> bool:
-    """Whether a process has opened the run for the ``before`` + 1st time and works on a stage."""
-    records = list((folder / "runs").glob("*/run.json"))
-    tries = json.loads(records[0].read_text())["attempts"] if records else 0
-    return tries > before and any(records[0].parent.glob("seed-*/**/*.part"))
+def begun(folder: Path, since: float) -> bool:
+    """Whether a stage has been begun, or gone on with, since that time."""
+    with suppress(FileNotFoundError):  # a stage that is just being finished
+        return any(
+            path.stat().st_mtime > since
+            for path in (folder / "runs").glob("*/seed-*/**/*.part/.key")
+        )
+    return True
 
 
-def kill_once(folder: Path, config: dict, draw: random.Random, attempts: int) -> bool:
+def kill_once(folder: Path, config: dict, draw: random.Random) -> bool:
     """Start the run and kill it at some moment of its work; False if it was done before that.
 
     Every other time its first process alone is killed, as the system does when memory is short:
     its workers end by themselves, and the next run has to wait for them.
     """
+    since = time.time()
     process = start(folder, config, "--workers", "2")
-    while process.poll() is None and not begun(folder, attempts):
+    while process.poll() is None and not begun(folder, since):
         time.sleep(0.02)
-    end = time.monotonic() + draw.uniform(0, 5)
+    end = time.monotonic() + draw.uniform(0, 4)
     while process.poll() is None and time.monotonic() < end:
         time.sleep(0.02)
     if process.poll() is not None:
@@ -156,16 +160,15 @@ def kill_once(folder: Path, config: dict, draw: random.Random, attempts: int) ->
 
 def test_killed_at_random_moments_it_ends_the_same(undisturbed: Path, folders, tmp_path: Path):
     draw, config = random.Random(7), recipe(folders["llama"])
-    kills = finished = attempts = 0
+    kills = finished = 0
     folder = tmp_path / "0"
     while kills < KILLS:
-        if kill_once(folder, config, draw, attempts):
+        if kill_once(folder, config, draw):
             kills += 1
-            attempts += 1
         else:  # it got to its end: that counts too, and another begins
             assert outcome(folder) == outcome(undisturbed)
             finished += 1
-            folder, attempts = tmp_path / str(finished), 0
+            folder = tmp_path / str(finished)
     code, _, err = finish(start(folder, config, "--workers", "2"))
     assert code == 0, err
     assert outcome(folder) == outcome(undisturbed)
@@ -218,8 +221,9 @@ def test_on_a_full_disk_it_stops_with_one_line_and_goes_on_after(
 
 def test_a_second_run_in_the_same_folder_is_turned_away(folders, tmp_path: Path):
     config = recipe(folders["llama"])
+    since = time.time()
     first = start(tmp_path, config, "--workers", "2")
-    while first.poll() is None and not begun(tmp_path, 0):
+    while first.poll() is None and not begun(tmp_path, since):
         time.sleep(0.02)
     code, _, err = finish(start(tmp_path, config, "--workers", "2"))
     assert first.poll() is None
