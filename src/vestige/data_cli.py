@@ -192,7 +192,7 @@ class _RowBar:
             TextColumn("{task.description}"), BarColumn(bar_width=24),
             TextColumn("{task.fields[note]}"), TimeElapsedColumn(),
             TextColumn("left"), TimeRemainingColumn(),
-            console=err, transient=True,
+            console=err, transient=True, disable=not err.is_terminal,
         )  # fmt: skip
         self._task = self._bar.add_task(f"filtering {escape(name)}", total=None, note="")
         self._begin = time.monotonic()
