@@ -50,7 +50,7 @@ def vst(tmp_path: Path, environment: dict[str, str]):
     def call(*args: object) -> Outcome:
         done = subprocess.run(
             [sys.executable, "-m", "vestige", *map(str, args)],
-            cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60,
+            cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300,
         )  # fmt: skip
         assert "Traceback" not in done.stdout + done.stderr, done.stderr
         return Outcome(done)

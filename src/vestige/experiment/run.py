@@ -6,7 +6,6 @@ import multiprocessing
 import os
 import queue
 import threading
-import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -195,7 +194,7 @@ def _seed_in_worker(
     config: dict[str, Any], folder: Path, job: tuple[int, bool, int], out: Any
 ) -> None:
     seed, overwrite, threads = job
-    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         run_seed(config, folder, seed, overwrite, threads, out.put)
     except Exception as error:
@@ -211,10 +210,11 @@ def failure_of(error: Exception) -> Failure:
     return Failure(RuntimeError, text)
 
 
-def _end_with(parent: int) -> None:
+def _end_with_parent() -> None:
     """End this process when its parent is gone: the run's lock is gone with it."""
-    while os.getppid() == parent:
-        time.sleep(1)
+    parent = multiprocessing.parent_process()
+    assert parent is not None  # only workers call this
+    parent.join()  # at once where it died before this process had begun
     os._exit(1)
 
 

@@ -1,4 +1,4 @@
-"""What the stages of a seed share: reading rows, fitting targets, judging a teacher."""
+"""What the stages of a seed share: rows as they are drawn, fitting targets, judging a teacher."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from vestige.evaluate.scores import Panel
 from vestige.experiment.recipe import Experiment, TeacherSettings
 from vestige.models.hf import LanguageModel
 from vestige.rows import read_rows, row_line
+from vestige.store.files import disk_full_explained
 from vestige.train.packs import Pack, pack_logprobs
-from vestige.types import DataError, Row, StoreError
+from vestige.types import DataError, Row
 
 
 def append_rows(path: Path, rows: Iterable[Row]) -> None:
@@ -24,16 +25,10 @@ def append_rows(path: Path, rows: Iterable[Row]) -> None:
     Raises:
         StoreError: the disk is full.
     """
-    try:
-        with path.open("ab") as file:
-            file.write(b"".join(map(row_line, rows)))
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        raise StoreError(
-            f"cannot write {path}: {error.strerror}; free space and run the same command again: "
-            "the rows so far are kept"
-        ) from error
+    with disk_full_explained(path), path.open("ab") as file:
+        file.write(b"".join(map(row_line, rows)))
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def whole_rows(path: Path, batch: int, total: int) -> list[Row]:
