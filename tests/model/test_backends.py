@@ -55,13 +55,18 @@ def weights(smol: LanguageModel) -> Weights:
 
 
 @pytest.fixture(scope="module", params=["hf", pytest.param("vllm", marks=needs_vllm)])
-def backend(request: pytest.FixtureRequest, smol: LanguageModel) -> Iterator[Any]:
+def backend(request: pytest.FixtureRequest, smol: LanguageModel, weights: Weights) -> Iterator[Any]:
     if request.param == "hf":
         yield HfBackend(smol)
     else:
         from vestige.models.vllm import VllmBackend
 
-        engine = VllmBackend(catalog.path(MODEL), lora_rank=RANK, engine_kwargs=ENGINE)
+        engine = VllmBackend(
+            catalog.path(MODEL),
+            lora_rank=RANK,
+            lora_modules=weights.linear,
+            engine_kwargs=ENGINE,
+        )
         yield engine
         engine.close()
 
