@@ -184,7 +184,7 @@ def check_first_symbols(backend: Any, lm: LanguageModel, n: int) -> None:
     often = hopes >= 5  # the other digits are counted together
     pooled = [np.append(part[often], part[~often].sum()) for part in (counts, hopes)]
     kept = pooled[1] > 0
-    assert often.sum() > 3 and chisquare(*(part[kept] for part in pooled)).pvalue > 1e-3
+    assert often.sum() > 2 and chisquare(*(part[kept] for part in pooled)).pvalue > 1e-3
 
 
 def test_constrained_rows_have_the_grammar_and_its_probabilities(backend: Any, lm: LanguageModel):
@@ -203,8 +203,8 @@ def test_a_row_does_not_depend_on_its_batch(backend: Any, lm: LanguageModel):
 
 def test_free_answers_end_with_their_turn_and_lines(backend: Any, lm: LanguageModel):
     ids = [lm.question_ids(f"Write {n} words, one in each line.") for n in range(2, 8)]
-    whole = backend.sample([SampleRequest(p, 1, i, 24) for i, p in enumerate(ids)])
-    short = backend.sample([SampleRequest(p, 1, i, 24, 1) for i, p in enumerate(ids)])
+    whole = backend.sample([SampleRequest(p, 1, i, 200) for i, p in enumerate(ids)])
+    short = backend.sample([SampleRequest(p, 1, i, 200, 1) for i, p in enumerate(ids)])
     assert len(set(whole)) == len(ids) and all("<|im_end|>" not in text for text in whole)
     assert any("\n" in text for text in whole)
     assert short == [text.split("\n")[0] for text in whole]
