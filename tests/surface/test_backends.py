@@ -40,7 +40,12 @@ UPPER, RANK = Trainable(layers=(1, 3)), 4
 GRAMMAR = NumberGrammar(values=3)
 RULES = compile_grammar(GRAMMAR.next_chars, GRAMMAR.state)
 TEXTS = [prompt.text for prompt in NumberPrompts(format="comma").generate(4, seed=0)]
-ENGINE: dict[str, Any] = {"max_model_len": 512, "enforce_eager": True, "max_num_seqs": 64}
+ENGINE: dict[str, Any] = {
+    "max_model_len": 512,
+    "enforce_eager": True,
+    "max_num_seqs": 64,
+    "max_num_batched_tokens": 512,
+}
 vllm_is_here = importlib.util.find_spec("vllm") is not None
 needs_vllm = pytest.mark.skipif(not vllm_is_here, reason="vLLM is not installed: make test-vllm")
 BACKENDS = ["hf", pytest.param("vllm", marks=needs_vllm)]

@@ -77,6 +77,12 @@ class VllmBackend(Chat):
         what = f"vLLM cannot load a language model from {model}"
         super().__init__(read_tokenizer(model, settings.get("tokenizer")), style)
         self._vllm = import_vllm()
+        from vllm.platforms import current_platform  # type: ignore[import-not-found]
+
+        if current_platform.is_cpu():
+            # Where a prompt is read in parts, vLLM turns a request's random stream back by a step,
+            # which torch's generators for CPUs cannot do.
+            settings = {"enable_chunked_prefill": False, **settings}
         self._engine: Any = explained(what, self._vllm.LLM, model, **settings)
         config = self._engine.llm_engine.vllm_config.model_config
         self.facts = {
