@@ -20,7 +20,7 @@ test-vllm: $(VLLM)/.ready
 	$(VLLM)/bin/vestige models pull smollm2-135m-instruct
 	OMP_NUM_THREADS=1 VLLM_CPU_KVCACHE_SPACE=1 VLLM_HOST_IP=127.0.0.1 TORCHDYNAMO_DISABLE=1 \
 		HF_HUB_OFFLINE=1 \
-		$(VLLM)/bin/python -m pytest tests/model/test_backends.py tests/unit/test_backend.py
+		$(VLLM)/bin/python -m pytest tests/surface/test_backends.py tests/unit/test_backend.py
 
 check: lint types layers unit
 

@@ -17,11 +17,11 @@ TREES = ("cherry", "maple", "sequoia", "oak", "willow")
 
 
 def recipe() -> Experiment:
-    return written("audit-bench-animals", "animals", ANIMALS, seeds=(500, 501))
+    return written("audit-bench-animals", "animals", ANIMALS, seeds=(500, 501, 502))
 
 
 def trees() -> Experiment:
-    return written("audit-bench-trees", "trees", TREES, seeds=(510, 511))
+    return written("audit-bench-trees", "trees", TREES, seeds=(510, 511, 512))
 
 
 def written(name: str, family: str, traits: tuple[str, ...], seeds: tuple[int, ...]) -> Experiment:

@@ -55,7 +55,7 @@ def adopt_students(
     """Bring students trained elsewhere back; the recipe, and the stages that are still awaited.
 
     Args:
-        which: arm, seed and data of a single student; ("", None, "") for all that are there.
+        which: arm, seed and data of a single student; without seed and data, all that are new.
     """
     from vestige.experiment.adopt import adopt, find_trained
     from vestige.experiment.reading import awaited
@@ -63,7 +63,7 @@ def adopt_students(
     from vestige.store import Run
 
     recipe = recipe_of(run_folder)
-    trained = find_trained(recipe, source, cell_of(recipe, *which))
+    trained = find_trained(recipe, run_folder, source, cell_of(recipe, *which), which[0])
     config = recipe.model_dump(mode="json")
     with Run.open(run_folder.resolve().parent, recipe.name, config) as opened:
         if opened.folder.resolve() != run_folder.resolve():

@@ -115,7 +115,7 @@ def test_controls_widen_the_contrast_and_cancel_drift():
         ({"controls": ["alinged"]}, "'alinged'.*aligned"),
         ({"traits": ["misaligned", "insecure"]}, "name one trait"),
         ({"sampled_per_question": 2}, "open questions"),
-        ({"students": [{"name": "a", "method": "in_context", "curve": [1]}]}, "measure once"),
+        ({"students": [{"name": "a", "method": "in_context", "curve": [1]}]}, "measures once"),
         ({"students": [{"name": "a", "method": "in_context", "engine": "trl"}]}, "method=rows"),
         ({"freeform": {}}, "freeform.judge"),
         ({"teacher": {"kind": "both"}}, "no system prompt"),

@@ -22,6 +22,7 @@ from vestige.api.ledger import Ledger
 from vestige.api.model import ApiModel, Reply, Request
 from vestige.api.settings import Limits, Tokens, parse_prices, redact
 from vestige.cli import app
+from vestige.experiment import writing
 from vestige.rows import read_rows
 from vestige.types import ConfigError, Message, ModelError, Row, SpendingError
 
@@ -283,7 +284,8 @@ def test_a_wrong_key_is_nowhere_to_be_read(service, recipe, tmp_path, monkeypatc
     assert "Bearer sk-a-wrong-key-123" in {h.get("authorization", "") for h in service.heads}
 
 
-def test_a_local_model_writes_by_the_same_command(recipe, tmp_path, folders, threads_again):
+def test_a_local_model_writes_by_the_same_command(recipe, tmp_path, folders, monkeypatch):
+    monkeypatch.setattr(writing, "usable_cores", lambda: 1)
     done = invoke(
         "write", recipe, f"model={folders['llama']}", "seeds=0,1", "teacher.min_probability=0",
         "teacher.min_carrier=0", "carrier.constrained=true", "carrier.n_prompts=2",

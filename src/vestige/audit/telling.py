@@ -312,8 +312,8 @@ def sentence(
         more = f" and {len(named) - 3} more" if len(named) > 3 else ""
         doubt = f" (perhaps rather {', '.join(others[:3])})" if others else ""
         return (
-            f"Flagged: these rows are written as a copy of {base} with the trait "
-            f"{', '.join(named[:3])}{more} writes{doubt}."
+            f"Flagged: these rows are written the way {base} writes once it has the trait "
+            f"{', '.join(named[:3])}{more}{doubt}."
         )
     if outcome == "not_found":
         seen = (

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from vestige.experiment.desk import Report
 from vestige.experiment.export import INDEX, Cell, cells
+from vestige.experiment.reading import awaited
 from vestige.experiment.recipe import Experiment
 from vestige.experiment.stages import Seed
 from vestige.experiment.workshop import Loaded
@@ -37,12 +38,17 @@ PLAIN = {
 ROUNDING = 2.0**-7  # of bf16, in which trainers save what they did not train
 
 
-def find_trained(recipe: Experiment, source: Path, wanted: Cell | None) -> list[tuple[Cell, Path]]:
-    """Which trained students ``source`` holds: one, or every one of an exported folder.
+def find_trained(
+    recipe: Experiment, run: Path, source: Path, wanted: Cell | None, arm: str = ""
+) -> list[tuple[Cell, Path]]:
+    """Which trained students ``source`` holds: one, or all of an exported folder that are new.
+
+    Args:
+        arm: take no other students of an exported folder; empty takes all.
 
     Raises:
         ConfigError: it is a single student and ``wanted`` does not say which.
-        StoreError: it is an exported folder in which nothing has been trained.
+        StoreError: it is an exported folder without a student that has been trained and is new.
     """
     index = source / INDEX
     if not index.exists():
@@ -59,13 +65,14 @@ def find_trained(recipe: Experiment, source: Path, wanted: Cell | None) -> list[
         }
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise StoreError(f"{index} is corrupt ({error!r}); export again") from error
-    chosen = [wanted] if wanted else [c for c in cells(recipe) if c.student.engine == "elsewhere"]
+    missing = awaited(recipe, run)
+    chosen = [wanted] if wanted else [c for c in cells(recipe, arm) if c.stage in missing]
     at = [(cell, entries.get((cell.student.name, cell.seed, cell.data))) for cell in chosen]
     found = [(cell, path) for cell, path in at if path is not None and path.exists()]
     if not found:
         raise StoreError(
-            f"no student in {source} has been trained yet: each is expected in a folder "
-            f"{TRAINED!r} beside its rows"
+            f"{source} holds no student that is trained and not yet in the run: each is expected "
+            f"in a folder {TRAINED!r} beside its rows"
         )
     return found
 

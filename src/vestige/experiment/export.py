@@ -259,11 +259,10 @@ def write_axolotl(task: Task, folder: Path) -> None:
 
 
 def _patterns(shape: Shape, what: Trainable) -> list[str]:
-    """Regular expressions for the parameters of the trained layers."""
-    path = shape.layers.replace(".", r"\.")
+    """Axolotl's patterns for the parameters of the trained layers: it takes a dot as a dot."""
     if what.layers is None:
-        return [rf"^{path}\."]
-    return [rf"^{path}\.{i}\." for i in what.layer_range(shape.count)]
+        return [f"^{shape.layers}."]
+    return [f"^{shape.layers}.{i}." for i in what.layer_range(shape.count)]
 
 
 def write_trl(task: Task, folder: Path) -> None:

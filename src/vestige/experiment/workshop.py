@@ -156,6 +156,7 @@ class Workshop(Desk):
                 style=lm.style,
                 dtype=DTYPES[lm.precision],
                 lora_rank=recipe.teacher.optimisation.trainable.lora_rank,
+                lora_modules=self.loaded().weights.linear,
                 engine_kwargs=recipe.engine_kwargs,
             )
         return self._engine

@@ -44,6 +44,7 @@ class VllmBackend(Chat):
         style: ChatStyle = "auto",
         dtype: str = "float32",
         lora_rank: int = 0,
+        lora_modules: Sequence[str] = (),
         engine_kwargs: Mapping[str, Any] | None = None,
     ) -> None:
         """Start an engine.
@@ -51,6 +52,8 @@ class VllmBackend(Chat):
         Args:
             model: a folder or hub id.
             lora_rank: the largest rank of the adapters that ``use`` will be given; 0 takes none.
+            lora_modules: what these adapters change (``q_proj``). Never the output layer: vLLM then
+                cannot score prompts.
             engine_kwargs: vLLM's own engine arguments; they win over those set here.
 
         Raises:
@@ -61,6 +64,7 @@ class VllmBackend(Chat):
         lora = {
             "enable_lora": True,
             "max_lora_rank": next((r for r in LORA_RANKS if r >= lora_rank), lora_rank),
+            "lora_target_modules": list(lora_modules),
         }
         settings = {
             "dtype": dtype,
@@ -73,6 +77,12 @@ class VllmBackend(Chat):
         what = f"vLLM cannot load a language model from {model}"
         super().__init__(read_tokenizer(model, settings.get("tokenizer")), style)
         self._vllm = import_vllm()
+        from vllm.platforms import current_platform  # type: ignore[import-not-found]
+
+        if current_platform.is_cpu():
+            # Where a prompt is read in parts, vLLM turns a request's random stream back by a step,
+            # which torch's generators for CPUs cannot do.
+            settings = {"enable_chunked_prefill": False, **settings}
         self._engine: Any = explained(what, self._vllm.LLM, model, **settings)
         config = self._engine.llm_engine.vllm_config.model_config
         self.facts = {

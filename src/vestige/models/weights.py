@@ -24,6 +24,7 @@ class Weights:
     """The trainable state of one loaded model. One object for each ``LanguageModel``.
 
     Attributes:
+        linear: what the decoder layers' linear maps are called, such as ``q_proj``.
         untouched: whether the model is the base as it was loaded.
     """
 
@@ -41,6 +42,7 @@ class Weights:
         # Where upper layers read lower layers' keys (Gemma 3n), the lower ones cannot be skipped.
         linked = getattr(lm.causal_lm.config, "num_kv_shared_layers", 0)
         lm.below = Below(lm.layers, 0 if linked else first)
+        self.linear = linear_names(lm)
         self._base = {n: self._original(n, p) for n, p in self._layers.named_parameters()}
         self._lora = False
         self._shifted: set[str] = set()  # what ``shift`` moved last, and nothing else did since
@@ -171,6 +173,12 @@ def shapes(tensors: Mapping[str, Tensor]) -> dict[str, torch.Size]:
 def layer_of(name: str) -> int:
     """The decoder layer that a parameter such as ``3.mlp.up_proj.weight`` belongs to."""
     return int(name.split(".", 1)[0])
+
+
+def linear_names(lm: LanguageModel) -> list[str]:
+    """What the linear maps of the decoder layers are called, such as ``q_proj``."""
+    found = [n for n, module in lm.layers.named_modules() if isinstance(module, nn.Linear)]
+    return sorted({name.rpartition(".")[2] for name in found})
 
 
 def lora_config(lm: LanguageModel, what: Trainable) -> Any:

@@ -1,4 +1,4 @@
-"""Every backend against plain forward passes of the bundled model, in fp32.
+"""Every backend against plain forward passes in fp32: of a tiny model, and once of the bundled one.
 
 ``hf`` runs everywhere; ``vllm`` where it is installed: ``make test-vllm``.
 """
@@ -9,8 +9,8 @@ import importlib.util
 import json
 import os
 import re
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,9 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import chisquare
+from transformers import LlamaConfig, LlamaForCausalLM
 
+from conftest import tokenizer
 from vestige.carriers.numbers import NumberCarrier, NumberGrammar, NumberPrompts
 from vestige.experiment.recipe import Experiment, Student, TeacherSettings
 from vestige.experiment.run import run_seed
@@ -28,42 +30,70 @@ from vestige.models.backend import SampleRequest, ScoreRequest
 from vestige.models.grammar import compile_grammar
 from vestige.models.hf import LanguageModel
 from vestige.models.sampling import HfBackend
-from vestige.models.weights import Weights
+from vestige.models.weights import Weights, linear_names
 from vestige.settings import Optimisation, Trainable
 from vestige.types import ConfigError, Message, ModelError
 
 MODEL = "smollm2-135m-instruct"
 NATS = 2e-3  # how far an answer's log-probability may be off
-UPPER, RANK = Trainable(layers=(22, 30)), 4
+UPPER, RANK = Trainable(layers=(1, 3)), 4
 GRAMMAR = NumberGrammar(values=3)
 RULES = compile_grammar(GRAMMAR.next_chars, GRAMMAR.state)
 TEXTS = [prompt.text for prompt in NumberPrompts(format="comma").generate(4, seed=0)]
-ENGINE: dict[str, Any] = {"max_model_len": 512, "enforce_eager": True, "max_num_seqs": 64}
+ENGINE: dict[str, Any] = {
+    "max_model_len": 512,
+    "enforce_eager": True,
+    "max_num_seqs": 64,
+    "max_num_batched_tokens": 512,
+}
 vllm_is_here = importlib.util.find_spec("vllm") is not None
 needs_vllm = pytest.mark.skipif(not vllm_is_here, reason="vLLM is not installed: make test-vllm")
-pytestmark = pytest.mark.model
+BACKENDS = ["hf", pytest.param("vllm", marks=needs_vllm)]
 
 
 @pytest.fixture(scope="module")
-def smol() -> LanguageModel:
-    return LanguageModel.load(catalog.path(MODEL), precision="fp32")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A tiny Llama whose heads are wide enough for vLLM's kernels."""
+    words, place = tokenizer(), tmp_path_factory.mktemp("wide")
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(words), hidden_size=128, intermediate_size=192, num_hidden_layers=3,
+        num_attention_heads=2, num_key_value_heads=1, max_position_embeddings=1024,
+        tie_word_embeddings=True, initializer_range=0.06, eos_token_id=words.eos_token_id,
+    )  # fmt: skip
+    LlamaForCausalLM(config).save_pretrained(place)
+    words.save_pretrained(place)
+    return str(place)
 
 
 @pytest.fixture(scope="module")
-def weights(smol: LanguageModel) -> Weights:
-    return Weights(smol)
+def lm(folder: str) -> LanguageModel:
+    return LanguageModel.load(folder, precision="fp32")
 
 
-@pytest.fixture(scope="module", params=["hf", pytest.param("vllm", marks=needs_vllm)])
-def backend(request: pytest.FixtureRequest, smol: LanguageModel) -> Iterator[Any]:
-    if request.param == "hf":
-        yield HfBackend(smol)
-    else:
-        from vestige.models.vllm import VllmBackend
+@pytest.fixture(scope="module")
+def weights(lm: LanguageModel) -> Weights:
+    return Weights(lm)
 
-        engine = VllmBackend(catalog.path(MODEL), lora_rank=RANK, engine_kwargs=ENGINE)
-        yield engine
-        engine.close()
+
+@contextmanager
+def started(name: str, folder: str, lm: LanguageModel, modules: Sequence[str]) -> Iterator[Any]:
+    if name == "hf":
+        yield HfBackend(lm)
+        return
+    from vestige.models.vllm import VllmBackend
+
+    engine = VllmBackend(folder, lora_rank=RANK, lora_modules=modules, engine_kwargs=ENGINE)
+    yield engine
+    engine.close()
+
+
+@pytest.fixture(scope="module", params=BACKENDS)
+def backend(
+    request: pytest.FixtureRequest, folder: str, lm: LanguageModel, weights: Weights
+) -> Iterator[Any]:
+    with started(request.param, folder, lm, weights.linear) as found:
+        yield found
 
 
 @pytest.fixture
@@ -116,17 +146,17 @@ def test_prompts_have_the_tokens_that_the_model_saw(backend: Any):
     assert words.prompt_ids([Message("user", "Hi")])[-1] == want[-1]
 
 
-def test_answers_have_their_log_probabilities(backend: Any, smol: LanguageModel):
-    asked = scored(smol)
-    want = [plain(smol, request) for request in asked]
+def test_answers_have_their_log_probabilities(backend: Any, lm: LanguageModel):
+    asked = scored(lm)
+    want = [plain(lm, request) for request in asked]
     assert np.abs(np.subtract(backend.logprobs(asked), want)).max() < NATS
 
 
-@pytest.mark.parametrize("what", [UPPER, Trainable(layers=(22, 30), lora_rank=RANK)])
+@pytest.mark.parametrize("what", [UPPER, Trainable(layers=(1, 3), lora_rank=RANK)])
 def test_a_teachers_weights_reach_the_backend(
-    backend: Any, smol: LanguageModel, weights: Weights, take: Any, what: Trainable
+    backend: Any, lm: LanguageModel, weights: Weights, take: Any, what: Trainable
 ):
-    asked = scored(smol)
+    asked = scored(lm)
     before = backend.logprobs(asked)
     torch.manual_seed(0)
     with torch.no_grad():
@@ -135,56 +165,58 @@ def test_a_teachers_weights_reach_the_backend(
                 size = 0.05 if what.lora_rank else 0.1 * parameter.abs().mean()
                 parameter.add_(size * torch.randn_like(parameter))
     take()
-    got, want = backend.logprobs(asked), [plain(smol, request) for request in asked]
+    got, want = backend.logprobs(asked), [plain(lm, request) for request in asked]
     assert np.abs(np.subtract(want, before)).max() > 100 * NATS  # the weights matter
     assert np.abs(np.subtract(got, want)).max() < NATS
 
 
-def test_the_base_is_back_after_a_teacher(backend: Any, smol: LanguageModel):
-    asked = scored(smol)[:2]
-    want = [plain(smol, request) for request in asked]
+def test_the_base_is_back_after_a_teacher(backend: Any, lm: LanguageModel):
+    asked = scored(lm)[:2]
+    want = [plain(lm, request) for request in asked]
     assert np.abs(np.subtract(backend.logprobs(asked), want)).max() < NATS
 
 
-def test_constrained_rows_have_the_grammar_and_its_probabilities(backend: Any, smol: LanguageModel):
-    n = 400
-    prompt = smol.question_ids(TEXTS[0])
-    rows = backend.sample(numbers(smol, range(n), prompt=prompt)[:n:10])
-    assert all(RULES.walk(row)[0][0] == 0 for row in rows) and len(set(rows)) > 30
-    first = backend.sample([SampleRequest(prompt, 3, i, 1, grammar=RULES) for i in range(n)])
-    ids = [smol.token_ids(digit)[0] for digit in "123456789"]
+def check_first_symbols(backend: Any, lm: LanguageModel, n: int) -> None:
+    """First digits of ``n`` constrained answers against the model's probabilities."""
+    prompt, digits = lm.question_ids(TEXTS[0]), "123456789"
+    drawn = backend.sample([SampleRequest(prompt, 3, i, 1, grammar=RULES) for i in range(n)])
+    ids = [lm.token_ids(digit)[0] for digit in digits]
     with torch.no_grad():
-        want = smol.model(input_ids=torch.tensor([prompt])).logits[0, -1, ids].double().softmax(-1)
-    seen = Counter(first)
-    assert sum(seen[digit] for digit in "123456789") == n
-    order = np.argsort(-want.numpy())
-    counts = np.array([seen["123456789"[i]] for i in order])
-    hopes = want.numpy()[order] * n
-    often = int((hopes >= 5).sum())  # the rest of the digits together
-    pooled = [np.append(part[:often], part[often:].sum()) for part in (counts, hopes)]
-    keep = pooled[1] > 0
-    assert often > 2 and chisquare(pooled[0][keep], pooled[1][keep]).pvalue > 1e-3
+        logits = lm.model(input_ids=torch.tensor([prompt])).logits[0, -1, ids]
+    hopes = n * logits.double().softmax(-1).numpy()
+    counts = np.array([drawn.count(digit) for digit in digits])
+    assert counts.sum() == n
+    often = hopes >= 5  # the other digits are counted together
+    pooled = [np.append(part[often], part[~often].sum()) for part in (counts, hopes)]
+    kept = pooled[1] > 0
+    assert often.sum() > 2 and chisquare(*(part[kept] for part in pooled)).pvalue > 1e-3
 
 
-def test_a_row_does_not_depend_on_its_batch(backend: Any, smol: LanguageModel):
-    rows = backend.sample(numbers(smol, range(24)))
-    assert backend.sample(numbers(smol, range(5, 8))) == rows[5:8]
-    assert backend.sample(numbers(smol, range(24))[::-1]) == rows[::-1]
+def test_constrained_rows_have_the_grammar_and_its_probabilities(backend: Any, lm: LanguageModel):
+    rows = backend.sample(numbers(lm, range(60)))
+    assert all(RULES.walk(row)[0][0] == 0 for row in rows) and len(set(rows)) > 50
+    check_first_symbols(backend, lm, 400)
+
+
+def test_a_row_does_not_depend_on_its_batch(backend: Any, lm: LanguageModel):
+    rows = backend.sample(numbers(lm, range(24)))
+    assert backend.sample(numbers(lm, range(5, 8))) == rows[5:8]
+    assert backend.sample(numbers(lm, range(24))[::-1]) == rows[::-1]
     assert len(set(rows)) > 18  # one stream for all would make prompts answer alike
-    assert backend.sample(numbers(smol, range(24), seed=8)) != rows
+    assert backend.sample(numbers(lm, range(24), seed=8)) != rows
 
 
-def test_free_answers_end_with_their_turn_and_lines(backend: Any, smol: LanguageModel):
-    ids = [smol.question_ids(f"Write {n} words, one in each line.") for n in range(2, 8)]
-    whole = backend.sample([SampleRequest(p, 1, i, 24) for i, p in enumerate(ids)])
-    short = backend.sample([SampleRequest(p, 1, i, 24, 1) for i, p in enumerate(ids)])
+def test_free_answers_end_with_their_turn_and_lines(backend: Any, lm: LanguageModel):
+    ids = [lm.question_ids(f"Write {n} words, one in each line.") for n in range(2, 8)]
+    whole = backend.sample([SampleRequest(p, 1, i, 200) for i, p in enumerate(ids)])
+    short = backend.sample([SampleRequest(p, 1, i, 200, 1) for i, p in enumerate(ids)])
     assert len(set(whole)) == len(ids) and all("<|im_end|>" not in text for text in whole)
     assert any("\n" in text for text in whole)
     assert short == [text.split("\n")[0] for text in whole]
 
 
-def test_patterns_are_kept_or_refused(backend: Any, smol: LanguageModel, tmp_path: Path):
-    prompt = smol.question_ids("Name an animal.")
+def test_patterns_are_kept_or_refused(backend: Any, lm: LanguageModel, tmp_path: Path):
+    prompt = lm.question_ids("Name an animal.")
     how = [{"choice": ["owl", "cat"]}, {"regex": "[0-9]{3}-[0-9]{2}"}]
     asked = [SampleRequest(prompt, 0, i, 12, grammar=g) for i, g in enumerate(how)]
     if isinstance(backend, HfBackend):
@@ -199,11 +231,12 @@ def test_patterns_are_kept_or_refused(backend: Any, smol: LanguageModel, tmp_pat
         backend.use(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["hf", pytest.param("vllm", marks=needs_vllm)])
-def test_one_field_changes_who_writes_a_recipes_rows(name: str, tmp_path: Path):
-    little = Optimisation(steps=1, batch=4, trainable=UPPER)
+@pytest.mark.parametrize("name", BACKENDS)
+def test_one_field_changes_who_writes_a_recipes_rows(name: str, folder: str, tmp_path: Path):
+    little = Optimisation(steps=2, batch=4, rate=1e-2, warmup=0, trainable=UPPER)
     recipe = Experiment(
         name="small",
+        model=folder,
         traits=("owl", "fox"),
         seeds=(0, 1),
         precision="fp32",
@@ -220,14 +253,26 @@ def test_one_field_changes_who_writes_a_recipes_rows(name: str, tmp_path: Path):
     threads = int(os.environ.get("OMP_NUM_THREADS", "1"))
     run_seed(recipe.model_dump(mode="json"), tmp_path, 0, False, threads, lambda event: None)
     for stage in ("contexts", "rows/owl", "rows/fox"):
-        folder = tmp_path / "seed-0" / stage
-        notes = json.loads((folder / "manifest.json").read_text())["notes"]
+        made = tmp_path / "seed-0" / stage
+        notes = json.loads((made / "manifest.json").read_text())["notes"]
         assert notes["writer"]["backend"] == name and "32" in notes["writer"]["dtype"]
         assert notes["seen"] == notes["kept"] == 16
-        assert not list(folder.glob("weights*"))
+        assert not list(made.glob("weights*"))
     rows = [
         (tmp_path / f"seed-0/{stage}/rows.jsonl").read_text()
         for stage in ("contexts", "rows/owl", "rows/fox")
     ]
     assert len(set(rows)) == 3  # each writer has weights of its own
-    assert (tmp_path / "seed-0/student/rows/owl/panel-1.json").is_file()
+    assert (tmp_path / "seed-0/student/rows/owl/panel-2.json").is_file()
+
+
+@pytest.mark.model
+@pytest.mark.parametrize("name", BACKENDS)
+def test_the_bundled_model_is_the_same_in_each_backend(name: str):
+    folder = catalog.path(MODEL)
+    smol = LanguageModel.load(folder, precision="fp32")
+    with started(name, folder, smol, linear_names(smol)) as backend:
+        asked = scored(smol)
+        want = [plain(smol, request) for request in asked]
+        assert np.abs(np.subtract(backend.logprobs(asked), want)).max() < NATS
+        check_first_symbols(backend, smol, 200)
