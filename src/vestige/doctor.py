@@ -79,9 +79,7 @@ class Patient:
 
         from vestige.models.hf import LanguageModel
 
-        torch.set_num_threads(
-            1
-        )  # short passes: threads would wait for each other on a busy machine
+        torch.set_num_threads(1)  # short passes: threads would wait for each other
         transformers_logging.set_verbosity_error()
         transformers_logging.disable_progress_bar()
         return LanguageModel.load(catalog.path(MODEL), precision="fp32")
