@@ -91,8 +91,8 @@ def test_a_local_run_goes_on_there_and_a_lost_node_costs_its_own_seed(
     assert not list(there.glob(".shared-*"))
     record = json.loads((there / "run.json").read_text())
     assert record["status"] == "done" and record["workers"] == 2
-    finished = [e.stage for e in events if not e.total]
-    assert set(finished) >= set(outcome(local)[0])
+    finished = {e.stage for e in events if not e.total}
+    assert finished >= {stage for stage in outcome(local)[0] if stage.startswith("seed-1/")}
 
 
 def test_without_a_shared_folder_stages_travel(local: Path, nodes, folders, tmp_path: Path):
