@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -16,6 +17,9 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 from vestige.api.settings import MAX_DOLLARS, MAX_TOKENS, PRICES
 from vestige.types import ConfigError, StoreError
+
+if TYPE_CHECKING:
+    from vestige.judge.settings import JudgeSettings
 
 filter_app = typer.Typer(
     no_args_is_help=True, help="Filter a file of rows; each drop has a reason."
@@ -308,22 +312,13 @@ def judge(
     as_json: AsJson = False,
 ) -> None:
     """Rate rows from 0 to 100 by a judge; what could not be rated is counted."""
-    from pydantic import ValidationError
-
-    from vestige.experiment.recipe import explain
-    from vestige.judge.rate import agreement, rate, score_table
-    from vestige.judge.settings import JudgeSettings
+    from vestige.judge.rate import agreement, rate
     from vestige.rows import read_rows
     from vestige.store import atomic_write
     from vestige.types import DataError, DroppedRow, Row
 
     limit_spending(max_tokens, max_dollars, prices)
-    try:
-        settings = JudgeSettings(model=model, prompt=prompt, topic=topic)
-    except ValidationError as error:
-        raise ConfigError(explain(error, JudgeSettings)) from error
-    if prompt == "reference" and not topic:
-        raise ConfigError("--prompt reference needs --topic, for example --topic owls")
+    settings = _judge_settings(model, prompt, topic)
     rows: list[Row] = []
     malformed = 0
     for item in read_rows(source):
@@ -344,27 +339,39 @@ def judge(
             rows, settings, cache,
             progress=lambda n: status.update(f"rating: {n:,} of {len(rows):,} rows"),
         )  # fmt: skip
-    table = score_table(found, settings)
     lines = [
         json.dumps({"id": i, "score": r.score, "status": r.status, "how": r.how}) + "\n"
         for i, r in found.items()
     ]
     atomic_write(ratings, "".join(lines))
-    rated = [r.score for r in found.values() if r.score is not None]
-    summary: dict[str, Any] = {
-        "rows": len(rows),
-        "malformed": malformed,
-        "rated": len(rated),
-        "unrated": {s: list(table.reasons.values()).count(s) for s in set(table.reasons.values())},
-        "mean": sum(rated) / len(rated) if rated else None,
-        "ratings": str(ratings),
-    }
+    summary = _count_ratings(found) | {"malformed": malformed, "ratings": str(ratings)}
     if labels:
         summary["agreement"] = agreement(found, {i: bool(value) for i, value in labels.items()})
     if as_json:
         print(json.dumps(summary))
     else:
         _tell_ratings(summary)
+
+
+def _judge_settings(model: str, prompt: str, topic: str) -> JudgeSettings:
+    from pydantic import ValidationError
+
+    from vestige.experiment.recipe import explain
+    from vestige.judge.settings import JudgeSettings
+
+    if prompt == "reference" and not topic:
+        raise ConfigError("--prompt reference needs --topic, for example --topic owls")
+    try:
+        return JudgeSettings(model=model, prompt=prompt, topic=topic)
+    except ValidationError as error:
+        raise ConfigError(explain(error, JudgeSettings)) from error
+
+
+def _count_ratings(found: dict[str, Any]) -> dict[str, Any]:
+    rated = [r.score for r in found.values() if r.score is not None]
+    unrated = Counter(r.status for r in found.values() if r.score is None)
+    mean = sum(rated) / len(rated) if rated else None
+    return {"rows": len(found), "rated": len(rated), "unrated": dict(unrated), "mean": mean}
 
 
 def _tell_ratings(summary: dict[str, Any]) -> None:
