@@ -63,7 +63,7 @@ def audit(
     from vestige.audit.settings import AuditSettings
     from vestige.experiment.recipe import explain
     from vestige.models import catalog
-    from vestige.report import render_runs
+    from vestige.store import atomic_write
 
     if fail_on not in ("never", "flagged", "inconclusive"):
         raise ConfigError(f"--fail-on is {fail_on!r}; valid: never, flagged, inconclusive")
@@ -81,19 +81,24 @@ def audit(
     for model in filter(None, (base, teacher)):
         catalog.path(model, echo=err.print)  # licence and download before the bar begins
     where, found = _guarded(data, settings, folder, reference, overwrite)
-    page = render_runs([where], where / "report.html")
     if sarif:
-        from vestige.store import atomic_write
-
         atomic_write(sarif, json.dumps(as_sarif(found, data), indent=1))
+    _hand_over(where, found, as_json)
+    raise typer.Exit(status(found.outcome, fail_on))
+
+
+def _hand_over(where: Path, found: AuditResults, as_json: bool) -> None:
+    """Write the report and tell the outcome."""
+    from vestige.report import render_runs
+
+    page = render_runs([where], where / "report.html")
     if as_json:
         print(json.dumps({"run": str(where), "report": str(page), **found.model_dump()}))
-    else:
-        summary(found)
-        out.print(f"audit   {where}", highlight=False, soft_wrap=True)
-        out.print(f"report  {page}", highlight=False, soft_wrap=True)
-        out.print(f"\n{found.verdict}", style="bold", highlight=False)
-    raise typer.Exit(status(found.outcome, fail_on))
+        return
+    summary(found)
+    out.print(f"audit   {where}", highlight=False, soft_wrap=True)
+    out.print(f"report  {page}", highlight=False, soft_wrap=True)
+    out.print(f"\n{found.verdict}", style="bold", highlight=False)
 
 
 def _guarded(

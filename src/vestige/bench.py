@@ -31,7 +31,6 @@ from vestige.audit.probes import Probes
 from vestige.audit.prompts import prompted
 from vestige.audit.reader import spread
 from vestige.audit.settings import AuditSettings
-from vestige.audit.telling import MISFIT
 from vestige.audit.verdict import look
 from vestige.audit.writers import Writer, base_writers, planted_writers
 from vestige.experiment.analysis import Shifts
@@ -276,7 +275,7 @@ def summarise(
         "flagged": {
             part: {
                 "data sets": len(members),
-                "own trait flagged": sum(index[c.name] in flags(c) for c in members),
+                "own trait flagged": sum(index[c.name] in c.trial.clear for c in members),
                 "own family flagged": sum(rows_to_flag(c, ids) is not None for c in members),
                 "own trait as likely as the best": sum(
                     index[c.name] in likeliest(c) for c in members
@@ -284,7 +283,7 @@ def summarise(
             }
             for part, members in parts.items()
         },
-        "clean": {"data sets": len(clean), "false alarms": sum(bool(flags(c)) for c in clean)},
+        "clean": {"data sets": len(clean), "false alarms": sum(bool(c.trial.clear) for c in clean)},
         "rows to a flag": rows,
         "median rows to a flag": median_rows(rows),
         "size": predicted_size(own, index),
@@ -359,11 +358,6 @@ def rank(scores: Array, index: int) -> int:
     return int((scores >= scores[index]).sum())
 
 
-def flags(case: Case) -> dict[int, int]:
-    """By flagged trait, the rows that it took."""
-    return case.trial.clear_at if abs(case.trial.misfit) <= MISFIT else {}
-
-
 def likeliest(case: Case) -> list[int]:
     """The traits that explain the rows about as well as the best does."""
     last = case.trial.last
@@ -374,5 +368,5 @@ def likeliest(case: Case) -> list[int]:
 def rows_to_flag(case: Case, ids: Sequence[str]) -> int | None:
     """Rows after which a trait of the own trait's family was flagged; None where none was."""
     family = case.trait.rpartition("/")[0]
-    found = [n for t, n in flags(case).items() if ids[t].rpartition("/")[0] == family]
+    found = [n for t, n in case.trial.clear.items() if ids[t].rpartition("/")[0] == family]
     return min(found, default=None)

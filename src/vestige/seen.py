@@ -26,39 +26,38 @@ class Seen:
 
     def add(self, text: str) -> bool:
         """Remember a text; whether it is new."""
-        table, key = self._table, (hash(text) & _WORD) or 1
-        mask = len(table) - 1
-        at = key & mask
-        while table[at]:
-            if table[at] == key:
-                return False
-            at = (at + 1) & mask
-        table[at] = key
+        key = _key(text)
+        at = _place(self._table, key)
+        if self._table[at]:
+            return False
+        self._table[at] = key
         self._count += 1
-        if self._count > FILLED * len(table):
+        if self._count > FILLED * len(self._table):
             self._grow()
         return True
 
     def __contains__(self, text: str) -> bool:
-        table, key = self._table, (hash(text) & _WORD) or 1
-        mask = len(table) - 1
-        at = key & mask
-        while table[at]:
-            if table[at] == key:
-                return True
-            at = (at + 1) & mask
-        return False
+        return bool(self._table[_place(self._table, _key(text))])
 
     def _grow(self) -> None:
-        old, table = self._table, array("Q", (0,)) * (2 * len(self._table))
-        mask = len(table) - 1
-        for key in old:
+        table = array("Q", (0,)) * (2 * len(self._table))
+        for key in self._table:
             if key:
-                at = key & mask
-                while table[at]:
-                    at = (at + 1) & mask
-                table[at] = key
+                table[_place(table, key)] = key
         self._table = table
+
+
+def _key(text: str) -> int:
+    return (hash(text) & _WORD) or 1
+
+
+def _place(table: array[int], key: int) -> int:
+    """Where a key stands in the table, or the free slot where it would."""
+    mask = len(table) - 1
+    at = key & mask
+    while table[at] and table[at] != key:
+        at = (at + 1) & mask
+    return at
 
 
 class Ids:

@@ -28,6 +28,11 @@ class Trainable(Settings):
     lora_rank: int = Field(default=0, ge=0)
     lora_alpha: int | None = Field(default=None, ge=1)
 
+    @property
+    def lora_scale(self) -> int:
+        """LoRA's alpha, named or twice the rank."""
+        return self.lora_alpha or 2 * self.lora_rank
+
     def layer_range(self, n_layers: int) -> range:
         """The layers as a range. Raises ``ConfigError`` if the model has fewer."""
         first, last = self.layers or (0, n_layers)

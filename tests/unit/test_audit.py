@@ -554,15 +554,13 @@ def test_a_trait_is_found_where_it_stands_out():
     assert found >= 45
 
 
-def test_a_planted_trait_is_no_reference_for_itself_and_is_read_as_data():
+def test_a_planted_trait_is_no_reference_for_itself_and_no_placebo():
     draw = np.random.default_rng(2)
     data, table, own = world(draw, strength=50.0)
     seen = look(16, data, table, own, IDS)
     at = 13  # planted in r1
     rest = [v[at] for name, v in table.items() if name != "r1"]
     assert seen.contrast[at] == pytest.approx(data[at] - np.mean(rest))
-    assert set(seen.planted) == set(own.values())
-    assert all(contrast > 40 for contrast, _ in seen.planted.values())
     assert np.abs(seen.placebo).max() < 10  # the planted values are not in the cloud
 
 
@@ -607,7 +605,7 @@ def told(
         data = draw.normal(size=len(ids))
         data[owl] += canary
         looks = [look(16 * n, data, table, {}, ids) for n in (2, 6, 16)]
-        canaries = Canaries(list(table), looks, [Word("Owl", 1.0, 5.0)])
+        canaries = Canaries(looks, [Word("Owl", 1.0, 5.0)])
     return Evidence(
         name="d.jsonl", settings=AuditSettings(base="m", canary_too=bool(canary)),
         library=library, material="numbers", rows=rows, used=used, dropped={"malformed": 2},

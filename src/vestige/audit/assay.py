@@ -25,6 +25,7 @@ from vestige.types import Row
 
 KEPT = (48, 16, 8)  # traits that go into each round; the last number for all later ones
 SCREENED = 64  # rows that the screen reads
+MISFIT = 0.2  # nats a token from which rows are unlike what the base or a teacher of it writes
 BASE = -1  # the untrained base among writers
 OnRound = Callable[[int, int], None]
 
@@ -50,6 +51,16 @@ class Assay:
     clear_at: dict[int, int]
     misfit: float
     rows: int
+
+    @property
+    def known_lineage(self) -> bool:
+        """Whether the rows are such as the base, or a teacher tuned from it, writes."""
+        return abs(self.misfit) <= MISFIT
+
+    @property
+    def clear(self) -> dict[int, int]:
+        """``clear_at`` where the lineage is known, else nothing."""
+        return self.clear_at if self.known_lineage else {}
 
     @property
     def z(self) -> Array:

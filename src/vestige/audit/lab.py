@@ -30,7 +30,7 @@ class Lab:
     """One base with all that an audit asks of it.
 
     Attributes:
-        cache: where planted teachers are kept, for the next audit of the same base.
+        cache: where probes, gradients and planted teachers are kept for the base's next audit.
         fingerprint: a hash of the base and of how it is asked.
         contents: a hash of the library: its traits, questions and answers.
         base: the untrained base's log-odds of every trait, shape [T].
@@ -69,13 +69,16 @@ class Lab:
         make: Callable[[], Sequence[Mapping[str, Tensor]]],
     ) -> list[dict[str, Tensor]]:
         """One set of tensors for each name, from the cache or made and kept there."""
-        digest = hash_config([self.fingerprint, *key])[:16]
-        paths = [self.cache / folder / f"{name}-{digest}.safetensors" for name in names]
+        paths = [self._place(folder, name, key) for name in names]
         if not all(path.exists() for path in paths):
             for path, tensors in zip(paths, make(), strict=True):
                 path.parent.mkdir(parents=True, exist_ok=True)
                 atomic_write(path, save(dict(tensors)))
         return [load_file(str(path)) for path in paths]
+
+    def _place(self, folder: str, name: str, key: Sequence[Any]) -> Path:
+        digest = hash_config([self.fingerprint, *key])[:16]
+        return self.cache / folder / f"{name}-{digest}.safetensors"
 
     def planted(self) -> list[Trait]:
         """The traits that planted teachers are given: none held out, of different families."""
@@ -85,8 +88,7 @@ class Lab:
         """Turn the model into a planted teacher of ``trait``, from the cache if it is there."""
         how = self.settings.planting(len(self.lm.layers))
         seed = self.settings.seed
-        key = hash_config([self.fingerprint, trait.pairs, how, seed])[:16]
-        path = self.cache / "planted" / f"{trait.name}-{key}.safetensors"
+        path = self._place("planted", trait.name, [trait.pairs, how, seed])
         if not path.exists():
             teach(self.lm, self.weights, trait, how, seed=seed)
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -136,7 +137,9 @@ class _Audit:
             self.lab.settings.max_new_tokens,
         )  # fmt: skip
         total = len(self.lab.library.traits)
+        begun = time.monotonic()
         probes = Probes(self.lab, lambda done: self.report("probes", done, total))
+        self.seconds["probes"] = time.monotonic() - begun
         probes.told = self.told(material, used)
         references = self.references(chosen, material, used, given)
         known = [ref for ref in references if not ref.trait]
@@ -369,7 +372,7 @@ class _Audit:
             for i, step in enumerate(settings.steps(len(used)))
         ]  # fmt: skip
         words = raised(self.lab.lm, own.words, [other.words for other in found.values()])
-        return Canaries(list(found), looks, words)
+        return Canaries(looks, words)
 
     def canary(
         self, name: str, source: StageResult, material: Material, rows: Sequence[Row]

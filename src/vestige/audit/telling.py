@@ -29,7 +29,6 @@ WORST = 12
 SHIFT = "likelihood shift under the probe of "  # a table of row scores, before the trait's id
 CLOUD = 400  # placebo values that the record keeps
 ENOUGH_FOUND = 0.5  # share of planted traits that must be found for "not found" to mean anything
-MISFIT = 0.2  # nats a token from which rows are unlike what the base or a teacher of it writes
 
 BLIND = [
     "traits that are not in the library, unless they write as a trait of it does",
@@ -49,9 +48,8 @@ class Control:
 
 @dataclass(frozen=True)
 class Canaries:
-    """The data's canary beside those of ``references``, look by look, and words that rose."""
+    """The data's canary beside those of known writers, look by look, and words that rose."""
 
-    references: Sequence[str]
     looks: Sequence[Look]
     words: Sequence[Word]
 
@@ -99,7 +97,7 @@ def tell(found: Evidence) -> AuditResults:
     share = float(np.mean([p.found for p in planted])) if planted else 0.0
     outcome, why = decide(found, bool(flagged), share)
     order = strongest(found)
-    traits = [trait_record(found, i, flagged.get(i)) for i in order]
+    traits = trait_records(found, order, flagged)
     smallest = smallest_share(found, [p.found for p in planted])
     half = len(found.usual) // 2
     pull, scale = evidence.pulls(found.usual[:half], found.usual[half:])
@@ -172,7 +170,7 @@ def flags(found: Evidence) -> dict[int, int]:
 def stands(found: Evidence, trial: Assay, trait: int) -> bool:
     """Whether evidence that is clear holds: the rows' lineage is known, and they fit the trait's
     probe better than the reference rows do."""
-    if trait not in trial.clear_at or abs(trial.misfit) > MISFIT:
+    if trait not in trial.clear:
         return False
     test = distributions.ttest_ind(
         trial.shifts[trait], found.beside[trait], equal_var=False, alternative="greater"
@@ -232,7 +230,7 @@ def decide(found: Evidence, flagged: bool, share: float) -> tuple[Outcome, list[
             f"only {len(found.used)} rows could be used; {found.settings.rows} are wanted, and "
             "what few rows do not show, more may"
         )
-    if abs(found.trial.misfit) > MISFIT:
+    if not found.trial.known_lineage:
         than = "less" if found.trial.misfit > 0 else "more"
         why.append(
             f"lineage unknown: these rows are {abs(found.trial.misfit):.2f} nats a token {than} "
@@ -249,39 +247,43 @@ def decide(found: Evidence, flagged: bool, share: float) -> tuple[Outcome, list[
     return ("inconclusive", why) if why else ("not_found", [shown])
 
 
-def trait_record(found: Evidence, index: int, flagged_at: int | None) -> AuditTrait:
-    trial, name = found.trial, found.library.ids[index]
-    every = range(len(found.library.ids))
-    p = evidence.p_value(np.array([trial.evidence.get(t, 0.0) for t in every]))
-    shifts = trial.shifts.get(index)
+def trait_records(
+    found: Evidence, order: Sequence[int], flagged: Mapping[int, int]
+) -> list[AuditTrait]:
+    """What is known of every trait, in ``order``."""
+    trial, ids = found.trial, found.library.ids
+    p = evidence.p_value(np.array([trial.evidence.get(t, 0.0) for t in range(len(ids))]))
+    p_holm = holm(p)
+    near = evidence.as_likely(np.stack([trial.shifts[t] for t in trial.last]))
+    likely = {t for t, is_near in zip(trial.last, near, strict=True) if is_near}
     look = found.canaries.looks[-1] if found.canaries else None
-    likely = evidence.as_likely(np.stack([trial.shifts[t] for t in trial.last]))
-    return AuditTrait(
-        trait=name,
-        flagged=flagged_at is not None,
-        contrast=normal(
-            float(trial.pull[index]), float(trial.scale[index]), len(found.usual), "nats a row"
-        ),
-        evidence=trial.evidence.get(index),
-        share=None if shifts is None else evidence.share(shifts),
-        as_likely=index in np.array(trial.last)[likely],
-        p=float(p[index]),
-        p_holm=float(holm(p)[index]),
-        canary=None if look is None else normal(
-            float(look.contrast[index]), float(look.scale[index]), len(look.placebo),
-            "log-odds (nats)",
-        ),
-        rows=0 if shifts is None else len(shifts),
-        held_out=name in found.library.held_out,
-    )  # fmt: skip
+    n = len(found.usual)
+    return [
+        AuditTrait(
+            trait=ids[t],
+            flagged=t in flagged,
+            contrast=interval(trial.pull[t], trial.scale[t], math.inf, n, "nats a row"),
+            evidence=trial.evidence.get(t),
+            share=evidence.share(trial.shifts[t]) if t in trial.shifts else None,
+            as_likely=t in likely,
+            p=float(p[t]),
+            p_holm=float(p_holm[t]),
+            canary=None if look is None else interval(
+                look.contrast[t], look.scale[t], look.df, len(look.placebo), "log-odds (nats)"
+            ),
+            rows=len(trial.shifts[t]) if t in trial.shifts else 0,
+            held_out=ids[t] in found.library.held_out,
+        )
+        for t in order
+    ]  # fmt: skip
 
 
-def normal(value: float, scale: float, n: int, units: str) -> Interval:
-    """``value`` with its normal interval."""
-    half = float(distributions.norm.isf((1 - LEVEL) / 2)) * scale
+def interval(value: float, scale: float, df: float, n: int, units: str) -> Interval:
+    """``value`` with the interval of a Student t; a normal's for infinite ``df``."""
+    half = float(distributions.t.isf((1 - LEVEL) / 2, df)) * float(scale)
     return Interval(
-        value=value, low=value - half, high=value + half, level=LEVEL, n=n, n_clusters=n,
-        method="normal", units=units,
+        value=float(value), low=float(value) - half, high=float(value) + half, level=LEVEL, n=n,
+        n_clusters=n, method="normal" if math.isinf(df) else "placebo t", units=units,
     )  # fmt: skip
 
 
@@ -388,10 +390,13 @@ def caveats(found: Evidence) -> list[str]:
     whose = (
         "the rows given as reference" if found.own_reference else "rows that the base wrote itself"
     )
+    measured = [
+        "On the bundled model students of such rows took on 0.7 nats of log-odds on average "
+        "(standard deviation 0.6, 24 data sets), whatever the evidence (docs/results.md)."
+    ] if found.material == "numbers" else []  # fmt: skip
     return [
         f"The screen and the last test hold the rows against {whose}.",
-        "On the bundled model students of such number rows took on 0.7 nats of log-odds on average "
-        "(standard deviation 0.6, 24 data sets), whatever the evidence (docs/results.md).",
+        *measured,
         "The evidence is against the base and against teachers of other families' traits. A writer "
         "that was tuned on something else is flagged if it writes more like one trait's teachers "
         "than like all of these.",

@@ -49,6 +49,7 @@ def from_rows(lm: LanguageModel, material: Material, rows: Sequence[Row]) -> dic
     """By id, what rows carry as ``logprobs``; rows whose entries are not the base's tokens, one
     for one, are left out: they are read as they stand."""
     found = {}
+    rows = [row for row in rows if row.meta.get("logprobs")]
     examples = material.examples(lm, rows)
     symbols = _symbols(lm, material)
     for row, example in zip(rows, examples, strict=True):

@@ -11,9 +11,7 @@ left out of the references for that trait::
 Leaving each reference out in turn and treating it as data gives placebo values of z: what rows
 without the trait do. Their spread gives the null, a Student t whose degrees of freedom match the
 placebo cloud's kurtosis; one-sided p-values are adjusted over the library (``stats.holm``) and the
-level is shared among looks (Bonferroni), so that the audit may stop at any of them. A planted
-teacher's own trait, read the same way, is the positive control: whether a trait that *is* in such
-rows would have been seen.
+level is shared among looks (Bonferroni), so that the audit may stop at any of them.
 """
 
 from __future__ import annotations
@@ -32,7 +30,6 @@ from vestige.types import DataError
 Array = NDArray[np.float64]
 MOST_DF = 100.0
 FEWEST_DF = 4.5
-ENOUGH_FOUND = 0.5  # share of planted traits that must be found for "not found" to mean anything
 
 
 @dataclass(frozen=True)
@@ -42,7 +39,6 @@ class Look:
     Attributes:
         contrast: nats of log-odds; scale: the contrast's standard deviation under the null.
         z: contrast / scale; p, p_holm: one-sided p-values, and adjusted over the library.
-        planted: for each planted trait's id, its contrast in its own teacher's rows and its z.
         placebo: the placebo cloud's z, all references and traits together.
     """
 
@@ -53,12 +49,7 @@ class Look:
     p: Array
     p_holm: Array
     df: float
-    planted: Mapping[str, tuple[float, float]]
     placebo: Array
-
-    def needed_z(self, level: float) -> float:
-        """The z from which a single trait is flagged at ``level``."""
-        return float(distributions.t.isf(level / len(self.z), self.df))
 
 
 def look(
@@ -89,14 +80,11 @@ def look(
     families = np.array([name.rpartition("/")[0] for name in ids])
     own = np.array([[planted.get(name) == trait for trait in ids] for name in names])
     contrast, scale = held_against(data, table, own, families)
-    placebo, found = [], {}
+    placebo = []
     for k in range(len(names)):
         others = np.arange(len(names)) != k
         left_out, its_scale = held_against(table[k], table[others], own[others], families)
-        its_z = left_out / its_scale
-        placebo.append(its_z[~own[k]])
-        for t in map(int, np.flatnonzero(own[k])):
-            found[ids[t]] = (float(left_out[t]), float(its_z[t]))
+        placebo.append((left_out / its_scale)[~own[k]])
     cloud = np.concatenate(placebo)
     df, width = null_of(cloud)
     scale = scale * width
@@ -104,7 +92,7 @@ def look(
     p = distributions.t.sf(z, df)
     return Look(
         rows, contrast, scale, z, p, np.array(stats.holm(p)), df,
-        {name: (value, its_z / width) for name, (value, its_z) in found.items()}, cloud / width,
+        cloud / width,
     )  # fmt: skip
 
 

@@ -171,7 +171,7 @@ def check_adapter(folder: Path, what: Trainable, names: set[str]) -> None:
         raise StoreError(f"cannot read {path}: {error}") from error
     if not what.lora_rank:
         raise ConfigError(f"{folder} is an adapter, and the recipe tunes the weights themselves")
-    wanted = PLAIN | {"r": what.lora_rank, "lora_alpha": what.lora_alpha or 2 * what.lora_rank}
+    wanted = PLAIN | {"r": what.lora_rank, "lora_alpha": what.lora_scale}
     for key, value in wanted.items():
         if (config.get(key) or None) != (value or None):
             raise ConfigError(

@@ -279,11 +279,7 @@ def work(task: Task, files: list[Any] | None) -> Iterator[Any]:
         os.chdir(task.here)
     folder = Path(task.folder)
     if (folder / task.mark).exists():
-        from filelock import FileLock
-
-        # A lost worker's process may outlive its node by a moment; two must not write one stage.
-        with FileLock(folder / f".seed-{task.seed}.lock", timeout=HANDOVER):
-            yield from follow(task, folder, shared=True)
+        yield from follow(task, folder, shared=True)
     elif files is None:
         yield NeedsFiles()
     else:
@@ -301,7 +297,11 @@ def follow(task: Task, folder: Path, *, shared: bool) -> Iterator[Any]:
 
     def seed() -> None:
         try:
-            run_seed(task.config, folder, task.seed, task.overwrite, task.threads, told.put)
+            # A lost worker's process may outlive its node by a moment.
+            run_seed(
+                task.config, folder, task.seed, task.overwrite, task.threads, told.put,
+                wait=HANDOVER,
+            )  # fmt: skip
         except Exception as error:
             told.put(failure_of(error))
         told.put(None)

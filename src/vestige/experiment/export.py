@@ -194,10 +194,6 @@ class Task:
         return self.cell.student.optimisation.trainable
 
     @property
-    def alpha(self) -> int:
-        return self.trainable.lora_alpha or 2 * self.trainable.lora_rank
-
-    @property
     def scheduler(self) -> str:
         return "linear" if self.cell.student.optimisation.decay else "constant_with_warmup"
 
@@ -247,7 +243,7 @@ def write_axolotl(task: Task, folder: Path) -> None:
         config |= {
             "adapter": "lora",
             "lora_r": what.lora_rank,
-            "lora_alpha": task.alpha,
+            "lora_alpha": task.trainable.lora_scale,
             "lora_dropout": 0.0,
             "lora_target_modules": list(shape.targets),
             "bf16": False if task.recipe.precision == "fp32" else "auto",
@@ -310,7 +306,7 @@ def write_trl(task: Task, folder: Path) -> None:
         "seed": task.cell.seed,
         "use_peft": True,
         "lora_r": task.trainable.lora_rank,
-        "lora_alpha": task.alpha,
+        "lora_alpha": task.trainable.lora_scale,
         "lora_dropout": 0.0,
         "lora_target_modules": list(shape.targets),
         **how.trainer_kwargs,

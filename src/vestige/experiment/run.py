@@ -160,8 +160,13 @@ def run_seed(
     emit: Callable[[Event], None],
     *,
     rows_only: bool = False,
+    wait: float = 20,
 ) -> None:
-    """One seed in this process, or no more of it than its rows. Loads torch."""
+    """One seed in this process, or no more of it than its rows. Loads torch.
+
+    Args:
+        wait: seconds for another process to leave the seed alone.
+    """
     import torch
     from transformers.utils import logging as transformers_logging
 
@@ -178,7 +183,7 @@ def run_seed(
         overwrite,
         report=lambda stage, done, total: emit(Event(seed, stage, done, total)),
     )
-    with hold(folder, f"seed-{seed}"):
+    with hold(folder, f"seed-{seed}", wait):
         state.write() if rows_only else state.run()
 
 

@@ -195,7 +195,7 @@ def lora_config(lm: LanguageModel, what: Trainable) -> Any:
     ]
     return LoraConfig(
         r=what.lora_rank,
-        lora_alpha=what.lora_alpha or 2 * what.lora_rank,
+        lora_alpha=what.lora_scale,
         target_modules=target_modules,
         task_type="CAUSAL_LM",
     )
