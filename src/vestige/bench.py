@@ -31,7 +31,7 @@ from vestige.audit.probes import Probes
 from vestige.audit.prompts import prompted
 from vestige.audit.reader import spread
 from vestige.audit.settings import AuditSettings
-from vestige.audit.verdict import look
+from vestige.audit.verdict import Look, look
 from vestige.audit.writers import Writer, base_writers, planted_writers
 from vestige.experiment.analysis import Shifts
 from vestige.experiment.reading import read_kept
@@ -55,6 +55,8 @@ class Case:
         truth: for each library trait of the run's family the specific part, nats; empty: clean.
         scores: by method, a number for each library trait, [T].
         trial: the probes' assay.
+        taken_on: what a canary took on beside those of known writers' rows, nats, [T]; None: no
+            canary was tuned.
     """
 
     name: str
@@ -62,6 +64,7 @@ class Case:
     truth: dict[str, float]
     scores: dict[str, Array]
     trial: Assay
+    taken_on: Array | None = None
 
 
 class Bench:
@@ -177,9 +180,11 @@ class _Sets:
         n = len(bench.lab.library.ids)
         draw = np.random.default_rng(int(hash_config([self.prefix, name])[:8], 16))
         scores = {"probes": trial.scores, "probes, screen only": trial.z}
+        seen = self.canary(name, rows) if "canary" in bench.methods else None
+        if seen:
+            scores["canary"] = seen.z
         for kind in bench.methods:
             if kind == "canary":
-                scores[kind] = self.canary(name, rows)
                 continue
             contrast, scale = evidence.pulls(
                 self.pulled(name, kind, lambda: rows), self.pulled("reference", kind, once)
@@ -189,11 +194,11 @@ class _Sets:
             f"{self.prefix}-{name}", trait, truth,
             scores | {
                 "wrong trait's score": np.roll(trial.z, n // 2), "random": draw.normal(size=n),
-            }, trial,
+            }, trial, seen and seen.contrast,
         )  # fmt: skip
 
-    def canary(self, name: str, rows: Sequence[Row]) -> Array:
-        """z of the data's canary beside those of the base's and planted teachers' rows."""
+    def canary(self, name: str, rows: Sequence[Row]) -> Look:
+        """The data's canary beside those of the base's and planted teachers' rows."""
         bench, lab = self.bench, self.bench.lab
 
         def shifts(label: str, some: Callable[[], Sequence[Row]]) -> Array:
@@ -207,7 +212,7 @@ class _Sets:
         references = {w.name: shifts(w.name, lambda w=w: self.written(w)) for w in writers}
         planted = {w.name: w.planted for w in writers if w.planted}
         own = shifts(f"data-{name}", lambda: rows)
-        return look(len(rows), own, references, planted, lab.library.ids).z
+        return look(len(rows), own, references, planted, lab.library.ids)
 
 
 def bench_audit(
@@ -286,7 +291,7 @@ def summarise(
         "clean": {"data sets": len(clean), "false alarms": sum(bool(c.trial.clear) for c in clean)},
         "rows to a flag": rows,
         "median rows to a flag": median_rows(rows),
-        "size": predicted_size(own, index),
+        "size": sizes(own, index),
         "misfit": {case.name: round(case.trial.misfit, 3) for case in cases},
         "cases": {
             case.name: {
@@ -314,18 +319,33 @@ def share_of(case: Case, trait: int) -> float:
     return 0.0 if shifts is None else evidence.share(shifts)
 
 
-def predicted_size(cases: Sequence[Case], index: dict[str, int]) -> dict[str, float]:
-    """The mean shift under the own probe against the measured specific part, over data sets."""
-    shift = [float(c.trial.shifts.get(index[c.name], np.zeros(1)).mean()) for c in cases]
-    predicted, measured = np.array(shift), np.array([c.truth[c.trait] for c in cases])
-    vary = len(cases) > 2 and min(predicted.std(), measured.std()) > 0
-    slope, start = np.polyfit(predicted, measured, 1) if vary else (0.0, float(measured.mean()))
-    left = measured - slope * predicted - start
+def sizes(cases: Sequence[Case], index: dict[str, int]) -> dict[str, dict[str, float]]:
+    """By method, how well it foretells the own trait's measured specific part, nats."""
+    measured = [c.truth[c.trait] for c in cases]
+    shifts = [float(c.trial.shifts.get(index[c.name], np.zeros(1)).mean()) for c in cases]
+    canaries = [float(c.taken_on[index[c.name]]) for c in cases if c.taken_on is not None]
+    found = {"probes": foretold(shifts, measured)}
+    return found | ({"canary": foretold(canaries, measured)} if canaries else {})
+
+
+def foretold(predictor: Sequence[float], measured: Sequence[float]) -> dict[str, float]:
+    """The line from a predictor to the measured size, over data sets, and how far they lie from it
+    when each is left out of the line's fit in turn (a straight mean's figure beside it)."""
+    x, y = np.array(predictor), np.array(measured)
+    vary = len(x) > 3 and min(x.std(), y.std()) > 0
+    slope, start = np.polyfit(x, y, 1) if vary else (0.0, float(y.mean()))
+    rho = distributions.spearmanr(x, y) if vary else None
+    rest = [np.arange(len(x)) != i for i in range(len(x))] if vary else []
+    off = [y[i] - np.polyval(np.polyfit(x[r], y[r], 1), x[i]) for i, r in enumerate(rest)]
+    plain = [y[i] - y[r].mean() for i, r in enumerate(rest)]
     return {
         "slope": float(slope),
         "start": float(start),
-        "residual sd": float(np.sqrt((left @ left) / max(1, len(left) - 2))),
-        "correlation": float(np.corrcoef(predicted, measured)[0, 1]) if vary else 0.0,
+        "error": float(np.sqrt(np.mean(np.square(off)))) if off else 0.0,
+        "error of the mean": float(np.sqrt(np.mean(np.square(plain)))) if off else 0.0,
+        "correlation": float(np.corrcoef(x, y)[0, 1]) if vary else 0.0,
+        "spearman": float(rho.statistic) if rho else 0.0,  # type: ignore[attr-defined]
+        "p": float(rho.pvalue) if rho else 1.0,  # type: ignore[attr-defined]
     }
 
 

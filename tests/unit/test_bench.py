@@ -9,7 +9,7 @@ import pytest
 
 from vestige.audit.assay import Assay
 from vestige.audit.evidence import log_evidence
-from vestige.bench import Case, predicted_size, rank, rows_to_flag, summarise
+from vestige.bench import Case, foretold, rank, rows_to_flag, sizes, summarise
 from vestige.types import DataError
 
 IDS = [f"animals/{name}" for name in ["owl", "fox", "cat", "dog"]] + [f"x/{i}" for i in range(40)]
@@ -50,14 +50,26 @@ def test_figures_of_strong_weak_and_clean_data_sets():
     assert found["cases"]["s0"]["share"] > 0.5
 
 
-def test_a_size_is_foretold_from_the_shift():
+def test_a_size_is_foretold_from_the_shift_and_from_a_canary():
     draw = np.random.default_rng(1)
     cases = [case(f"s{i}", OWN[0], 0.5 + 0.2 * i, draw) for i in range(8)]
     for c in cases:
         c.truth[OWN[0]] = 2 * float(c.trial.shifts[0].mean()) + 1
-    found = predicted_size(cases, {c.name: 0 for c in cases})
-    assert found["slope"] == pytest.approx(2) and found["start"] == pytest.approx(1)
-    assert found["residual sd"] < 1e-9 and found["correlation"] == pytest.approx(1)
+    index = {c.name: 0 for c in cases}
+    found = sizes(cases, index)
+    assert set(found) == {"probes"}
+    line = found["probes"]
+    assert line["slope"] == pytest.approx(2) and line["start"] == pytest.approx(1)
+    assert line["error"] < 1e-9 < line["error of the mean"]
+    assert line["correlation"] == pytest.approx(1) and line["spearman"] == pytest.approx(1)
+    tuned = [replace(c, taken_on=np.full(44, -c.truth[OWN[0]])) for c in cases]
+    assert sizes(tuned, index)["canary"]["slope"] == pytest.approx(-1)
+
+
+def test_a_predictor_that_says_nothing_is_worse_than_the_mean():
+    draw = np.random.default_rng(3)
+    found = foretold(list(draw.normal(size=60)), list(draw.normal(size=60)))
+    assert found["error"] > 0.98 * found["error of the mean"] and abs(found["spearman"]) < 0.35
 
 
 def test_rows_of_another_lineage_are_not_flagged():
