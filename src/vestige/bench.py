@@ -183,9 +183,7 @@ class _Sets:
         seen = self.canary(name, rows) if "canary" in bench.methods else None
         if seen:
             scores["canary"] = seen.z
-        for kind in bench.methods:
-            if kind == "canary":
-                continue
+        for kind in (method for method in bench.methods if method != "canary"):
             contrast, scale = evidence.pulls(
                 self.pulled(name, kind, lambda: rows), self.pulled("reference", kind, once)
             )
