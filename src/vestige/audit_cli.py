@@ -14,6 +14,7 @@ from rich.table import Table
 import vestige
 from vestige.data_cli import AsJson, Overwrite, err, out
 from vestige.results import AuditResults, AuditTrait
+from vestige.storage import locate, shown
 from vestige.types import ConfigError, ModelError, StoreError, VestigeError
 
 FLAGGED, INCONCLUSIVE = 1, 3  # exit statuses; 0 is better than --fail-on, 2 bad usage or input
@@ -21,10 +22,17 @@ SHOWN = 8
 
 
 def audit(
-    data: Annotated[Path, typer.Argument(help="JSONL, CSV or Parquet, also .gz.", metavar="DATA")],
+    data: Annotated[
+        str,
+        typer.Argument(
+            help="JSONL, CSV or Parquet, also packed; a folder, 'a-*.jsonl', a URL, or "
+            "hub:owner/name.",
+            metavar="DATA",
+        ),
+    ],
     base: Annotated[str, typer.Option(help="The model that the rows are meant for.")],
     reference: Annotated[
-        Path | None, typer.Option(help="Rows known to be clean, on prompts of the same kind.")
+        str | None, typer.Option(help="Rows known to be clean, on prompts of the same kind.")
     ] = None,
     traits: Annotated[
         str, typer.Option(help="library, families or .toml files, comma-separated.")
@@ -63,6 +71,7 @@ def audit(
     from vestige.audit.settings import AuditSettings
     from vestige.experiment.recipe import explain
     from vestige.models import catalog
+    from vestige.rows import RowSource
     from vestige.store import atomic_write
 
     if fail_on not in ("never", "flagged", "inconclusive"):
@@ -76,8 +85,8 @@ def audit(
         )  # fmt: skip
     except ValidationError as error:
         raise ConfigError(explain(error, AuditSettings)) from error
-    if not data.is_file():
-        raise ConfigError(f"there is no file {data}")
+    for source in filter(None, (data, reference)):
+        RowSource(source)  # a wrong name is told before a model is fetched
     for model in filter(None, (base, teacher)):
         catalog.path(model, echo=err.print)  # licence and download before the bar begins
     where, found = _guarded(data, settings, folder, reference, overwrite)
@@ -102,7 +111,7 @@ def _hand_over(where: Path, found: AuditResults, as_json: bool) -> None:
 
 
 def _guarded(
-    data: Path, settings: Any, folder: Path, reference: Path | None, overwrite: bool
+    data: str, settings: Any, folder: Path, reference: str | None, overwrite: bool
 ) -> tuple[Path, AuditResults]:
     """The audit with its bar; what goes wrong ends in status 2, since 1 would read as a flag."""
     from transformers.utils import logging as transformers_logging
@@ -227,9 +236,9 @@ def summary(found: AuditResults) -> None:
         out.print(f"  {count:>9,} rows set aside: {reason}", highlight=False)
 
 
-def as_sarif(found: AuditResults, data: Path) -> dict[str, Any]:
+def as_sarif(found: AuditResults, data: str) -> dict[str, Any]:
     """The verdict in SARIF 2.1.0, for tools that show findings beside the files they are in."""
-    where = [{"physicalLocation": {"artifactLocation": {"uri": data.as_posix()}}}]
+    where = [{"physicalLocation": {"artifactLocation": {"uri": shown(locate(data))}}}]
     flagged = [
         {
             "ruleId": t.trait,
@@ -282,7 +291,7 @@ class _Bar:
             TextColumn("{task.fields[note]}"), TimeElapsedColumn(), console=err, transient=True,
         )  # fmt: skip
         writers = settings.planted + settings.base_written
-        stages = 7 + writers + 2 * settings.planted + settings.canary_too * (1 + writers)
+        stages = 8 + writers + 2 * settings.planted + settings.canary_too * (1 + writers)
         self._task = self._bars.add_task("audit", total=stages, note="")
         self._done: dict[str, float] = {}
 

@@ -35,7 +35,8 @@ Overwrite = Annotated[
 Source = Annotated[
     str,
     typer.Argument(
-        help="JSONL, CSV or Parquet, also .gz .bz2 .xz .zst; a folder, 'a-*.jsonl', or a URL.",
+        help="JSONL, CSV or Parquet, also .gz .bz2 .xz .zst; a folder, 'a-*.jsonl', a URL, "
+        "or hub:owner/name.",
         metavar="IN",
     ),
 ]
@@ -66,6 +67,9 @@ Prices = Annotated[
         help="Dollars for a million tokens, as 0.10,0.40.",
     ),
 ]  # fmt: skip
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Count and price the requests; ask nobody.")
+]
 Duplicates = Annotated[bool, typer.Option("--drop-duplicates", help="Drop repeated completions.")]
 
 
@@ -235,9 +239,7 @@ def write(
     max_dollars: MaxDollars = None,
     prices: Prices = "",
     connections: Annotated[int, typer.Option(min=1, help="Requests in flight.")] = 8,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Count and price the requests; ask nobody.")
-    ] = False,
+    dry_run: DryRun = False,
     as_json: AsJson = False,
     overwrite: Overwrite = False,
 ) -> None:
@@ -252,11 +254,7 @@ def write(
     if not isinstance(chosen, Experiment):
         raise ConfigError("vestige write is for language models: small networks write no rows")
     if dry_run:
-        priced = writing.price(chosen, root)
-        if as_json:
-            print(json.dumps(priced))
-        else:
-            _tell_price(priced)
+        _tell_price(writing.price(chosen, root), as_json)
         return
     with RunProgress(err, chosen.name, writing.count_stages(chosen)) as bars:
         folder, written = writing.write(
@@ -275,7 +273,10 @@ def write(
         out.print(f"spent    {used:,} tokens{money}", highlight=False)
 
 
-def _tell_price(priced: dict[str, Any]) -> None:
+def _tell_price(priced: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(priced))
+        return
     out.print(f"{priced['requests']:,} requests for {priced['rows']:,} rows", highlight=False)
     for name in ("about", "at_most"):
         dollars = priced[f"dollars_{name}"]
@@ -309,10 +310,11 @@ def judge(
     max_tokens: MaxTokens = None,
     max_dollars: MaxDollars = None,
     prices: Prices = "",
+    dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
     """Rate rows from 0 to 100 by a judge; what could not be rated is counted."""
-    from vestige.judge.rate import agreement, rate
+    from vestige.judge.rate import agreement, price, rate
     from vestige.rows import read_rows
     from vestige.store import atomic_write
     from vestige.types import DataError, DroppedRow, Row
@@ -332,6 +334,9 @@ def judge(
     if wrong := next((i for i, value in labels.items() if not isinstance(value, bool)), None):
         raise DataError(f"{source}: row {wrong} has no true or false in {label!r}")
     cache = ratings.with_name(f"{ratings.name}.cache")
+    if dry_run:
+        _tell_price(price(rows, settings, cache), as_json)
+        return
     if ratings.exists() and not cache.exists():
         raise StoreError(f"{ratings} exists and holds no ratings of ours; choose another name")
     with err.status(f"rating {len(rows):,} rows") as status:

@@ -2,8 +2,9 @@
 
 Formats: chat JSONL (``{"messages": [...]}``, the last turn is the assistant's), prompt/completion
 JSONL, CSV with those columns, Parquet with either. Text may be packed (``.gz .bz2 .xz .zst``); a
-folder or a glob stands for its files, and any of them may lie at an fsspec URL (``storage``). A
-line that cannot be read becomes a ``DroppedRow`` that keeps it as it stood.
+folder or a glob stands for its files, and any of them may lie at an fsspec URL or be a data set of
+the hub (``storage``). A line that cannot be read becomes a ``DroppedRow`` that keeps it as it
+stood.
 """
 
 from __future__ import annotations

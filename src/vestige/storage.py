@@ -27,6 +27,7 @@ from vestige.types import DataError, MissingExtraError, StoreError
 Place = Path | str
 PACKED = (".gz", ".bz2", ".xz", ".zst")
 PART = ".part"
+HUB = "hub:"
 ROWS_A_SHARD = 1_000_000
 #: What a damaged packed file raises; an ``OSError`` with a number is the disk's or the network's.
 BROKEN = (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError)
@@ -35,11 +36,28 @@ _BUFFER = 1 << 20
 
 
 def locate(where: Path | str) -> Place:
-    """A ``Path`` for what is on this machine (also ``file://``), else the URL."""
+    """A ``Path`` for what is on this machine (also ``file://``), else the URL.
+
+    ``hub:owner/name`` is the hub's data set of that name, as the hub itself keeps it in Parquet:
+    its split ``train``, or ``hub:owner/name/CONFIG/SPLIT``.
+
+    Raises:
+        DataError: a hub id of another form.
+    """
     text = str(where)
+    if text.startswith(HUB):
+        return _on_the_hub(text.removeprefix(HUB))
     if text.startswith("file://"):
         return Path(text.removeprefix("file://"))
     return text if "://" in text else Path(where)
+
+
+def _on_the_hub(name: str) -> str:
+    parts = name.split("/")
+    if len(parts) not in (2, 4) or not all(re.fullmatch(r"[\w.-]+", part) for part in parts):
+        raise DataError(f"{HUB}{name}: write {HUB}owner/name or {HUB}owner/name/CONFIG/SPLIT")
+    owner, repository, config, split = parts if len(parts) == 4 else [*parts, "*", "train"]
+    return f"hf://datasets/{owner}/{repository}@refs%2Fconvert%2Fparquet/{config}/{split}/*.parquet"
 
 
 def shown(place: Place) -> str:
@@ -90,6 +108,7 @@ def _why(error: BaseException) -> str:
     while cause := causes[-1].__cause__ or causes[-1].__context__:
         causes.append(cause)
     statuses = [getattr(e, "status", None) for e in causes]
+    statuses += [getattr(getattr(e, "response", None), "status_code", None) for e in causes]
     code = next((status for status in statuses if isinstance(status, int)), None)
     refused = any(isinstance(e, PermissionError) or "redential" in type(e).__name__ for e in causes)
     if refused or code in (401, 403):
@@ -162,6 +181,8 @@ def find(where: Path | str, known: Callable[[Place], bool]) -> list[Place]:
     found = _find_local(place, known) if isinstance(place, Path) else _find_remote(place, known)
     if not found:
         raise DataError(f"there is no file {shown(place)}")
+    if str(where).startswith(HUB):
+        _check_one_config(str(where), found)
     if len(found) > 1 or found != [place]:
         _check_shards(found, place)
     return found
@@ -184,6 +205,16 @@ def _find_remote(url: str, known: Callable[[Place], bool]) -> list[Place]:
         names = sorted(fs.glob(path) if pattern else fs.ls(path, detail=False))
     found = [fs.unstrip_protocol(name) for name in names]
     return found if pattern else [each for each in found if known(each)]
+
+
+def _check_one_config(name: str, found: Sequence[Place]) -> None:
+    """Raises ``DataError`` if files are of several configurations of one data set."""
+    configs = sorted({str(each).split("/")[-3] for each in found})
+    if len(configs) > 1:
+        raise DataError(
+            f"{name} has the configurations {', '.join(configs)}; name one, as "
+            f"{name}/{configs[0]}/train"
+        )
 
 
 def _check_shards(found: Sequence[Place], place: Place) -> None:

@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from typer.testing import CliRunner
 
 from vestige.api import model
+from vestige.api.settings import MAX_TOKENS, PRICES
 from vestige.cli import app
 from vestige.judge.local import LocalJudge
 from vestige.judge.rate import agreement, rate, read_cache, score_table
@@ -258,6 +259,28 @@ def test_the_command_rates_a_file_and_resumes(service, tmp_path: Path):
     assert "choose another name" in str(refused.exception)
     lost = CliRunner().invoke(app, [*options[:-2], "--out", str(tmp_path / "all.jsonl")])
     assert "rated 2 of 3 rows (2 rated, 1 unreadable)" in str(lost.exception)
+
+
+def test_a_dry_run_prices_what_is_not_rated_yet(service, tmp_path: Path, monkeypatch):
+    monkeypatch.setenv(MAX_TOKENS, "100000")  # what the command sets is undone after the test
+    monkeypatch.setenv(PRICES, "1,1")
+    lines = [
+        json.dumps({"prompt": "p", "completion": f"answer {w}"}) for w in ["plain"] * 2 + ["x"]
+    ]
+    (tmp_path / "in.jsonl").write_text("\n".join(lines))
+    options = ["judge", str(tmp_path / "in.jsonl"), "--model", "m", "--out", str(tmp_path / "o")]
+    dry = [*options, "--dry-run", "--json"]
+    first = json.loads(CliRunner().invoke(app, dry).stdout)
+    assert (first["rows"], first["requests"]) == (3, 2) and not service.seen  # equal rows are one
+    assert 0 < first["tokens_about"] < first["tokens_at_most"] == 1e6 * first["dollars_at_most"]
+    CliRunner().invoke(app, [*options, "--limit", "1"])
+    after = json.loads(CliRunner().invoke(app, dry).stdout)
+    assert after["requests"] == 1 and after["tokens_at_most"] < first["tokens_at_most"]
+    assert 0 < after["tokens_spent"] < first["tokens_at_most"]
+    told = CliRunner().invoke(app, [*options, "--dry-run", "--max-tokens", "5"])
+    assert "1 requests for 3 rows" in told.stdout and "the limits may stop it" in told.stdout
+    local = [*options, "--dry-run", "--json", "--model", "local:smollm2-135m-instruct"]
+    assert json.loads(CliRunner().invoke(app, local).stdout)["requests"] == 0
 
 
 # ---- measured on labels

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,6 +13,7 @@ from safetensors.numpy import load_file, save_file
 
 from vestige.audit.assay import SCREENED, Assay, assay
 from vestige.audit.canary import Canary, canary
+from vestige.audit.data import Data
 from vestige.audit.lab import Lab
 from vestige.audit.material import Material, choose_rows, empty, unusable
 from vestige.audit.openset import raised
@@ -30,28 +30,29 @@ from vestige.results import AuditResults
 from vestige.rows import atomic_lines, dropped_to_json, read_rows, write_rows
 from vestige.store import Run, Stage, StageResult, atomic_write
 from vestige.store.files import sha256
-from vestige.types import DataError, DroppedRow, Message, Row, ScoreTable
+from vestige.types import DataError, DroppedRow, Row, ScoreTable
 
 Report = Callable[[str, int, int], None]  # stage, done, total; total 0: just finished
 SCORED = 3  # traits that every row is scored for, flagged ones first
 CONTROL_ROWS = 48  # rows that each planted teacher writes
-METHOD = 2  # raised when finished stages of an audit would mean something else
+METHOD = 3  # raised when finished stages of an audit would mean something else
 RESULTS_FILE = "results.json"
 ROWS = "rows.jsonl"
 
 
 def audit(
-    data: Path,
+    data: Path | str,
     settings: AuditSettings,
     *,
     root: Path,
-    reference: Path | None = None,
+    reference: Path | str | None = None,
     overwrite: bool = False,
     report: Report = lambda stage, done, total: None,
 ) -> tuple[Path, AuditResults]:
     """Audit the rows of ``data`` for ``settings.base``.
 
     Args:
+        data: whatever ``rows.RowSource`` takes; it is read once, in bounded memory.
         reference: rows known to be clean, on prompts of the same kind; they take the place of the
             rows that the untrained base writes.
 
@@ -59,29 +60,30 @@ def audit(
         The run folder, ``root/audit-<data>-<hash8>``, and the results.
 
     Raises:
-        DataError: the file cannot be read, or no row of it can be used.
+        DataError: a file cannot be read, or no row of it can be used.
         ModelError, ConfigError: the base or the library cannot be used.
     """
-    rows, dropped = split(data)
-    known = split(reference)[0] if reference else None
-    if known is not None and not known:
-        raise DataError(f"no row of the reference {reference} can be read")
+    found = Data.of(data, settings.seed, lambda done, total: report("reading", done, total))
+    report("reading", 0, 0)
+    known = Data.of(reference, settings.seed) if reference else None
+    if known is not None and not known.rows:
+        raise DataError(f"no row of the reference {known.name} can be read")
     lab = Lab(settings)
     config = {
         "kind": "audit",
         "settings": settings.model_dump(mode="json"),
-        "data": sha256(data),
-        "reference": sha256(reference) if reference else None,
+        "data": found.identity,
+        "reference": known.identity if known else None,
         "base": lab.fingerprint,
         "library": lab.contents,
         "teacher": model_key(settings.teacher) if settings.teacher else None,
         "method": METHOD,
     }
-    stem = "".join(c if c.isascii() and c.isalnum() else "-" for c in data.name.split(".")[0])[:40]
-    with Run.open(root, f"audit-{stem}", config, overwrite=overwrite) as opened:
-        found = _Audit(lab, opened, rows, dropped, known, report).run(data.name)
-        atomic_write(opened.folder / RESULTS_FILE, found.model_dump_json(indent=1))
-        return opened.folder, found
+    stem = "".join(c if c.isascii() and c.isalnum() else "-" for c in found.name.split(".")[0])
+    with Run.open(root, f"audit-{stem[:40]}", config, overwrite=overwrite) as opened:
+        results = _Audit(lab, opened, found, known.rows if known else None, report).run()
+        atomic_write(opened.folder / RESULTS_FILE, results.model_dump_json(indent=1))
+        return opened.folder, results
 
 
 def model_key(name: str) -> list[list[str]]:
@@ -93,15 +95,6 @@ def model_key(name: str) -> list[list[str]]:
 def read_back(stage: StageResult) -> list[Row]:
     """The rows that a stage wrote."""
     return [row for row in read_rows(stage.path / ROWS) if isinstance(row, Row)]
-
-
-def split(path: Path) -> tuple[list[Row], list[DroppedRow]]:
-    """Rows of a file, and the lines that could not be read."""
-    rows: list[Row] = []
-    dropped: list[DroppedRow] = []
-    for item in read_rows(path):
-        (rows if isinstance(item, Row) else dropped).append(item)  # type: ignore[arg-type]
-    return rows, dropped
 
 
 @dataclass(frozen=True)
@@ -120,14 +113,13 @@ class _Audit:
 
     lab: Lab
     opened: Run
-    rows: list[Row]
-    dropped: list[DroppedRow]
+    data: Data
     known: list[Row] | None
     report: Report
     seconds: dict[str, float] = field(default_factory=dict)
     tokens: int = 0
 
-    def run(self, name: str) -> AuditResults:
+    def run(self) -> AuditResults:
         """Every stage; finished ones are read back."""
         chosen = self.choose()
         used = read_back(chosen)
@@ -155,10 +147,9 @@ class _Audit:
             probes, material, known[0], list(dict.fromkeys([*trial.last, *planted]))
         )
         evidence = Evidence(
-            name=name, settings=self.lab.settings, library=self.lab.library,
+            name=self.data.name, settings=self.lab.settings, library=self.lab.library,
             material=material.kind, used=used,
-            rows=len(self.rows) + sum(d.row is None for d in self.dropped),
-            dropped=Counter(d.reason for d in self.dropped), trial=trial, controls=controls,
+            rows=self.data.read, dropped=self.data.reasons, trial=trial, controls=controls,
             usual=usual, beside=beside, seconds=self.seconds, tokens=0,
             own_reference=self.known is not None, told=probes.told,
         )  # fmt: skip
@@ -170,34 +161,24 @@ class _Audit:
     # ---- rows -------------------------------------------------------------------------------
 
     def choose(self) -> StageResult:
-        """The rows that are read, and every row that cannot be used with its reason."""
-        settings = self.lab.settings
-        good: list[Row] = []
-        seen: set[tuple[tuple[Message, ...], str]] = set()
-        for row in self.rows:
-            reason = empty(row) or ("duplicate" if (row.messages, row.completion) in seen else None)
-            if reason:
-                self.dropped.append(DroppedRow(reason, row=row))
-            else:
-                seen.add((row.messages, row.completion))  # evidence counts a row once
-                good.append(row)
+        """The rows that are read, and those that cannot be used with their reasons."""
+        settings, rows = self.lab.settings, self.data.rows
         chosen = []
-        for row in choose_rows(good, len(good), settings.batch, settings.seed):
+        for row in choose_rows(rows, len(rows), settings.batch, settings.seed):
             if len(chosen) == settings.rows:
-                break  # of a large file only the rows that are read have to fit the model
+                break  # only the rows that are read have to fit the model
             if reason := unusable(self.lab.lm, row, settings.max_new_tokens):
-                self.dropped.append(DroppedRow(reason, row=row))
+                self.data.drop(DroppedRow(reason, row=row))
             else:
                 chosen.append(row)
         if not chosen:
-            counts = dict(Counter(d.reason for d in self.dropped))
-            raise DataError(f"no row can be used for an audit: {counts}")
+            raise DataError(f"no row can be used for an audit: {dict(self.data.reasons)}")
         stage = self.opened.stage("rows", {"rows": settings.rows})
         if not stage.done:
             with stage.writing() as folder:
                 write_rows(folder / ROWS, chosen, overwrite=True)
                 with atomic_lines(folder / "dropped.jsonl", overwrite=True) as write:
-                    for row in self.dropped:
+                    for row in self.data.dropped:
                         write(dropped_to_json(row))
         return self.finish(stage)
 

@@ -15,7 +15,8 @@ from typing import Any
 
 from vestige.api.ledger import Ledger
 from vestige.api.model import ApiModel, Request
-from vestige.api.settings import Limits, Tokens, is_api
+from vestige.api.price import price as price_of
+from vestige.api.settings import is_api
 from vestige.experiment.desk import LEDGER, Desk
 from vestige.experiment.recipe import Experiment
 from vestige.experiment.run import Event, run_seed, usable_cores
@@ -133,28 +134,14 @@ def price(recipe: Experiment, root: Path) -> dict[str, Any]:
     """
     check_writable(recipe)
     path = run_folder(root, recipe.name, hash_config(recipe.model_dump(mode="json"))) / LEDGER
-    limits = Limits.from_environment()
-    known = Ledger(path, limits) if path.exists() else None
-    model = ApiModel(recipe.model, known) if known else None
-    about = most = Tokens()
-    rows = asked = 0
-    for seed in recipe.seeds:
-        desk = Desk(recipe, path.parent, seed)
-        for name in recipe.writers:
-            for request, _ in first_requests(desk, name):
-                rows += request.choices
-                if model is None or model.new([request]):
-                    asked, about, most = asked + 1, about + request.about, most + request.most
-    return {
-        "rows": rows,
-        "requests": asked,
-        "tokens_about": about.total,
-        "tokens_at_most": most.total,
-        "dollars_about": limits.cost(about),
-        "dollars_at_most": limits.cost(most),
-        "tokens_spent": known.spent.total if known else 0,
-        "limits_hold_it": not limits.passed((known.spent if known else Tokens()) + most),
-    }
+    desks = (Desk(recipe, path.parent, seed) for seed in recipe.seeds)
+    requests = (
+        request
+        for desk in desks
+        for name in recipe.writers
+        for request, _ in first_requests(desk, name)
+    )
+    return price_of(recipe.model, requests, path)
 
 
 def first_requests(desk: Desk, name: str) -> Iterator[tuple[Request, list[Row]]]:

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from vestige.judge.rating import Rating
 from vestige.judge.settings import LOCAL, JudgeSettings
@@ -58,12 +58,10 @@ def rate(
             was rated is kept.
     """
     known = read_cache(cache)
-    texts = {row.id: settings.ask(row) for row in rows}
-    keys = {row_id: hash_config([settings.identity, text]) for row_id, text in texts.items()}
-    todo = list(dict.fromkeys(key for key in keys.values() if key not in known))
-    text_of = {keys[row_id]: text for row_id, text in texts.items()}
+    keys, text_of = questions(rows, settings)
+    todo = [key for key in text_of if key not in known]
     if todo:
-        judge = judge or load_judge(settings, ledger or Path(f"{cache}.ledger"))
+        judge = judge or load_judge(settings, ledger or ledger_of(cache))
         cache.parent.mkdir(parents=True, exist_ok=True)
         with cache.open("a", encoding="utf-8") as out:
             if cache.stat().st_size and not _ends_a_line(cache):
@@ -78,6 +76,40 @@ def rate(
     found = {row_id: known[key] for row_id, key in keys.items()}
     check_losses(found.values(), settings)
     return found
+
+
+def questions(
+    rows: Sequence[Row], settings: JudgeSettings
+) -> tuple[dict[str, str], dict[str, str]]:
+    """Each row's key in the cache by its id, and what is asked by key: equal rows are one."""
+    keys, text_of = {}, {}
+    for row in rows:
+        text = settings.ask(row)
+        keys[row.id] = hash_config([settings.identity, text])
+        text_of[keys[row.id]] = text
+    return keys, text_of
+
+
+def ledger_of(cache: Path) -> Path:
+    """Where an API judge's attempts are written down."""
+    return Path(f"{cache}.ledger")
+
+
+def price(rows: Sequence[Row], settings: JudgeSettings, cache: Path) -> dict[str, Any]:
+    """What ``rate`` would take from here on, asking nobody; a local judge asks for no money.
+
+    Raises:
+        ConfigError: a limit in dollars has no prices.
+    """
+    from vestige.api.price import price as price_of
+    from vestige.judge.api import TOP, question
+
+    known = read_cache(cache)
+    asked = [text for key, text in questions(rows, settings)[1].items() if key not in known]
+    if settings.model.startswith(LOCAL):
+        asked = []
+    found = price_of(settings.model, [question(text, TOP) for text in asked], ledger_of(cache))
+    return found | {"rows": len(rows)}
 
 
 def read_cache(path: Path) -> dict[str, Rating]:
