@@ -1,9 +1,8 @@
 """One recipe by the local executor and on a local Ray cluster, in turn, in one run.
 
 Both work on the same two seeds with a process for each, one thread a process, and end with the same
-hashes. Ray's start-up (its daemons, and its worker processes until they have loaded torch) is
-measured by itself and left out; the local executor's processes load torch within its time, as they
-do in every run, so Ray is given fresh workers each time as well. Run:
+hashes. Ray's start-up (its daemons and two bare worker processes) is measured by itself and left
+out. Both executors' processes load torch within their time: Ray is given fresh ones each time. Run:
 python benchmarks/ray_overhead.py
 """
 
@@ -68,7 +67,8 @@ def start_up() -> float:
     """Seconds until a fresh cluster has answered from two workers, and is gone again."""
     begin = time.perf_counter()
     with connected(Cluster()) as ray:
-        ray.get([ray.remote(os.getpid).remote() for _ in range(2)])
+        bare = ray.remote(lambda: time.sleep(0.5))  # so that one worker cannot answer both
+        ray.get([bare.remote() for _ in range(2)])
     return time.perf_counter() - begin
 
 

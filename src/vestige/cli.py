@@ -44,6 +44,13 @@ On = Annotated[
     str, typer.Option("--on", help="ray or ray=ADDRESS: over a cluster's nodes (extra 'ray').")
 ]
 Cpus = Annotated[float, typer.Option(min=0.1, help="With --on ray: CPUs that a seed takes.")]
+KeepAt = Annotated[
+    str,
+    typer.Option(
+        "--keep-at", metavar="URL",
+        help="Keep finished stages there too (s3://...), and fetch those that are missing here.",
+    ),
+]  # fmt: skip
 Gpus = Annotated[float, typer.Option(min=0, help="With --on ray: GPUs that a seed takes.")]
 NoReport = Annotated[bool, typer.Option("--no-report", help="Do not write report.html.")]
 
@@ -100,17 +107,18 @@ def run(
     on: On = "",
     cpus: Cpus = 1,
     gpus: Gpus = 0,
+    keep_at: KeepAt = "",
     no_report: NoReport = False,
 ) -> None:
     """Run a recipe, or go on where it stopped."""
     from vestige.experiment.recipe import load_recipe
 
     loaded = load_recipe(recipe, changes or [], size)
-    where: dict[str, Any] = {"workers": workers}
+    where: dict[str, Any] = {"workers": workers, "keep_at": keep_at}
     if on:
         from vestige.experiment.cluster import Cluster
 
-        where = {"cluster": Cluster.parse(on, cpus=cpus, gpus=gpus)}
+        where["cluster"] = Cluster.parse(on, cpus=cpus, gpus=gpus)
     _run(loaded, root, as_json, overwrite, report=not no_report, **where)
 
 
@@ -140,12 +148,17 @@ def import_students(
 def _run(
     recipe: Any, root: Path, as_json: bool, overwrite: bool, *, report: bool = True, **where: Any
 ) -> None:
-    """Run a recipe and tell what it found. Args: where: ``workers`` or ``cluster``, for ``run``."""
+    """Run a recipe and tell what it found.
+
+    Args:
+        where: ``workers``, ``cluster``, ``keep_at``, for ``run``.
+    """
     from vestige.console import RunProgress
     from vestige.experiment.recipe import models_of
     from vestige.experiment.run import count_stages
     from vestige.experiment.run import run as run_recipe
     from vestige.models import catalog
+    from vestige.store.mirror import Mirror
 
     for name in models_of(recipe):
         catalog.path(name, echo=err.print)  # licence and download before the bars begin
@@ -154,6 +167,8 @@ def _run(
             recipe, root, overwrite=overwrite, on_event=bars.event, **where
         )
     page = _report([folder], folder / "report.html") if report else None
+    if where.get("keep_at"):
+        Mirror(where["keep_at"], folder).keep_records()
     if as_json:
         print(json.dumps({"run": str(folder), "report": str(page), **results.model_dump()}))
         return

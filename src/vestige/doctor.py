@@ -25,8 +25,9 @@ from packaging.requirements import Requirement
 from vestige import stats
 from vestige.carriers.numbers import NumberFilter
 from vestige.carriers.words import word_finder
-from vestige.experiment.run import gpu_present, usable_cores
+from vestige.experiment.run import gpu_present
 from vestige.models import catalog
+from vestige.store.machine import usable_cores
 from vestige.traits import classify, family
 from vestige.types import Message, Row, VestigeError
 

@@ -306,6 +306,54 @@ def is_broken(error: BaseException) -> bool:
     return isinstance(error, BROKEN) or (isinstance(error, OSError) and error.errno is None)
 
 
+# ---- whole files --------------------------------------------------------------------------------
+
+
+def below(url: str) -> list[str]:
+    """The files below a folder, as paths inside it; none if there is no such folder.
+
+    Raises:
+        StoreError: it cannot be listed; or a name would lead out of the folder.
+    """
+    fs, root = _remote(url)
+    with _asking(url, "list", StoreError):
+        found = [name[len(root.rstrip("/")) + 1 :] for name in sorted(fs.find(root))]
+    if any(".." in name.split("/") or name.startswith("/") for name in found):
+        raise StoreError(f"{shown(url)} holds a name that leads out of it")
+    return found
+
+
+def content(url: str) -> bytes | None:
+    """A file's bytes; None if it is not there. Raises ``StoreError``."""
+    fs, path = _remote(url)
+    with _asking(url, "read", StoreError):
+        return fs.cat_file(path) if fs.exists(path) else None
+
+
+def fetch(url: str, target: Path) -> None:
+    """Copy a file to this machine. Raises ``StoreError``."""
+    fs, path = _remote(url)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with _asking(url, "read", StoreError):
+        fs.get_file(path, str(target))
+
+
+def send(source: Path, url: str) -> None:
+    """Copy a file of this machine to ``url``, over what is there. Raises ``StoreError``."""
+    fs, path = _remote(url)
+    with _asking(url, "write", StoreError):
+        fs.makedirs(path.rpartition("/")[0], exist_ok=True)
+        fs.put_file(str(source), path)
+
+
+def remove(url: str) -> None:
+    """Remove a file, if it is there. Raises ``StoreError``."""
+    fs, path = _remote(url)
+    with _asking(url, "remove", StoreError):
+        if fs.exists(path):
+            fs.rm_file(path)
+
+
 # ---- writing ------------------------------------------------------------------------------------
 
 

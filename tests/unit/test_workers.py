@@ -50,8 +50,8 @@ def test_workers_end_with_the_process_that_started_them(tmp_path: Path):
 def work(late):
     if late:
         time.sleep(2)  # its parent dies before it has begun
-    from vestige.experiment.run import _end_with_parent
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    from vestige.store.machine import end_with_parent
+    threading.Thread(target=end_with_parent, daemon=True).start()
     time.sleep(120)
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
     screen   every trait's first-order pull on the first rows beside reference rows     -> 48 traits
     rounds   exact likelihood under those traits' probes on ever more rows, the likeliest going on:
-             48 traits on 16 rows, 16 on 48, 8 on 112, 8 on 240, ...
+             48 traits on 16 rows, 16 on 48, 8 on 112, 8 on 240, ...; looked at after every 16 rows
 
 (successive halving, Karnin et al., ICML 2013; the evidence is valid however often one looks, see
 ``evidence``). The screen only saves work: a trait that it misses is not tested, and the positive
@@ -121,28 +121,30 @@ def assay(
     evidence: dict[int, float] = {}
     clear: dict[int, int] = {}
     steps = rounds(len(rows), settings.batch)
-    at, surprise = 0, _Surprise()
-    for number, upto in enumerate(steps):
-        part = rows[at:upto]
+    surprise = _Surprise()
+    for at in range(0, len(rows), settings.batch):
+        part = rows[at : at + settings.batch]
+        read = at + len(part)
         base = probes.read(material, part, None)
         surprise.add(BASE, base)
         for done, t in enumerate(alive):
             own = probes.read(material, part, t)
             surprise.add(t, own)
             shifts[t] = np.concatenate([shifts[t], own.logp - base.logp])
-            on_round(number * KEPT[0] + done, len(steps) * KEPT[0])
+            on_round(at + len(part) * done // len(alive), len(rows))
         table = np.stack([shifts[t] for t in alive])
         found = log_evidence(table, [families[t] for t in alive], settings.drift)
         evidence |= dict(zip(alive, map(float, found), strict=True))
         p = p_value(found) * len(families)
-        clear |= {t: upto for t, q in zip(alive, p, strict=True) if q <= settings.alpha_each}
-        at = upto
+        clear |= {t: read for t, q in zip(alive, p, strict=True) if q <= settings.alpha_each}
         if clear:
             break
-        best = np.argsort(-likelihood_ratios(table).max(1))
-        alive = [alive[i] for i in best[: KEPT[min(number + 1, len(KEPT) - 1)]]]
+        if read in steps[:-1]:
+            best = np.argsort(-likelihood_ratios(table).max(1))
+            kept = KEPT[min(steps.index(read) + 1, len(KEPT) - 1)]
+            alive = [alive[i] for i in best[:kept]]
     probes.lab.weights.freeze()
-    return Assay(pull, scale, shifts, evidence, clear, surprise.misfit, at)
+    return Assay(pull, scale, shifts, evidence, clear, surprise.misfit, read)
 
 
 class _Surprise:

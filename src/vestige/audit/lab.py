@@ -76,6 +76,10 @@ class Lab:
                 atomic_write(path, save(dict(tensors)))
         return [load_file(str(path)) for path in paths]
 
+    def kept(self, folder: str, name: str, key: Sequence[Any]) -> bool:
+        """Whether the cache holds it."""
+        return self._place(folder, name, key).exists()
+
     def _place(self, folder: str, name: str, key: Sequence[Any]) -> Path:
         digest = hash_config([self.fingerprint, *key])[:16]
         return self.cache / folder / f"{name}-{digest}.safetensors"

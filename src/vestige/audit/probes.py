@@ -18,7 +18,7 @@ says that some tuning went on (``docs/log.md``).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -35,6 +35,7 @@ from vestige.audit.lab import Lab
 from vestige.audit.material import Material
 from vestige.audit.reader import Array
 from vestige.audit.told import Told
+from vestige.audit.workers import count_for, in_processes
 from vestige.train.packs import Pack, pack_logprobs, scored_positions
 from vestige.train.teach import teach
 from vestige.types import Row, Trait
@@ -60,8 +61,13 @@ class Probes:
 
     def __init__(self, lab: Lab, on_trait: OnDone = lambda done: None) -> None:
         self.lab = lab
+        traits = lab.library.traits
+        missing = [i for i, t in enumerate(traits) if not lab.kept("probes", t.name, key(lab, t))]
+        if (count := count_for(lab, len(missing))) > 1:
+            there = len(traits) - len(missing)
+            in_processes(_make, lab, missing, count, lambda done: on_trait(there + done))
         made = []
-        for trait in lab.library.traits:
+        for trait in traits:
             made.append(probe(lab, trait))
             on_trait(len(made))
         self.directions = Directions.stack(made)
@@ -156,9 +162,9 @@ def token_shifts(
 
 def probe(lab: Lab, trait: Trait) -> Mapping[str, Tensor]:
     """One trait's probe, ``compress``ed, from the cache or made."""
-    how = lab.settings.probe(len(lab.lm.layers))
 
     def make() -> list[dict[str, Tensor]]:
+        how = lab.settings.probe(len(lab.lm.layers))
         total: dict[str, Tensor] = {}
         for copy in range(COPIES):
             teach(lab.lm, lab.weights, trait, how, seed=copy)
@@ -167,4 +173,13 @@ def probe(lab: Lab, trait: Trait) -> Mapping[str, Tensor]:
         lab.weights.freeze()
         return [compress(total)]
 
-    return lab.keep("probes", [trait.name], [trait.pairs, how, RANK, COPIES], make)[0]
+    return lab.keep("probes", [trait.name], key(lab, trait), make)[0]
+
+
+def key(lab: Lab, trait: Trait) -> list[Any]:
+    """What a kept probe depends on, besides the base."""
+    return [trait.pairs, lab.settings.probe(len(lab.lm.layers)), RANK, COPIES]
+
+
+def _make(lab: Lab, trait: int) -> None:
+    probe(lab, lab.library.traits[trait])

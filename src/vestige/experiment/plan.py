@@ -18,8 +18,9 @@ from vestige import stats
 from vestige.evaluate.scores import Panel
 from vestige.experiment.reading import read_json
 from vestige.experiment.recipe import Experiment
-from vestige.experiment.run import usable_cores, worker_count
+from vestige.experiment.run import worker_count
 from vestige.store import load_run
+from vestige.store.machine import usable_cores
 from vestige.traits import family
 from vestige.types import DataError, StoreError
 

@@ -17,7 +17,8 @@ from vestige.experiment.reading import awaited, read_json
 from vestige.experiment.recipe import Experiment, Recipe
 from vestige.mlp.settings import ARMS, MlpExperiment
 from vestige.results import AnyResults, Results
-from vestige.store import Run, atomic_write, hold
+from vestige.store import Run, atomic_write, hold, mirror
+from vestige.store.machine import end_with_parent, usable_cores
 from vestige.types import ConfigError, MissingExtraError, VestigeError
 
 if TYPE_CHECKING:
@@ -67,10 +68,6 @@ def worker_count(recipe: Experiment, workers: int | None) -> int:
     return max(1, min(len(recipe.seeds), usable_cores()))
 
 
-def usable_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def gpu_present() -> bool:
     """Whether an NVIDIA GPU is here, without loading torch."""
     return os.environ.get("CUDA_VISIBLE_DEVICES") != "" and Path("/proc/driver/nvidia").exists()
@@ -83,6 +80,7 @@ def run(
     overwrite: bool = False,
     workers: int | None = None,
     cluster: Cluster | None = None,
+    keep_at: str = "",
     on_event: Callable[[Event], None] = lambda event: None,
 ) -> tuple[Path, AnyResults]:
     """Run every unfinished stage of ``recipe`` below ``root`` and analyse the whole.
@@ -90,6 +88,8 @@ def run(
     Args:
         workers: processes of this machine; None chooses.
         cluster: a Ray cluster to work on instead.
+        keep_at: an fsspec URL where every finished stage is kept too, and fetched from if this
+            machine lacks it.
 
     Returns:
         The run folder and its results.
@@ -98,7 +98,12 @@ def run(
         VestigeError: a stage failed; finished stages are kept, and the same command goes on.
     """
     config = recipe.model_dump(mode="json")
+    if keep_at:
+        mirror.check(keep_at)
     with Run.open(root, recipe.name, config, overwrite=overwrite) as opened:
+        folder = opened.folder
+        if keep_at:
+            on_event = kept_at(mirror.Mirror(keep_at, folder), on_event)
         if isinstance(recipe, MlpExperiment):
             if cluster:
                 raise ConfigError("small networks take a minute or two: leave --on out")
@@ -111,8 +116,22 @@ def run(
             )
         else:
             results = run_seeds(recipe, opened, workers, cluster, on_event)
-        atomic_write(opened.folder / RESULTS_FILE, results.model_dump_json(indent=1))
-        return opened.folder, results
+        atomic_write(folder / RESULTS_FILE, results.model_dump_json(indent=1))
+    if keep_at:
+        mirror.Mirror(keep_at, folder).keep_records()
+    return folder, results
+
+
+def kept_at(place: mirror.Mirror, on_event: Callable[[Event], None]) -> Callable[[Event], None]:
+    """Fetch what ``place`` has, and from now on keep every finished stage there."""
+    place.fetch()
+
+    def event(item: Event) -> None:
+        if not item.total:
+            place.keep(item.stage)
+        on_event(item)
+
+    return event
 
 
 def run_seeds(
@@ -199,7 +218,7 @@ def _seed_in_worker(
     config: dict[str, Any], folder: Path, job: tuple[int, bool, int], out: Any
 ) -> None:
     seed, overwrite, threads = job
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=end_with_parent, daemon=True).start()
     try:
         run_seed(config, folder, seed, overwrite, threads, out.put)
     except Exception as error:
@@ -213,14 +232,6 @@ def failure_of(error: Exception) -> Failure:
         return Failure(kind, str(error))
     text = f"{type(error).__name__}: {error}\n{traceback.format_exc()}"
     return Failure(RuntimeError, text)
-
-
-def _end_with_parent() -> None:
-    """End this process when its parent is gone: the run's lock is gone with it."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None  # only workers call this
-    parent.join()  # at once where it died before this process had begun
-    os._exit(1)
 
 
 def run_in_processes(

@@ -19,10 +19,11 @@ from vestige.api.price import price as price_of
 from vestige.api.settings import is_api
 from vestige.experiment.desk import LEDGER, Desk
 from vestige.experiment.recipe import Experiment
-from vestige.experiment.run import Event, run_seed, usable_cores
+from vestige.experiment.run import Event, run_seed
 from vestige.rows import prompt_of, write_rows
 from vestige.store import Run, StageResult, hash_config, load_stage
 from vestige.store.files import run_folder
+from vestige.store.machine import usable_cores
 from vestige.types import ConfigError, DataError, Message, Row
 
 ROUNDS = 4  # times that a prompt is asked for answers that a service left out

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import multiprocessing
 import os
 import platform
 import subprocess
@@ -32,7 +33,7 @@ def describe_environment() -> dict[str, Any]:
         "hardware": {
             "cpu": _cpu_model(),
             "cores": os.cpu_count(),
-            "cores_usable": _usable_cores(),
+            "cores_usable": usable_cores(),
             "memory_bytes": _memory(),
         },
         "python": platform.python_version(),
@@ -68,10 +69,18 @@ def _cpu_model() -> str | None:
     return platform.processor() or platform.machine() or None
 
 
-def _usable_cores() -> int | None:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count()
+def usable_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def end_with_parent() -> None:
+    """In a worker process, wait for its parent's end and end it too: the parent's locks are gone
+    with it."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None  # only workers call this
+    parent.join()  # at once where it died before this process had begun
+    os._exit(1)
 
 
 def _memory() -> int | None:

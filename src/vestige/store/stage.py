@@ -92,7 +92,7 @@ def _catalogue(folder: Path) -> dict[str, dict[str, Any]]:
     return dict(sorted(files.items()))
 
 
-def _check_stage_name(folder: Path, name: str) -> Path:
+def stage_folder(folder: Path, name: str) -> Path:
     """The stage's folder. Raises ``ConfigError`` if the name is bad or lies inside a stage."""
     parts = name.split("/")
     if any(not NAME.fullmatch(p) or p.endswith((".part", ".old")) for p in parts):
@@ -240,7 +240,7 @@ def make_stage(
         ConfigError: the name is bad, or lies inside another stage.
         StoreError: something else is at its place.
     """
-    path = _check_stage_name(folder, name)
+    path = stage_folder(folder, name)
     hashes = [result.manifest_hash for result in inputs]
     key = hash_config({"name": name, "config": config, "version": version, "inputs": hashes})
     sources = [

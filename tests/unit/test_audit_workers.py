@@ -1,0 +1,72 @@
+"""Probes tuned in several processes are those of one process, and none is missing after a loss."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from vestige.audit import workers
+from vestige.audit.lab import Lab
+from vestige.audit.probes import Probes
+from vestige.audit.settings import AuditSettings
+from vestige.types import ModelError
+
+
+@pytest.fixture
+def settings(folders) -> AuditSettings:
+    return AuditSettings(base=str(folders["llama"]), precision="fp32", traits=("colours",))
+
+
+@pytest.fixture
+def threads():
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+def test_probes_of_two_processes_are_those_of_one(settings, tmp_path: Path, threads):
+    threads(1)
+    alone = Probes(Lab(settings, cache=tmp_path / "one"))
+    threads(2)
+    told: list[int] = []
+    lab = Lab(settings, cache=tmp_path / "two")
+    assert workers.count_for(lab, len(lab.library.traits)) == 2
+    both = Probes(lab, told.append)
+    for name, (out, into) in alone.directions.factors.items():
+        assert torch.equal(out, both.directions.factors[name][0]), name
+        assert torch.equal(into, both.directions.factors[name][1]), name
+    n = len(lab.library.traits)
+    assert told == [*range(1, n + 1), *range(1, n + 1)]  # tuned, then read
+    assert len(list((tmp_path / "two/probes").iterdir())) == n
+
+
+def ends(lab: Lab, trait: int) -> None:
+    os._exit(9)
+
+
+def fails(lab: Lab, trait: int) -> None:
+    raise ModelError("no")
+
+
+@pytest.mark.parametrize("broken", [ends, fails])
+def test_what_processes_do_not_get_done_is_left(settings, tmp_path: Path, broken):
+    lab, told = Lab(settings, cache=tmp_path), []
+    workers.in_processes(broken, lab, range(8), 2, told.append)
+    assert told == []
+
+
+def test_one_process_is_enough_for_few_probes_and_large_bases(settings, tmp_path, threads):
+    lab = Lab(settings, cache=tmp_path)
+    threads(4)
+    assert [workers.count_for(lab, n) for n in (0, 7, 8, 15, 100)] == [1, 1, 2, 3, 4]
+    threads(1)
+    assert workers.count_for(lab, 100) == 1
+
+
+def test_a_large_base_is_loaded_once(settings, tmp_path, threads, monkeypatch):
+    threads(4)
+    monkeypatch.setattr(workers, "LARGEST", 10)
+    assert workers.count_for(Lab(settings, cache=tmp_path), 100) == 1
