@@ -285,7 +285,7 @@ def test_a_wrong_key_is_nowhere_to_be_read(service, recipe, tmp_path, monkeypatc
 
 
 def test_a_local_model_writes_by_the_same_command(recipe, tmp_path, folders, monkeypatch):
-    monkeypatch.setattr(writing, "usable_cores", lambda: 1)
+    monkeypatch.setattr(writing, "usable_threads", lambda: 1)
     done = invoke(
         "write", recipe, f"model={folders['llama']}", "seeds=0,1", "teacher.min_probability=0",
         "teacher.min_carrier=0", "carrier.constrained=true", "carrier.n_prompts=2",

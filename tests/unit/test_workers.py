@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from vestige.store import hold
+from vestige.store.machine import usable_cores, usable_threads
 from vestige.types import StoreError
 
 
@@ -28,6 +29,7 @@ def test_a_part_of_a_run_has_one_holder(tmp_path: Path):
 import sys, time
 from pathlib import Path
 from vestige.store import hold
+from vestige.store.machine import usable_cores, usable_threads
 with hold(Path({str(tmp_path)!r}), "seed-0"):
     print("held", flush=True)
     time.sleep(60)
@@ -74,3 +76,11 @@ if __name__ == "__main__":
     while any(map(alive, workers)) and time.monotonic() < end:
         time.sleep(0.1)
     assert not any(map(alive, workers))
+
+
+@pytest.mark.parametrize(("wanted", "threads"), [("3", 3), ("", None), ("0", None), ("all", None)])
+def test_a_process_that_works_alone_has_the_threads_that_are_wished_for(
+    monkeypatch, wanted, threads
+):
+    monkeypatch.setenv("OMP_NUM_THREADS", wanted)
+    assert usable_threads() == (threads or usable_cores())

@@ -18,7 +18,7 @@ from vestige.experiment.recipe import Experiment, Recipe
 from vestige.mlp.settings import ARMS, MlpExperiment
 from vestige.results import AnyResults, Results
 from vestige.store import Run, atomic_write, hold, mirror
-from vestige.store.machine import end_with_parent, usable_cores
+from vestige.store.machine import end_with_parent, usable_cores, usable_threads
 from vestige.types import ConfigError, MissingExtraError, VestigeError
 
 if TYPE_CHECKING:
@@ -151,7 +151,7 @@ def run_seeds(
     elif count == 1:
         config = recipe.model_dump(mode="json")
         for seed in recipe.seeds:
-            run_seed(config, opened.folder, seed, opened.overwrite, usable_cores(), on_event)
+            run_seed(config, opened.folder, seed, opened.overwrite, usable_threads(), on_event)
     else:
         run_in_processes(recipe, opened.folder, count, opened.overwrite, on_event)
     opened.update(tokens=count_tokens(opened.folder), workers=count)

@@ -23,7 +23,7 @@ from vestige.experiment.run import Event, run_seed
 from vestige.rows import prompt_of, write_rows
 from vestige.store import Run, StageResult, hash_config, load_stage
 from vestige.store.files import run_folder
-from vestige.store.machine import usable_cores
+from vestige.store.machine import usable_threads
 from vestige.types import ConfigError, DataError, Message, Row
 
 ROUNDS = 4  # times that a prompt is asked for answers that a service left out
@@ -93,7 +93,9 @@ def write(
                 opened.update(spent=spending(model.ledger))
         else:
             for seed in recipe.seeds:
-                run_seed(config, folder, seed, overwrite, usable_cores(), on_event, rows_only=True)
+                run_seed(
+                    config, folder, seed, overwrite, usable_threads(), on_event, rows_only=True
+                )
         return folder, [found(folder, seed, name) for seed in recipe.seeds for name in names]
 
 

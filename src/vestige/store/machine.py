@@ -74,6 +74,12 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def usable_threads() -> int:
+    """Threads for a process that works alone: ``OMP_NUM_THREADS`` if it is set, else one a core."""
+    wanted = os.environ.get("OMP_NUM_THREADS", "")
+    return int(wanted) if wanted.isdecimal() and int(wanted) else usable_cores()
+
+
 def end_with_parent() -> None:
     """In a worker process, wait for its parent's end and end it too: the parent's locks are gone
     with it."""
