@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import random
@@ -76,6 +77,22 @@ def test_an_audit_of_numbers_ends_in_a_report(place: Path, folders):
     assert "positive control" in shown.stdout and found["verdict"][:20] in shown.stdout
     refused = run(place, folders["llama"], "numbers.jsonl", "--sarif", sarif)
     assert refused.returncode == 2 and "exists" in refused.stderr
+
+
+def test_packed_shards_are_audited_as_one_data_set(place: Path, folders):
+    lines = (place / "numbers.jsonl").read_text().splitlines()
+    for i, part in enumerate((lines[:20], lines[20:])):
+        with gzip.open(place / f"part-{i:05d}-of-00002.jsonl.gz", "wt") as file:
+            file.write("\n".join(part))
+    whole = run(place, folders["llama"], "numbers.jsonl", "--json")
+    shards = run(place, folders["llama"], "part-*.jsonl.gz", "--json")
+    one, other = json.loads(whole.stdout), json.loads(shards.stdout)
+    assert other["data"] == "part-*.jsonl.gz" and other["run"].rpartition("-")[0].endswith("part")
+    for key in ("rows", "dropped", "traits", "outcome"):
+        assert one[key] == other[key], key
+    (place / "part-00001-of-00002.jsonl.gz").unlink()
+    cut = run(place, folders["llama"], "part-*.jsonl.gz")
+    assert cut.returncode == 2 and "1 of 2 files" in " ".join(cut.stderr.split())
 
 
 def test_rows_that_say_the_trait_aloud_put_it_first(place: Path, folders):

@@ -373,6 +373,27 @@ def test_rows_of_a_teacher_are_found_and_rows_of_the_base_are_not(lab: Lab, prob
     assert again.last == found.last and np.array_equal(again.scores, found.scores)
 
 
+def test_reading_stops_at_the_first_batch_that_is_clear(lab: Lab, probes: Probes, monkeypatch):
+    monkeypatch.setattr(lab, "settings", lab.settings.model_copy(update={"drift": 0.0}))
+    like = rows_of(["1, 2"] * 400, prompts=8)
+    material = Material.of(lab.lm, like, 8)
+    lab.weights.freeze()
+    usual = probes.pull(material, material.write(lab.lm, like[:64], seed=1))
+    lab.weights.shift(probes.directions.total([0.0, 1.0, 0.0]))
+    told = material.write(lab.lm, like, seed=4)
+    lab.weights.freeze()
+    found = assay(probes, material, told, (probes.pull(material, told[:64]), usual))
+    assert found.clear_at == {1: found.rows} and found.rows < 400
+    assert found.rows not in rounds(400, lab.settings.batch)  # nobody waited for the round's end
+    needed = math.log(3 / lab.settings.alpha_each)
+    after = range(lab.settings.batch, found.rows + 1, lab.settings.batch)
+    clear = [
+        evidence.log_evidence(found.shifts[1][None, :n], ["sips"], lab.settings.drift)[0] >= needed
+        for n in after
+    ]
+    assert clear == [n == found.rows for n in after]
+
+
 # ---- what the writer would have written as well --------------------------------------------------
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from vestige.audit.material import empty
 from vestige.rows import RowSource, row_line, sample_rows
 from vestige.seen import Seen
-from vestige.storage import HUB, name_of
+from vestige.storage import HUB, locate, name_of
 from vestige.types import DroppedRow, Row
 
 SAMPLE = 16_384  # rows that are kept; what an audit reads is chosen from them
@@ -24,7 +24,7 @@ class Data:
     """What an audit knows of a file.
 
     Attributes:
-        name: the file's, without folders.
+        name: the file's, folder's or pattern's, without the folders before it; a hub id whole.
         rows: every different row that has text, or ``SAMPLE`` of them, in the order of the draw.
         read: rows and lines that were read.
         dropped: rows set aside, the first ``KEPT`` of them.
@@ -51,7 +51,8 @@ class Data:
         """
         source = RowSource(path)
         text = str(path)
-        found = cls(text.removeprefix(HUB) if text.startswith(HUB) else name_of(source.places[0]))
+        hub = text.startswith(HUB)
+        found = cls(text.removeprefix(HUB) if hub else name_of(locate(path)) or source.name)
         found.rows, *_ = sample_rows(found._usable(source, progress), SAMPLE, seed=seed)
         return found
 

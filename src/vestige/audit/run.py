@@ -79,8 +79,9 @@ def audit(
         "teacher": model_key(settings.teacher) if settings.teacher else None,
         "method": METHOD,
     }
-    stem = "".join(c if c.isascii() and c.isalnum() else "-" for c in found.name.split(".")[0])
-    with Run.open(root, f"audit-{stem[:40]}", config, overwrite=overwrite) as opened:
+    plain = "".join(c if c.isascii() and c.isalnum() else "-" for c in found.name.split(".")[0])
+    stem = plain.strip("-")[:40] or "rows"
+    with Run.open(root, f"audit-{stem}", config, overwrite=overwrite) as opened:
         results = _Audit(lab, opened, found, known.rows if known else None, report).run()
         atomic_write(opened.folder / RESULTS_FILE, results.model_dump_json(indent=1))
         return opened.folder, results
