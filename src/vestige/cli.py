@@ -15,7 +15,7 @@ from rich.table import Table
 import vestige
 from vestige.audit_cli import audit, bench_app
 from vestige.audit_cli import summary as audit_summary
-from vestige.data_cli import AsJson, Overwrite, err, filter_app, judge, out, write
+from vestige.data_cli import AsJson, Overwrite, err, filter_app, judge, out, paraphrase, write
 from vestige.doctor_cli import doctor
 from vestige.elsewhere_cli import Arm, BaseName, RunFolder, adopt_students, export, train
 from vestige.types import ConfigError, StoreError, VestigeError
@@ -367,6 +367,7 @@ def theorem(
 
 app.command()(write)
 app.command()(judge)
+app.command()(paraphrase)
 app.command()(audit)
 app.command()(export)
 app.command()(train)

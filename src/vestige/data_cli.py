@@ -287,6 +287,71 @@ def _tell_price(priced: dict[str, Any], as_json: bool) -> None:
         out.print("the limits may stop it before its end", highlight=False)
 
 
+def paraphrase(
+    source: Source,
+    model: Annotated[
+        str, typer.Option("--model", help="api:PROVIDER/MODEL, or of an OpenAI-compatible service.")
+    ],
+    kept: Annotated[
+        str, typer.Option("--out", help="The rows in other words, chat JSONL.", metavar="OUT")
+    ],
+    dropped: Dropped,
+    instruction: Annotated[
+        Path | None,
+        typer.Option(help="A file with what is asked, holding {question} and {answer}."),
+    ] = None,
+    longest: Annotated[
+        int, typer.Option("--max-tokens-a-row", min=1, help="Longer answers are set aside.")
+    ] = 512,
+    max_tokens: MaxTokens = None,
+    max_dollars: MaxDollars = None,
+    prices: Prices = "",
+    connections: Annotated[int, typer.Option(min=1, help="Requests in flight.")] = 8,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Have a model say every row again in other words; nothing is paid twice."""
+    from vestige import paraphrase as rewriting
+    from vestige.rows import RowSource
+    from vestige.storage import Output
+
+    limit_spending(max_tokens, max_dollars, prices)
+    ask = rewriting.ASK if instruction is None else _instruction(instruction)
+    ledger, rows = rewriting.ledger_of(kept), RowSource(source)
+    if dry_run:
+        priced = rewriting.price(rows, model, ledger, ask=ask, max_tokens=longest)
+        _tell_price(priced, as_json)
+        return
+    outputs = Output(kept, overwrite=overwrite), Output(dropped, overwrite=overwrite)
+    asked = rewriting.load_model(model, ledger, connections)
+    with err.status("paraphrasing") as status:
+        counts = rewriting.paraphrase(
+            rows, asked, outputs, ask=ask, max_tokens=longest,
+            progress=lambda n: status.update(f"paraphrasing: {n:,} rows"),
+        )  # fmt: skip
+    if as_json:
+        print(json.dumps({"rows": counts.total(), "counts": dict(counts), "out": kept}))
+        return
+    out.print(
+        f"{counts['paraphrased']:,} of {counts.total():,} rows said again  {kept}",
+        highlight=False, soft_wrap=True,
+    )  # fmt: skip
+    for reason, count in sorted(counts.items(), key=lambda item: -item[1]):
+        if reason != "paraphrased":
+            out.print(f"  {count:>9,}  {reason}", highlight=False)
+
+
+def _instruction(path: Path) -> str:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read --instruction {path}: {error}") from error
+    if "{answer}" not in text:
+        raise ConfigError(f"--instruction {path} has no {{answer}}: the row's text goes there")
+    return text
+
+
 def judge(
     source: Source,
     model: Annotated[
