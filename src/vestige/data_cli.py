@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 filter_app = typer.Typer(
     no_args_is_help=True, help="Filter a file of rows; each drop has a reason."
 )
-out = Console()
-err = Console(stderr=True)
+out = Console(emoji=False)
+err = Console(stderr=True, emoji=False)  # not every :x: is meant as one
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 Overwrite = Annotated[

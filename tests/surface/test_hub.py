@@ -137,7 +137,7 @@ def test_rows_of_the_hub(hub: str, tmp_path: Path, name: str, rows: int):
     [
         ("me/two", "configurations main, socratic; name one, as hub:me/two/main/train"),
         ("me/nothing", "it is not there"),
-        ("nothing", "write hub:owner/name"),
+        ("x", "hub:x: write hub:owner/name"),
         ("me/rows/default/validation", "it is not there"),
     ],
 )
