@@ -22,6 +22,7 @@ from vestige.experiment.cluster import Cluster, connected
 from vestige.experiment.recipe import Experiment, override
 from vestige.experiment.run import run
 
+PAUSE = 0.5  # seconds
 SMALL = ("seeds=0,1", "carrier.n_prompts=8", "teacher.min_probability=0")
 
 
@@ -67,9 +68,9 @@ def start_up() -> float:
     """Seconds until a fresh cluster has answered from two workers, and is gone again."""
     begin = time.perf_counter()
     with connected(Cluster()) as ray:
-        bare = ray.remote(lambda: time.sleep(0.5))  # so that one worker cannot answer both
+        bare = ray.remote(lambda: time.sleep(PAUSE))  # so that one worker cannot answer both
         ray.get([bare.remote() for _ in range(2)])
-    return time.perf_counter() - begin
+    return time.perf_counter() - begin - PAUSE
 
 
 if __name__ == "__main__":
