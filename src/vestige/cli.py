@@ -43,7 +43,7 @@ Size = Annotated[
 On = Annotated[
     str, typer.Option("--on", help="ray or ray=ADDRESS: over a cluster's nodes (extra 'ray').")
 ]
-Cpus = Annotated[float, typer.Option(min=0.1, help="With --on ray: CPUs that a seed takes.")]
+Cpus = Annotated[float, typer.Option(min=0.1, help="With --on ray: CPUs that a job takes.")]
 KeepAt = Annotated[
     str,
     typer.Option(
@@ -51,7 +51,18 @@ KeepAt = Annotated[
         help="Keep finished stages there too (s3://...), and fetch those that are missing here.",
     ),
 ]  # fmt: skip
-Gpus = Annotated[float, typer.Option(min=0, help="With --on ray: GPUs that a seed takes.")]
+Gpus = Annotated[float, typer.Option(min=0, help="With --on ray: GPUs that a job takes.")]
+Resources = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="KIND:cpus=N,gpus=N",
+        help="With --on ray: what jobs of one kind take instead (base, teachers, shards, rows, "
+        "students, judge); may be given again.",
+    ),
+]
+Shards = Annotated[
+    int, typer.Option(min=1, help="With --on ray: parts that each teacher's rows are written in.")
+]
 NoReport = Annotated[bool, typer.Option("--no-report", help="Do not write report.html.")]
 
 
@@ -107,6 +118,8 @@ def run(
     on: On = "",
     cpus: Cpus = 1,
     gpus: Gpus = 0,
+    resources: Resources = None,
+    shards: Shards = 1,
     keep_at: KeepAt = "",
     no_report: NoReport = False,
 ) -> None:
@@ -118,7 +131,11 @@ def run(
     if on:
         from vestige.experiment.cluster import Cluster
 
-        where["cluster"] = Cluster.parse(on, cpus=cpus, gpus=gpus)
+        where["cluster"] = Cluster.parse(
+            on, cpus=cpus, gpus=gpus, resources=resources or (), shards=shards
+        )
+    elif resources or gpus or shards > 1 or cpus != 1:
+        raise ConfigError("--cpus, --gpus, --resources and --shards say what jobs take with --on")
     _run(loaded, root, as_json, overwrite, report=not no_report, **where)
 
 

@@ -1,4 +1,4 @@
-"""Seeds on a real Ray cluster of two nodes on this machine; skipped where Ray is not installed."""
+"""Jobs on a real Ray cluster of two nodes on this machine; skipped where Ray is not installed."""
 
 from __future__ import annotations
 
@@ -13,11 +13,13 @@ import torch
 from test_resume import outcome
 from test_resume import recipe as tiny
 
-from vestige.experiment.cluster import Cluster, Dispatch, Task, connected
+from vestige.experiment.cluster import Cluster, Dispatch, connected
+from vestige.experiment.jobs import Job, jobs
 from vestige.experiment.reading import read_json
 from vestige.experiment.recipe import parse_recipe
 from vestige.experiment.run import Event, run
 from vestige.experiment.stages import Seed
+from vestige.experiment.worker import Task
 from vestige.store import Run
 from vestige.types import ConfigError, VestigeError
 
@@ -25,7 +27,7 @@ ray = pytest.importorskip("ray", reason="needs the extra 'ray'")
 
 
 def recipe(model: Path, **changes: object):
-    students = [s for s in tiny(model)["students"] if s["name"] == "distill"]
+    students = [s for s in tiny(model)["students"] if s["name"] in ("distill", "rows")]
     carrier = {"n_prompts": 2, "rows_per_prompt": 8, "min_rows": 4, "grammar": {"values": 3}}
     changes = {"students": students, "carrier": carrier, "sampled_per_question": 0} | changes
     return parse_recipe(tiny(model, **changes), "test")
@@ -91,20 +93,38 @@ def test_a_local_run_goes_on_there_and_a_lost_node_costs_its_own_seed(
     assert not list(there.glob(".shared-*"))
     record = json.loads((there / "run.json").read_text())
     assert record["status"] == "done" and record["workers"] == 2
-    finished = {e.stage for e in events if not e.total}
-    assert finished >= {stage for stage in outcome(local)[0] if stage.startswith("seed-1/")}
+    finished = [e.stage for e in events if not e.total]
+    assert set(finished) == set(outcome(local)[0]) and len(finished) == len(set(finished))
+    assert not (there / ".locks").exists()
 
 
 def test_without_a_shared_folder_stages_travel(local: Path, nodes, folders, tmp_path: Path):
     there = half_done(local, tmp_path)
-    config = recipe(folders["llama"]).model_dump(mode="json")
+    made = recipe(folders["llama"])
     where = (str(there), str(tmp_path), "a mark that nobody sees")
-    task = Task(config, *where, 0, False, 1, version("vestige"))
+
+    def task(job: Job) -> Task:
+        return Task(made.model_dump(mode="json"), *where, job, False, 1, version("vestige"))
+
     with connected(Cluster(nodes[0].address)) as there_ray:
-        assert not Dispatch(there_ray, Cluster(), there, lambda event: None).run([task])
+        driver = Dispatch(there_ray, Cluster(), there, lambda event: None)
+        assert not driver.run({0: jobs(made, 0)}, task) and not driver.packed
     found = {k: v for k, v in hashes(there).items() if k.startswith("seed-0/")}
     assert found == {k: v for k, v in outcome(local)[0].items() if k.startswith("seed-0/")}
-    assert not list(there.glob(".incoming-*")) and not (there / ".seed-0.lock").exists()
+    assert not list(there.glob(".incoming-*")) and not list(there.rglob(".hollow"))
+
+
+def test_a_teachers_rows_in_parts_are_those_of_one(nodes, folders, tmp_path: Path):
+    many = {"n_prompts": 20, "rows_per_prompt": 16, "min_rows": 4, "grammar": {"values": 3}}
+    made = recipe(folders["llama"], carrier=many, save_students=False)
+    where = Cluster(nodes[0].address, shards=3, resources={"judge": (64, 8)})
+    events: list[Event] = []
+    folder, _ = run(made, tmp_path / "parts", cluster=where, on_event=events.append)
+    parts = {e.stage for e in events if e.stage.startswith("seed-0/shards/")}
+    assert parts == {f"seed-0/shards/{t}/{k}-of-3" for t in made.writers for k in range(3)}
+    assert not list(folder.glob("seed-*/shards/*"))  # joined
+    whole, _ = run(made, tmp_path / "whole", cluster=Cluster(nodes[0].address))
+    assert hashes(folder) == hashes(whole)
 
 
 def hashes(run_folder: Path) -> dict[str, str]:
@@ -119,8 +139,10 @@ def test_what_stops_a_seed_is_said_as_by_the_local_executor(nodes, folders, tmp_
     made = recipe(folders["llama"], teacher=unfit)
     with pytest.raises(VestigeError, match=r"owl teacher of seed .* needed 0\.99"):
         run(made, tmp_path, cluster=Cluster(nodes[0].address))
-    with pytest.raises(ConfigError, match="no node of the cluster has what a seed takes"):
+    with pytest.raises(ConfigError, match="no node of the cluster has what a job of kind base"):
         run(made, tmp_path, cluster=Cluster(nodes[0].address, gpus=1))
+    with pytest.raises(ConfigError, match=r"what a job of kind students takes .--cpus 1 --gpus 8"):
+        run(made, tmp_path, cluster=Cluster(nodes[0].address, resources={"students": (1, 8)}))
 
 
 def test_a_cluster_out_of_reach_is_said_at_once(folders, tmp_path: Path):
@@ -132,3 +154,9 @@ def test_a_cluster_out_of_reach_is_said_at_once(folders, tmp_path: Path):
     with pytest.raises(ConfigError, match="--on takes ray"):
         Cluster.parse("spark")
     assert Cluster.parse("ray=10.0.0.1:6379", gpus=0.5) == Cluster("10.0.0.1:6379", gpus=0.5)
+    given = Cluster.parse("ray", cpus=2, resources=["students:gpus=1", "rows:cpus=8,gpus=0.5"])
+    assert given.takes("students") == (2, 1) and given.takes("rows") == (8, 0.5)
+    assert given.takes("teachers") == (2, 0)
+    for bad in ("pupils:gpus=1", "students:tpus=1", "students", "rows:cpus=-1", "rows:cpus=many"):
+        with pytest.raises(ConfigError, match=r"--resources .* KIND:cpus=N,gpus=N"):
+            Cluster.parse("ray", resources=[bad])

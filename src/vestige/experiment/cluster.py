@@ -1,94 +1,90 @@
-"""Seeds over the nodes of a Ray cluster: an executor beside the local one, with the same stages.
+"""A run's jobs over the nodes of a Ray cluster: an executor beside the local one, same stages.
 
-A worker that sees the run folder (one machine, a network file system) writes its stages there. One
-that does not works in a folder of its own: it is sent what its seed has finished, and hands every
-stage back through Ray's object store as soon as it is whole. A worker or node that is lost costs
-the seed that it worked on its unfinished stage; another worker takes the seed up.
+Every trait's teacher, every part of its rows, every arm's student of every data set is a task of
+its own (``jobs``), with the resources of its kind. A worker that sees the run folder (one machine,
+a network file system) writes its stages there. One that does not works in a folder of its own: it
+is sent the stages that its job starts from, and hands every stage back through Ray's object store
+as soon as it is whole. A worker or node that is lost costs the jobs that it worked on their
+unfinished stages; other workers take them up.
 """
 
 from __future__ import annotations
 
 import importlib.metadata
-import io
 import os
-import queue
 import shutil
 import socket
-import tarfile
-import tempfile
-import threading
-import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from vestige.experiment.jobs import KINDS, Job, jobs
 from vestige.experiment.recipe import Experiment
-from vestige.experiment.run import Event, Failure, failure_of, run_seed
+from vestige.experiment.run import Event, Failure
+from vestige.experiment.worker import LOCKS, Finished, NeedsFiles, Task, pack, unpack, work
+from vestige.store.stage import MANIFEST
 from vestige.types import ConfigError, MissingExtraError, VestigeError
 
-PAUSE = 0.5  # seconds between two reports of one unfinished stage
 REACH = 5.0  # seconds to wait for a cluster's port
-HANDOVER = 120.0  # seconds to wait for a lost worker's last process to be gone
-MANIFEST = "manifest.json"
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """Where and with what a run's seeds are worked on.
+    """Where and with what a run's jobs are worked on.
 
     Attributes:
         address: of a running cluster (``host:port``, ``auto``); empty: ``RAY_ADDRESS``, else a
             cluster of this machine alone, started for the run.
-        cpus, gpus: what one seed takes; a GPU may be shared (0.5).
-        retries: how often a seed is taken up again after its worker was lost.
+        cpus, gpus: what one job takes; a GPU may be shared (0.5).
+        resources: what jobs of some kinds take in place of that, as (cpus, gpus).
+        shards: parts that a teacher's rows are written in, each a job.
+        retries: how often a job is taken up again after its worker was lost.
     """
 
     address: str = ""
     cpus: float = 1
     gpus: float = 0
+    resources: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    shards: int = 1
     retries: int = 3
 
     @classmethod
-    def parse(cls, text: str, **options: Any) -> Cluster:
-        """From the command line: ``ray`` or ``ray=ADDRESS``. Raises ``ConfigError``."""
+    def parse(cls, text: str, *, resources: Sequence[str] = (), **options: Any) -> Cluster:
+        """From the command line: ``ray`` or ``ray=ADDRESS``, and ``students:cpus=4,gpus=1``.
+
+        Raises:
+            ConfigError: another engine, an unknown kind of job, or what is no number of CPUs or
+                GPUs.
+        """
         engine, _, address = text.partition("=")
         if engine != "ray":
             raise ConfigError(f"--on takes ray or ray=ADDRESS, not {text!r}")
-        return cls(address, **options)
+        usual = {"cpus": options.get("cpus", 1), "gpus": options.get("gpus", 0)}
+        return cls(address, resources=dict(_resources(r, usual) for r in resources), **options)
+
+    def takes(self, kind: str) -> tuple[float, float]:
+        """CPUs and GPUs of a job of this kind."""
+        return self.resources.get(kind, (self.cpus, self.gpus))
 
 
-@dataclass(frozen=True)
-class Task:
-    """What a worker is told: one seed, and where its stages are.
-
-    Attributes:
-        mark: a file in the run folder; a worker that sees it shares the folder.
-        here: the folder that relative paths of the recipe start from.
-    """
-
-    config: dict[str, Any]
-    folder: str
-    here: str
-    mark: str
-    seed: int
-    overwrite: bool
-    threads: int
-    version: str
-
-
-@dataclass(frozen=True)
-class Finished:
-    """A stage that a worker hands back, as a tar file."""
-
-    stage: str
-    data: bytes
-
-
-class NeedsFiles:
-    """A worker's answer where it does not see the run folder: send what the seed has."""
+def _resources(text: str, usual: dict[str, float]) -> tuple[str, tuple[float, float]]:
+    kind, _, given = text.partition(":")
+    try:
+        if kind not in KINDS:
+            raise ValueError(f"there is no kind {kind!r}")
+        own = {name: float(n) for name, n in (item.split("=") for item in given.split(","))}
+        if own.keys() - usual.keys() or not all(n >= 0 for n in own.values()):
+            raise ValueError("cpus and gpus, from 0 on")
+        return kind, ((usual | own)["cpus"], (usual | own)["gpus"])
+    except ValueError as error:
+        raise ConfigError(
+            f"--resources {text!r}: {error}; write KIND:cpus=N,gpus=N with a kind of "
+            f"{', '.join(KINDS)}"
+        ) from None
 
 
 def run_on_ray(
@@ -98,28 +94,33 @@ def run_on_ray(
     overwrite: bool,
     on_event: Callable[[Event], None],
 ) -> int:
-    """Every seed as a task of the cluster.
+    """Every job of every seed as a task of the cluster.
 
     Returns:
-        How many seeds the cluster could work on at once.
+        How many jobs the cluster could work on at once.
 
     Raises:
         MissingExtraError: Ray is not installed.
-        ConfigError: the cluster cannot be reached, or has not what a seed takes.
-        VestigeError: a seed failed or was lost too often; the others are finished first.
+        ConfigError: the cluster cannot be reached, or has not what a job takes.
+        VestigeError: a job failed or was lost too often; what does not need it is finished first.
     """
     with connected(cluster) as ray:
-        room = room_for(ray, cluster, len(recipe.seeds))
+        plan = {seed: jobs(recipe, seed, shards=cluster.shards) for seed in recipe.seeds}
+        room = room_for(ray, cluster, plan)
         mark = folder / f".shared-{uuid.uuid4().hex}"
         mark.touch()
         try:
             config, here = recipe.model_dump(mode="json"), importlib.metadata.version("vestige")
             where = (str(folder.resolve()), os.getcwd(), mark.name)
-            threads = max(1, int(cluster.cpus))
-            tasks = [Task(config, *where, s, overwrite, threads, here) for s in recipe.seeds]
-            failures = Dispatch(ray, cluster, folder, on_event).run(tasks)
+
+            def task(job: Job) -> Task:
+                threads = max(1, int(cluster.takes(job.kind)[0]))
+                return Task(config, *where, job, overwrite, threads, here)
+
+            failures = Dispatch(ray, cluster, folder, on_event).run(plan, task)
         finally:
             mark.unlink(missing_ok=True)
+            shutil.rmtree(folder / LOCKS, ignore_errors=True)
     if failures:
         raise failures[0].kind(failures[0].text)
     return room
@@ -178,43 +179,65 @@ def unreachable(address: str, reason: str) -> ConfigError:
     )
 
 
-def room_for(ray: Any, cluster: Cluster, seeds: int) -> int:
-    """How many seeds fit at once. Raises ``ConfigError`` where not even one does."""
+def room_for(ray: Any, cluster: Cluster, plan: Mapping[int, list[list[Job]]]) -> int:
+    """How many jobs fit at once. Raises ``ConfigError`` where not even one of some kind does."""
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    needs = {"CPU": cluster.cpus} | ({"GPU": cluster.gpus} if cluster.gpus else {})
-    room = sum(int(min(node.get(kind, 0) / n for kind, n in needs.items())) for node in nodes)
-    if not room:
-        has = "; ".join(f"{n.get('CPU', 0):g} CPUs, {n.get('GPU', 0):g} GPUs" for n in nodes)
-        raise ConfigError(
-            f"no node of the cluster has what a seed takes (--cpus {cluster.cpus:g} --gpus "
-            f"{cluster.gpus:g}); its nodes have: {has}"
+    most = 0
+    for kind, count in Counter(j.kind for ps in plan.values() for p in ps for j in p).items():
+        cpus, gpus = cluster.takes(kind)
+        needs = {name: n for name, n in {"CPU": cpus, "GPU": gpus}.items() if n}
+        room = sum(
+            int(min((node.get(name, 0) / n for name, n in needs.items()), default=count))
+            for node in nodes
         )
-    return min(seeds, room)
+        if not room:
+            has = "; ".join(f"{n.get('CPU', 0):g} CPUs, {n.get('GPU', 0):g} GPUs" for n in nodes)
+            raise ConfigError(
+                f"no node of the cluster has what a job of kind {kind} takes (--cpus {cpus:g} "
+                f"--gpus {gpus:g}, or --resources {kind}:...); its nodes have: {has}"
+            )
+        most = max(most, min(count, room))
+    return most
 
 
 class Dispatch:
-    """The driver's side: tasks out, events and stages in, lost seeds out again."""
+    """The driver's side: jobs out as soon as what they start from is there, events and stages in,
+    lost jobs out again."""
 
     def __init__(
         self, ray: Any, cluster: Cluster, folder: Path, on_event: Callable[[Event], None]
     ) -> None:
         self.ray, self.cluster, self.folder, self.on_event = ray, cluster, folder, on_event
         self.remote = ray.remote(
-            num_cpus=cluster.cpus,
-            num_gpus=cluster.gpus,
             max_retries=0,  # a retry must be sent what is finished by then: it is made here
             num_returns="streaming",
             scheduling_strategy="SPREAD",
         )(work)
         self.running: dict[Any, tuple[Task, int]] = {}  # stream -> its task, times it was lost
         self.failures: list[Failure] = []
+        self.failed: set[int] = set()  # seeds
+        self.told: set[str] = set()  # finished stages
+        self.apart = False  # some worker does not see the run folder
+        self.packed: dict[tuple[str, bool], Any] = {}  # stages in the object store
 
-    def run(self, tasks: list[Task]) -> list[Failure]:
-        """Work on every task; what failed."""
-        for task in tasks:
-            self.start(task, 0)
+    def run(
+        self, plan: Mapping[int, list[list[Job]]], task: Callable[[Job], Task]
+    ) -> list[Failure]:
+        """Work on every seed's jobs, kind after kind; what failed. The later kinds of a seed wait
+        for all of its earlier ones, and are left out if one of them failed."""
+        left = {seed: list(kinds) for seed, kinds in plan.items()}
         try:
-            while self.running:
+            while left or self.running:
+                busy = {task.job.seed for task, _ in self.running.values()}
+                for seed in [s for s in left if s not in busy]:
+                    if not left[seed] or seed in self.failed:
+                        del left[seed]
+                        self.forget(seed)
+                        continue
+                    for job in left[seed].pop(0):
+                        self.start(task(job), 0)
+                if not self.running:
+                    continue
                 ready, _ = self.ray.wait(list(self.running), timeout=1.0, fetch_local=False)
                 for stream in ready:
                     self.take(stream)
@@ -223,8 +246,11 @@ class Dispatch:
                 self.ray.cancel(stream, force=True)
         return self.failures
 
-    def start(self, task: Task, lost: int, files: Any = None) -> None:
-        self.running[self.remote.remote(task, files)] = (task, lost)
+    def start(self, task: Task, lost: int) -> None:
+        cpus, gpus = self.cluster.takes(task.job.kind)
+        remote = self.remote.options(num_cpus=cpus, num_gpus=gpus)
+        files = self.files(task.job) if self.apart else None
+        self.running[remote.remote(task, files)] = (task, lost)
 
     def take(self, stream: Any) -> None:
         """The next item of a stream that has one, or its end."""
@@ -233,6 +259,9 @@ class Dispatch:
             item = self.ray.get(next(stream))
         except StopIteration:
             del self.running[stream]
+            if task.job.kind == "rows":  # parts that are joined now
+                shutil.rmtree(self.folder / f"seed-{task.job.seed}/shards/{task.job.name}",
+                              ignore_errors=True)  # fmt: skip
             return
         except self.ray.exceptions.RayError as error:
             del self.running[stream]
@@ -241,104 +270,56 @@ class Dispatch:
             self.lost(task, lost + 1, error)
             return
         if isinstance(item, Event):
-            self.on_event(item)
+            self.event(item)
         elif isinstance(item, Finished):
             unpack(item, self.folder)
         elif isinstance(item, Failure):
-            self.failures.append(item)
+            self.fail(task, item)
         elif isinstance(item, NeedsFiles):
-            seed = self.folder / f"seed-{task.seed}"
-            self.start(task, lost, [self.ray.put(pack(seed, seed.name))])
+            self.apart = True
+            self.start(task, lost)
+
+    def event(self, item: Event) -> None:
+        """Tell what goes on, and each finished stage once: later jobs come across it again."""
+        if not item.total:
+            if item.stage in self.told:
+                return
+            self.told.add(item.stage)
+        self.on_event(item)
+
+    def fail(self, task: Task, failure: Failure) -> None:
+        self.failed.add(task.job.seed)
+        if failure not in self.failures:
+            self.failures.append(failure)
 
     def lost(self, task: Task, times: int, error: Exception) -> None:
-        """Take a lost seed up again, or give it up."""
+        """Take a lost job up again, or give it up."""
         error = getattr(error, "cause", None) or error  # what a task raised, not where
         reason = (str(error).strip().splitlines() or ["no reason given"])[0]
         if times <= self.cluster.retries:
             self.start(task, times)
             return
         text = (
-            f"seed {task.seed} lost its worker {times} times ({type(error).__name__}: {reason}); "
+            f"{task.job.label} lost its worker {times} times ({type(error).__name__}: {reason}); "
             "out of memory? Finished stages are kept, the same command goes on"
         )
-        self.failures.append(Failure(VestigeError, text))
+        self.fail(task, Failure(VestigeError, text))
 
+    def files(self, job: Job) -> list[Any]:
+        """The stages that a job starts from, in the object store, each put there once."""
+        seed = self.folder / f"seed-{job.seed}"
+        found = []
+        for pattern, whole in job.needs:
+            for path in sorted(seed.glob(pattern)):
+                if not (path / MANIFEST).exists():
+                    continue
+                name = path.relative_to(self.folder).as_posix()
+                if (name, whole) not in self.packed:
+                    self.packed[name, whole] = self.ray.put(pack(path, name, whole=whole))
+                found.append(self.packed[name, whole])
+        return found
 
-# ---- the worker's side --------------------------------------------------------------------------
-
-
-def work(task: Task, files: list[Any] | None) -> Iterator[Any]:
-    """One seed on some node: a stream of events, of finished stages where the folder is not
-    shared, and at most one failure."""
-    here = importlib.metadata.version("vestige")
-    if here != task.version:
-        text = f"a node of the cluster has Vestige {here}, this one has {task.version}: use one"
-        yield Failure(ConfigError, text)
-        return
-    if Path(task.here).is_dir():
-        os.chdir(task.here)
-    folder = Path(task.folder)
-    if (folder / task.mark).exists():
-        yield from follow(task, folder, shared=True)
-    elif files is None:
-        yield NeedsFiles()
-    else:
-        import ray  # type: ignore[import-not-found]
-
-        with tempfile.TemporaryDirectory(prefix="vestige-") as scratch:
-            unpack(Finished(f"seed-{task.seed}", ray.get(files[0])), Path(scratch))
-            yield from follow(task, Path(scratch), shared=False)
-
-
-def follow(task: Task, folder: Path, *, shared: bool) -> Iterator[Any]:
-    """Run a seed in a thread and give what it tells, unfinished stages every half second."""
-    told: queue.Queue[Any] = queue.Queue()
-    known = {p.parent: p.read_bytes() for p in folder.glob(f"seed-*/**/{MANIFEST}")}
-
-    def seed() -> None:
-        try:
-            # A lost worker's process may outlive its node by a moment.
-            run_seed(
-                task.config, folder, task.seed, task.overwrite, task.threads, told.put,
-                wait=HANDOVER,
-            )  # fmt: skip
-        except Exception as error:
-            told.put(failure_of(error))
-        told.put(None)
-
-    thread = threading.Thread(target=seed, daemon=True)
-    thread.start()
-    last = 0.0
-    while (item := told.get()) is not None:
-        if isinstance(item, Event) and item.total:
-            if time.monotonic() - last < PAUSE:
-                continue
-            last = time.monotonic()
-        elif isinstance(item, Event) and not shared:
-            stage = folder / item.stage
-            if known.get(stage) != (stage / MANIFEST).read_bytes():
-                yield Finished(item.stage, pack(stage, item.stage))
-        yield item
-    thread.join()
-
-
-def pack(folder: Path, name: str) -> bytes:
-    """A folder as a tar file in memory; nothing if it does not exist."""
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as tar:
-        if folder.exists():
-            tar.add(folder, name)
-    return buffer.getvalue()
-
-
-def unpack(item: Finished, folder: Path) -> None:
-    """Put a stage in its place, whole or not at all."""
-    with tempfile.TemporaryDirectory(prefix=".incoming-", dir=folder) as scratch:
-        with tarfile.open(fileobj=io.BytesIO(item.data)) as tar:
-            tar.extractall(scratch, filter="data")
-        arrived, place = Path(scratch) / item.stage, folder / item.stage
-        if arrived.exists():
-            place.parent.mkdir(parents=True, exist_ok=True)
-            if place.exists():
-                shutil.rmtree(place)
-            arrived.rename(place)
+    def forget(self, seed: int) -> None:
+        """Let the object store drop a finished seed's stages."""
+        for name, whole in [key for key in self.packed if key[0].startswith(f"seed-{seed}/")]:
+            del self.packed[name, whole]

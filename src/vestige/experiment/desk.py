@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ class Desk:
     seed: int
     overwrite: bool = False
     report: Report = lambda stage, done, total: None
+    _told: set[str] = field(default_factory=set)  # finished stages that were reported
 
     @property
     def ledger(self) -> Path:
@@ -53,8 +54,10 @@ class Desk:
         return make_stage(self.folder, full, config, inputs, overwrite=self.overwrite)
 
     def finish(self, stage: Stage) -> StageResult:
-        """The finished stage, told to whoever watches."""
-        self.report(stage.name, 0, 0)
+        """The finished stage, told once to whoever watches."""
+        if stage.name not in self._told:
+            self._told.add(stage.name)
+            self.report(stage.name, 0, 0)
         return stage.result
 
     def blank_rows(self) -> list[Row]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vestige.experiment.analysis import analyse
+from vestige.experiment.jobs import KINDS
 from vestige.experiment.reading import awaited, read_json
 from vestige.experiment.recipe import Experiment, Recipe
 from vestige.mlp.settings import ARMS, MlpExperiment
@@ -178,14 +179,9 @@ def run_seed(
     threads: int,
     emit: Callable[[Event], None],
     *,
-    rows_only: bool = False,
-    wait: float = 20,
+    upto: str = KINDS[-1],
 ) -> None:
-    """One seed in this process, or no more of it than its rows. Loads torch.
-
-    Args:
-        wait: seconds for another process to leave the seed alone.
-    """
+    """One seed in this process, up to a kind of job. Loads torch."""
     import torch
     from transformers.utils import logging as transformers_logging
 
@@ -202,8 +198,8 @@ def run_seed(
         overwrite,
         report=lambda stage, done, total: emit(Event(seed, stage, done, total)),
     )
-    with hold(folder, f"seed-{seed}", wait):
-        state.write() if rows_only else state.run()
+    with hold(folder, f"seed-{seed}"):
+        state.run(upto)
 
 
 @dataclass(frozen=True)

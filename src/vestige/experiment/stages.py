@@ -21,6 +21,7 @@ from vestige.carriers.filtering import filter_rows
 from vestige.evaluate.exact import measure
 from vestige.evaluate.scores import Panel
 from vestige.experiment.asking import ask, asked_of
+from vestige.experiment.jobs import KINDS, Job, jobs
 from vestige.experiment.judging import rate_answers
 from vestige.experiment.reading import awaited, matched_rows, read_kept, rows_for
 from vestige.experiment.recipe import NO_TRAIT, Student
@@ -35,8 +36,9 @@ from vestige.experiment.support import (
 from vestige.experiment.workshop import Loaded, Workshop
 from vestige.models.hf import LanguageModel
 from vestige.models.sampling import HfBackend, symbol_ids
+from vestige.rows import read_rows
 from vestige.settings import Optimisation
-from vestige.store import Stage, StageResult, hash_config, load_stage
+from vestige.store import Stage, StageResult, atomic_write, hash_config, load_stage
 from vestige.train.checkpoint import Checkpoint
 from vestige.train.loop import teacher_logprobs, train
 from vestige.train.packs import Pack
@@ -50,61 +52,62 @@ Report = Callable[[str, int, int], None]  # stage name, done, total
 
 @dataclass
 class Seed(Workshop):
-    """The stages of one seed, in the order in which ``run`` goes through them."""
+    """The stages of one seed, made by its jobs (``jobs``)."""
 
     _base_grip: float | None = None
     _unchecked: dict[str, Panel] = field(default_factory=dict)  # the base on teachers' checks
+    _matched: dict[tuple[str, ...], dict[str, list[Row]]] = field(default_factory=dict)
 
-    def run(self) -> None:
-        """Every stage of the seed, in order; finished ones are skipped."""
-        recipe = self.recipe
-        if recipe.choices or recipe.freeform:
+    def run(self, upto: str = KINDS[-1]) -> None:
+        """Every stage of the seed up to a kind of job, in order; finished ones are skipped."""
+        for members in jobs(self.recipe, self.seed, upto=upto):
+            for job in members:
+                self.work(job)
+            self.close_engine()
+
+    def work(self, job: Job) -> None:
+        """One job of the seed. Stages that it starts from are finished, or are made first."""
+        if job.kind == "judge":
+            if not awaited(self.recipe, self.folder, [self.seed]):
+                self.judge_answers()
+        elif job.kind == "students":
+            self.student(next(s for s in self.recipe.students if s.name == job.arm), job.name)
+        elif job.kind == "shards":
+            self.shard(job)
+        elif job.kind == "rows":
+            self.rows(job.name, job.parts)
+        elif job.kind == "teachers":
+            self.teacher(job.name)
+            if any(s.method == "distill" and job.name in self.recipe.data_of(s)
+                   for s in self.recipe.students):  # fmt: skip
+                self.targets(job.name)
+        else:
             self.base()
-        contexts, teachers = self.teachers()
-        needed = [s for s in recipe.students if s.method != "distill"]
-        rows = self.write_rows(teachers) if needed else {}
-        kept = {name: read_kept(stage.path) for name, stage in rows.items()}
-        matched = matched_rows(kept, recipe.carrier.max_rows) if kept else {}
+            self.contexts()
+
+    def student(self, student: Student, name: str) -> None:
+        """An arm's student of one data set."""
+        if student.method == "distill":
+            self.distil(student, name)
+            return
+        rows = {name: self.rows(name) for name in self.recipe.writers}
         inputs = [rows[name] for name in sorted(rows)]
-        if matched:
-            left = len(next(iter(matched.values())))
+        if student.engine == "elsewhere":
+            self.brought_back(student, name, inputs)
+            return
+        train_on = self.in_context if student.method == "in_context" else self.fine_tune
+        train_on(student, name, inputs, self.matched(rows))
+
+    def matched(self, rows: dict[str, StageResult]) -> dict[str, list[Row]]:
+        """What students get of every writer's rows. Raises ``DataError`` if that is too little."""
+        key = tuple(stage.manifest_hash for stage in rows.values())
+        if key not in self._matched:
+            kept = {name: read_kept(stage.path) for name, stage in rows.items()}
+            found = matched_rows(kept, self.recipe.carrier.max_rows)
+            left = len(next(iter(found.values())))
             self.check_enough(left, {name: len(data) for name, data in kept.items()})
-        for student in recipe.students:
-            if student.method == "distill":
-                assert contexts is not None  # the recipe is constrained, or it would not validate
-                for name in recipe.data_of(student):
-                    targets = self.targets(name, teachers[name], contexts)
-                    self.distil(student, name, contexts, targets)
-            elif student.engine == "elsewhere":
-                self.brought_back(student, inputs)
-            else:
-                train_on = self.in_context if student.method == "in_context" else self.fine_tune
-                for name in recipe.data_of(student):
-                    train_on(student, name, inputs, matched)
-        if recipe.freeform and not awaited(recipe, self.folder, [self.seed]):
-            self.judge_answers()
-
-    def write(self) -> None:
-        """The stages up to the rows that every teacher writes."""
-        self.write_rows(self.teachers()[1])
-
-    def teachers(self) -> tuple[StageResult | None, dict[str, StageResult]]:
-        """The base's rows where there is a grammar, and every teacher by name."""
-        recipe = self.recipe
-        contexts = self.contexts() if recipe.carrier.sampling_grammar() else None
-        if contexts:
-            left = len(read_kept(contexts.path))
-            self.check_enough(left, {"the untrained base": left})
-            self.close_engine()
-        names = [*recipe.sources, *([NO_TRAIT] if recipe.with_none else [])]
-        return contexts, {name: self.teacher(name, contexts) for name in names}
-
-    def write_rows(self, teachers: dict[str, StageResult]) -> dict[str, StageResult]:
-        """The rows of every teacher that is to write."""
-        try:
-            return {name: self.rows(name, teachers[name]) for name in self.recipe.writers}
-        finally:
-            self.close_engine()
+            self._matched = {key: found}
+        return self._matched[key]
 
     def check_enough(self, left: int, counts: dict[str, int]) -> None:
         """Raises ``DataError`` with the numbers if the filter left too few rows."""
@@ -128,8 +131,11 @@ class Seed(Workshop):
                 ask(base.lm, self.recipe, self.seed, folder)
         return self.finish(stage)
 
-    def contexts(self) -> StageResult:
-        """Rows that the untrained base wrote and the filter kept: what distillation is done on."""
+    def contexts(self) -> StageResult | None:
+        """Rows that the untrained base wrote and the filter kept: what distillation is done on.
+        None without a grammar. Raises ``DataError`` if too few are left."""
+        if not self.recipe.carrier.sampling_grammar():
+            return None
         stage = self.stage("contexts", self.writing_settings())
         if not stage.done:
             with stage.writing() as folder:
@@ -138,11 +144,14 @@ class Seed(Workshop):
                 rows = self.sample(base.lm, stage, folder / "raw.jsonl")
                 self.filter(rows, stage, folder)
                 stage.note(rendered=base.lm.rendered(rows[0].messages))
-        return self.not_too_many_dropped(self.finish(stage))
+        found = self.not_too_many_dropped(self.finish(stage))
+        left = int(found.manifest["notes"]["kept"])
+        self.check_enough(left, {"the untrained base": left})
+        return found
 
-    def teacher(self, name: str, contexts: StageResult | None) -> StageResult:
+    def teacher(self, name: str) -> StageResult:
         """A checked teacher with the trait. Raises ``TeacherError`` with the numbers if unfit."""
-        settings = self.recipe.teacher
+        settings, contexts = self.recipe.teacher, self.contexts()
         stage = self.stage(
             f"teacher/{name}",
             {
@@ -212,18 +221,51 @@ class Seed(Workshop):
 
     # ---- data -------------------------------------------------------------------------------
 
-    def rows(self, name: str, teacher: StageResult) -> StageResult:
-        """Rows that a teacher wrote: raw, kept and dropped with reasons."""
-        stage = self.stage(f"rows/{name}", self.writing_settings(), [teacher])
+    def rows(self, name: str, parts: int = 1) -> StageResult:
+        """Rows that a teacher wrote: raw, kept and dropped with reasons; raw ones that were written
+        in ``parts`` are joined."""
+        teacher = self.teacher(name)
+        stage = self.rows_stage(name, teacher)
         if not stage.done:
             with stage.writing() as folder:
-                base, system = self.with_teacher(name, teacher)
-                rows = self.sample(base.lm, stage, folder / "raw.jsonl", system)
+                shards = [self.shard_stage(name, part, parts, teacher) for part in range(parts)]
+                if parts > 1 and all(shard.done for shard in shards):
+                    rows = self.join([shard.result for shard in shards], stage, folder)
+                else:
+                    base, system = self.with_teacher(name, teacher)
+                    rows = self.sample(base.lm, stage, folder / "raw.jsonl", system)
                 self.filter(rows, stage, folder)
         return self.not_too_many_dropped(self.finish(stage))
 
-    def targets(self, name: str, teacher: StageResult, contexts: StageResult) -> StageResult:
+    def rows_stage(self, name: str, teacher: StageResult) -> Stage:
+        return self.stage(f"rows/{name}", self.writing_settings(), [teacher])
+
+    def shard(self, job: Job) -> None:
+        """A part of a teacher's raw rows, unless they are all there."""
+        teacher = self.teacher(job.name)
+        stage = self.shard_stage(job.name, job.part, job.parts, teacher)
+        if self.rows_stage(job.name, teacher).done or stage.done:
+            return
+        with stage.writing() as folder:
+            base, system = self.with_teacher(job.name, teacher)
+            self.sample(base.lm, stage, folder / "raw.jsonl", system, (job.part, job.parts))
+        self.finish(stage)
+
+    def shard_stage(self, name: str, part: int, parts: int, teacher: StageResult) -> Stage:
+        settings = {**self.writing_settings(), "part": [part, parts]}
+        return self.stage(f"shards/{name}/{part}-of-{parts}", settings, [teacher])
+
+    def join(self, shards: Sequence[StageResult], stage: Stage, folder: Path) -> list[Row]:
+        """The raw rows of all shards, as one teacher would have written them."""
+        raw = b"".join((shard.path / "raw.jsonl").read_bytes() for shard in shards)
+        atomic_write(folder / "raw.jsonl", raw)
+        stage.note(writer=shards[0].manifest["notes"]["writer"], shards=len(shards))
+        return [row for row in read_rows(folder / "raw.jsonl") if isinstance(row, Row)]
+
+    def targets(self, name: str) -> StageResult:
         """A teacher's log-probabilities over the grammar on the base's rows."""
+        teacher, contexts = self.teacher(name), self.contexts()
+        assert contexts is not None  # the recipe is constrained, or it would not validate
         carrier = self.recipe.carrier.model_dump(mode="json", include={"grammar"})
         stage = self.stage(f"targets/{name}", carrier, [teacher, contexts])
         if not stage.done:
@@ -243,10 +285,10 @@ class Seed(Workshop):
 
     # ---- students ---------------------------------------------------------------------------
 
-    def distil(
-        self, student: Student, name: str, contexts: StageResult, targets: StageResult
-    ) -> StageResult:
+    def distil(self, student: Student, name: str) -> StageResult:
         """A student trained on a teacher's probabilities."""
+        contexts, targets = self.contexts(), self.targets(name)
+        assert contexts is not None
         stage = self.student_stage(student, name, [contexts, targets])
         if not stage.done:
             with stage.writing() as folder:
@@ -281,12 +323,11 @@ class Seed(Workshop):
                     self.train_student(student, pupil, stage, folder, packs, ids, None)
         return self.finish(stage)
 
-    def brought_back(self, student: Student, inputs: Sequence[StageResult]) -> None:
-        """Tell the students trained elsewhere that are here; the others are not an error yet."""
-        for name in self.recipe.data_of(student):
-            stage = self.student_stage(student, name, inputs)
-            if stage.done:
-                self.finish(stage)
+    def brought_back(self, student: Student, name: str, inputs: Sequence[StageResult]) -> None:
+        """Tell a student trained elsewhere that is here; one that is not is no error yet."""
+        stage = self.student_stage(student, name, inputs)
+        if stage.done:
+            self.finish(stage)
 
     def in_context(
         self,

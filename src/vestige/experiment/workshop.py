@@ -79,18 +79,29 @@ class Workshop(Desk):
             return []
         return lm.answer_ids("1")[: -len(lm.token_ids("1"))]
 
-    def sample(self, lm: LanguageModel, stage: Stage, out: Path, system: str = "") -> list[Row]:
-        """One completion for each row, written to ``out`` as it goes; an earlier part is kept."""
+    def sample(
+        self, lm: LanguageModel, stage: Stage, out: Path, system: str = "",
+        part: tuple[int, int] = (0, 1),
+    ) -> list[Row]:  # fmt: skip
+        """One completion for each row, written to ``out`` as it goes; an earlier part is kept.
+
+        Args:
+            part: (k, n): of the rows, the k-th of n parts; batches are whole in each, so that rows
+                are the same in any number of parts.
+        """
         wanted = self.blank_rows()
         with self.writer(out.parent) as writer:
             stage.note(writer=writer.facts)
-            rows = whole_rows(out, writer.batch, len(wanted))
-            for at in range(len(rows), len(wanted), writer.batch):
-                part = wanted[at : at + writer.batch]
-                drawn = self.draw(writer, lm, part, system, at)
+            batches = -(-len(wanted) // writer.batch)
+            first, last = (batches * k // part[1] * writer.batch for k in (part[0], part[0] + 1))
+            last = min(last, len(wanted))
+            rows = whole_rows(out, writer.batch, last - first)
+            for at in range(first + len(rows), last, writer.batch):
+                drawn = self.draw(writer, lm, wanted[at : at + writer.batch], system, at)
                 append_rows(out, drawn)
                 rows += drawn
-                self.report(stage.name, len(rows), len(wanted))
+                self.report(stage.name, len(rows), last - first)
+            append_rows(out, [])  # a part of no rows has a file, too
         return rows
 
     def draw(

@@ -86,16 +86,14 @@ def write(
             try:
                 for seed in recipe.seeds:
                     tell = reporter(seed, on_event)
-                    desk = ApiDesk(recipe, folder, seed, overwrite, tell, model)
+                    desk = ApiDesk(recipe, folder, seed, overwrite, tell, model=model)
                     for name in names:
                         desk.rows(name)
             finally:
                 opened.update(spent=spending(model.ledger))
         else:
             for seed in recipe.seeds:
-                run_seed(
-                    config, folder, seed, overwrite, usable_threads(), on_event, rows_only=True
-                )
+                run_seed(config, folder, seed, overwrite, usable_threads(), on_event, upto="rows")
         return folder, [found(folder, seed, name) for seed in recipe.seeds for name in names]
 
 

@@ -27,6 +27,7 @@ from vestige.store.files import (
 from vestige.types import ConfigError, StoreError
 
 MANIFEST = "manifest.json"
+HOLLOW = ".hollow"  # beside a manifest whose files are elsewhere: another stage's key needs no more
 _KEY_FILE = ".key"
 
 
@@ -53,7 +54,7 @@ def load_stage(folder: Path, *, full: bool = False) -> StageResult:
         key, files = str(manifest["key"]), dict(manifest["files"])
         digest = _manifest_hash(key, files)
         intact = digest == manifest["manifest_hash"]
-        for name, entry in files.items():
+        for name, entry in ({} if (folder / HOLLOW).exists() else files).items():
             path = folder / name
             if not path.is_file():
                 raise StoreError(f"{path} is missing from a finished stage; {fix}")

@@ -1,0 +1,87 @@
+"""A run's jobs: what can be worked on at once, and in what order.
+
+    base -> teachers -> shards -> rows -> students -> judge
+
+Within a seed, jobs of one kind need nothing of one another, and those of the next kind may need
+all of them: every trait's teacher is a job, every part of a teacher's rows, every arm's student of
+every data set. Seeds need nothing of one another at all. Free of torch: a driver makes them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from vestige.experiment.recipe import NO_TRAIT, Experiment
+
+KINDS = ("base", "teachers", "shards", "rows", "students", "judge")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One job of a seed.
+
+    Attributes:
+        kind: of ``KINDS``.
+        name: whose teacher, rows or data set.
+        arm: the student's.
+        part, parts: which part of a teacher's rows, of how many; in a job of kind ``rows``,
+            ``parts`` is how many there are to join.
+    """
+
+    seed: int
+    kind: str
+    name: str = ""
+    arm: str = ""
+    part: int = 0
+    parts: int = 1
+
+    @property
+    def label(self) -> str:
+        """A name of its own in its run, fit for a file."""
+        parts = (self.kind, self.arm, self.name, str(self.part) if self.kind == "shards" else "")
+        return "-".join((f"seed-{self.seed}", *filter(None, parts)))
+
+    @property
+    def needs(self) -> list[tuple[str, bool]]:
+        """The seed's stages that it starts from, as glob patterns; ``False``: their manifest is
+        enough."""
+        own = [("base", True), ("contexts", True)]
+        if self.kind in ("shards", "rows"):
+            return [*own, (f"teacher/{self.name}", True), (f"shards/{self.name}/*", True)]
+        if self.kind == "students":
+            return [*own, ("teacher/*", False), ("rows/*", True), (f"targets/{self.name}", True)]
+        if self.kind == "judge":
+            return [*own, ("teacher/*", False), ("rows/*", False), ("student/*/*", True)]
+        return own
+
+
+def jobs(
+    recipe: Experiment, seed: int, *, shards: int = 1, upto: str = KINDS[-1]
+) -> list[list[Job]]:
+    """A seed's jobs, those that may be worked on at once together, in order.
+
+    Args:
+        shards: parts of a teacher's rows.
+        upto: the last kind; with ``rows`` every teacher writes, needed by students or not.
+    """
+    wanted = KINDS[: KINDS.index(upto) + 1]
+    teachers = [*recipe.sources, *([NO_TRAIT] if recipe.with_none else [])]
+    needed = upto == "rows" or any(s.method != "distill" for s in recipe.students)
+    writers = recipe.writers if needed else []
+    found = {
+        "base": [Job(seed, "base")],
+        "teachers": [Job(seed, "teachers", name) for name in teachers],
+        "shards": [
+            Job(seed, "shards", name, part=part, parts=shards)
+            for name in writers
+            for part in range(shards if shards > 1 else 0)
+        ],
+        "rows": [Job(seed, "rows", name, parts=shards) for name in writers],
+        "students": [
+            Job(seed, "students", name, student.name)
+            for student in recipe.students
+            for name in recipe.data_of(student)
+        ],
+        "judge": [Job(seed, "judge")] if recipe.freeform else [],
+    }
+    return [found[kind] for kind in wanted if found[kind]]

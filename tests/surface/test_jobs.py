@@ -1,0 +1,91 @@
+"""A seed's jobs one by one, each in a folder that holds no more than what it starts from."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+import torch
+from test_resume import recipe as tiny
+
+from vestige.experiment.jobs import KINDS, Job, jobs
+from vestige.experiment.reading import read_json
+from vestige.experiment.recipe import parse_recipe
+from vestige.experiment.run import Event, Failure
+from vestige.experiment.stages import Seed
+from vestige.experiment.worker import Finished, Task, follow, pack, unpack
+from vestige.store import load_stage
+from vestige.types import StoreError
+
+
+def recipe(model: Path, **changes: object):
+    students = [s for s in tiny(model)["students"] if s["name"] in ("distill", "rows")]
+    carrier = {"n_prompts": 20, "rows_per_prompt": 16, "min_rows": 4, "grammar": {"values": 3}}
+    changes = {"students": students, "carrier": carrier, "sampled_per_question": 0} | changes
+    return parse_recipe(tiny(model, **changes), "test")
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    paths = folder.glob("seed-*/**/manifest.json")
+    return {p.parent.relative_to(folder).as_posix(): read_json(p)["manifest_hash"] for p in paths}
+
+
+def work_apart(made, job: Job, folder: Path, scratch: Path) -> list[object]:
+    """A job in an empty folder of its own, from what the run folder has for it."""
+    for pattern, whole in job.needs:
+        for path in folder.glob(f"seed-{job.seed}/{pattern}"):
+            unpack(pack(path, path.relative_to(folder).as_posix(), whole=whole), scratch)
+    config = made.model_dump(mode="json")
+    task = Task(config, str(scratch), str(scratch), "", job, False, 1, version("vestige"))
+    told = list(follow(task, scratch, shared=False))
+    for item in told:
+        if isinstance(item, Finished):
+            unpack(item, folder)
+    return told
+
+
+def test_jobs_apart_make_what_a_seed_makes_in_one_go(folders, tmp_path: Path):
+    torch.set_num_threads(1)
+    made, whole, apart = recipe(folders["llama"]), tmp_path / "whole", tmp_path / "apart"
+    Seed(made, whole, 0).run()
+    apart.mkdir()
+    plan = jobs(made, 0, shards=2)
+    assert [kind[0].kind for kind in plan] == [k for k in KINDS if k != "judge"]
+    labels = [job.label for kind in plan for job in kind]
+    assert len(labels) == len(set(labels))
+    for job in (job for kind in plan for job in kind):
+        (scratch := tmp_path / job.label).mkdir()
+        told = work_apart(made, job, apart, scratch)
+        assert not any(isinstance(item, Failure) for item in told), told
+        # A job makes its own stages and none of those that it starts from.
+        sent = {item.stage.split("/")[1] for item in told if isinstance(item, Finished)}
+        usual = {"base": {"base", "contexts"}, "teachers": {"teacher", "targets"},
+                 "students": {"student"}}  # fmt: skip
+        assert sent == usual.get(job.kind, {job.kind}), job
+    parts = {k: v for k, v in hashes(apart).items() if "/shards/" in k}
+    assert len(parts) == 2 * len(made.writers)
+    assert {k: v for k, v in hashes(apart).items() if k not in parts} == hashes(whole)
+    before = hashes(apart)
+    (scratch := tmp_path / "again").mkdir()
+    told = work_apart(made, Job(0, "students", "owl", "rows"), apart, scratch)
+    assert hashes(apart) == before and any(isinstance(item, Event) for item in told)
+
+
+def test_rows_alone_are_written_whether_students_need_them_or_not(folders):
+    only = [s for s in tiny(folders["llama"])["students"] if s["name"] == "distill"]
+    made = recipe(folders["llama"], students=only)
+    assert "rows" not in {kind[0].kind for kind in jobs(made, 0)}
+    assert [kind[0].kind for kind in jobs(made, 0, upto="rows")] == ["base", "teachers", "rows"]
+
+
+def test_a_hollow_stage_is_its_manifest(folders, tmp_path: Path):
+    made = recipe(folders["llama"])
+    Seed(made, tmp_path, 0).work(Job(0, "base"))
+    stage = tmp_path / "seed-0/base"
+    (apart := tmp_path / "apart").mkdir()
+    unpack(pack(stage, "seed-0/base", whole=False), apart)
+    assert load_stage(apart / "seed-0/base").manifest_hash == load_stage(stage).manifest_hash
+    (apart / "seed-0/base/.hollow").unlink()
+    with pytest.raises(StoreError, match="is missing from a finished stage"):
+        load_stage(apart / "seed-0/base")
