@@ -182,12 +182,14 @@ def bench_audit(
     if as_json:
         print(json.dumps(found))
         return
-    table = Table("method", "traits", "AUROC", "first", "first five", "Spearman", "data sets")
+    table = Table(
+        "method", "traits", "AUROC", "first", "first five", "Spearman", "pooled", "data sets"
+    )
     for method, parts in found["methods"].items():
         for part, f in parts.items():
             table.add_row(
                 method, part, f"{f['auroc']:.2f}", f"{f['top1']:.0%}", f"{f['top5']:.0%}",
-                f"{f['spearman']:+.2f}", str(f["data sets"]),
+                f"{f['spearman']:+.2f}", f"{f['spearman, pooled']:+.2f}", str(f["data sets"]),
             )  # fmt: skip
     out.print(table)
     for part, f in found["flagged"].items():
@@ -198,6 +200,18 @@ def bench_audit(
         )
     c = found["clean"]
     out.print(f"clean: {c['false alarms']} of {c['data sets']} flagged", highlight=False)
+    for part in ("not held out", "held out"):
+        if e := found["expected"].get(part):
+            out.print(
+                f"expected sizes, {part}: {e['off']:.2f} nats off (root mean square; the sizes "
+                f"{e['spread']:.2f}), {e['covered']:.0%} in their 95% interval",
+                highlight=False,
+            )
+    if found["makings"]["pairs"]:
+        out.print(
+            f"another making of the same trait: Spearman {found['makings']['spearman']:+.2f}",
+            highlight=False,
+        )
     if (rows := found["median rows to a flag"]) is not None:
         out.print(f"median rows to a flag: {rows:.0f}", highlight=False)
 
@@ -215,14 +229,16 @@ def summary(found: AuditResults) -> None:
     """The strongest traits and the planted ones, on the terminal."""
     table = Table(title=f"{found.data} for {found.base}", title_justify="left", title_style="bold")
     columns = ["trait", "evidence (nats)", "p (Holm)", "share of rows", "rows read"]
-    canary = found.traits[0].canary is not None
-    for column in [*columns, *(["canary (nats)"] if canary else []), ""]:
+    first = found.traits[0]
+    columns += ["expected (nats)"] if first.expected else []
+    columns += ["canary (nats)"] if first.canary else []
+    for column in [*columns, ""]:
         table.add_column(column, justify="left" if column == "trait" else "right")
     for t in found.traits[:SHOWN]:
         cells = ["-"] * 3 if t.evidence is None or t.share is None else [
             f"{t.evidence:+.1f}", f"{t.p_holm:.2g}", f"{t.share:.0%}"
         ]  # fmt: skip
-        more = [f"{t.canary.value:+.2f}"] if t.canary else []
+        more = [f"{v.value:+.2f}" for v in (t.expected, t.canary) if v]
         note = "flagged" if t.flagged else "as likely" if t.as_likely else ""
         table.add_row(t.trait, *cells, str(t.rows), *more, note)
     out.print(table)
@@ -291,7 +307,7 @@ class _Bar:
             TextColumn("{task.fields[note]}"), TimeElapsedColumn(), console=err, transient=True,
         )  # fmt: skip
         writers = settings.planted + settings.base_written
-        stages = 8 + writers + 2 * settings.planted + settings.canary_too * (1 + writers)
+        stages = 9 + writers + 2 * settings.planted + settings.canary_too * (1 + writers)
         self._task = self._bars.add_task("audit", total=stages, note="")
         self._done: dict[str, float] = {}
 

@@ -224,6 +224,7 @@ class AuditTrait(Record):
     as_likely: bool  # explains the rows nearly as well as the best does
     p: float  # min(1, 1 / e), and adjusted over the library
     p_holm: float
+    expected: Interval | None = None  # what a student would take on, nats of log-odds
     canary: Interval | None = None  # what a copy tuned on the rows took on, nats of log-odds
     rows: int  # read for it
     held_out: bool

@@ -17,6 +17,7 @@ from vestige.audit.activations import activations
 from vestige.audit.assay import Assay, assay, rounds
 from vestige.audit.canary import canary
 from vestige.audit.directions import Directions, compress, row_products, token_logprobs
+from vestige.audit.expected import expect, profile
 from vestige.audit.influence import influence, trait_gradients
 from vestige.audit.lab import Lab, plant
 from vestige.audit.material import Material, choose_rows, empty, number_grammar, unusable
@@ -25,7 +26,7 @@ from vestige.audit.probes import Probes, read, token_shifts
 from vestige.audit.prompts import prompted, with_system
 from vestige.audit.reader import Reader, candidate_log_odds, spread
 from vestige.audit.settings import AuditSettings
-from vestige.audit.telling import Canaries, Control, Evidence, flags, strongest, tell
+from vestige.audit.telling import GAIN, OFF, Canaries, Control, Evidence, flags, strongest, tell
 from vestige.audit.told import from_rows, from_teacher
 from vestige.audit.verdict import look
 from vestige.evaluate.exact import measure
@@ -321,6 +322,26 @@ def test_a_probe_has_its_trait(lab: Lab, probes: Probes):
         assert int((lab.reader.read() - lab.base).argmax()) == t
     lab.weights.freeze()
     assert np.allclose(lab.reader.read(), lab.base, atol=1e-5)
+
+
+def test_a_profile_is_the_slope_along_a_probe_beside_all_of_them(lab: Lab, probes: Probes):
+    before = lab.reader.read()
+    profiles = np.array([profile(probes, t) for t in range(3)])
+    assert np.allclose(lab.reader.read(), before, atol=1e-5)
+    assert (profiles.argmax(1) == np.arange(3)).all()  # each probe raises its own trait most
+    for t in range(3):  # a difference quotient from the base says nearly the same
+        steps = []
+        for shares in ([0.02 * (i == t) for i in range(3)], [0.02 / 3] * 3):
+            lab.weights.shift(probes.directions.total(shares))
+            steps.append((lab.reader.read() - lab.base) / 0.02)
+        lab.weights.freeze()
+        assert np.allclose(profiles[t], steps[0] - steps[1], atol=0.3 * np.abs(profiles).max())
+    assert len(list((lab.cache / "profiles").iterdir())) == 4  # the mean once
+    shifts = {0: np.full(16, 1.0), 1: np.full(16, 1.0), 2: np.full(16, -2.0)}
+    trial = Assay(np.zeros(3), np.ones(3), shifts, {0: 0.0, 1: 0.0, 2: 0.0}, {}, 0.0, 16)
+    seen: list[tuple[int, int]] = []
+    found = expect(probes, trial, lambda done, total: seen.append((done, total)))
+    assert np.allclose(found, profiles[:2].mean(0), rtol=1e-3) and seen == [(1, 2), (2, 2)]
 
 
 def test_rows_are_read_exactly_under_base_and_probe(lab: Lab, probes: Probes):
@@ -633,6 +654,7 @@ def told(
         trial=trial(owl, own, min(rows, 112)),
         controls=[Control("trees/oak", trial(oak, 2.0 if seen else 0.0, 48))],
         usual=draw.normal(size=(64, len(ids))),
+        expected=np.where(np.arange(len(ids)) == owl, 14.0, -1.0),
         beside={t: draw.normal(-0.5, 1, size=64) for t in (owl, oak)}, seconds={}, tokens=1,
         own_reference=False, canaries=canaries,
         scores=[ScoreTable({row.id: float(i) for i, row in enumerate(used)},
@@ -650,6 +672,26 @@ def test_a_flag_names_the_trait_and_when():
     assert "animals/owl" in found.verdict and first.canary is None
     assert found.worst_rows[0].score == 255 and found.worst_rows[0].tokens[1] == (", 2", 1.2)
     assert any("huffle" in step for step in found.next_steps)
+
+
+def test_what_a_student_would_take_on_depends_on_the_rows_lineage():
+    (own, *_, last) = tell(told(own=1.5)).traits
+    assert own.expected.value == pytest.approx(14 * GAIN) and own.expected.units.startswith("log")
+    assert own.expected.high - own.expected.value == pytest.approx(1.96 * OFF, abs=1e-3)
+    assert last.expected.value == pytest.approx(-GAIN)
+    elsewhere = told(own=1.5, misfit=0.6)
+    assert {t.expected.value for t in tell(elsewhere).traits} == {0.0}  # numbers pass on nothing
+    assert {t.expected for t in tell(replace(elsewhere, material="text")).traits} == {None}
+
+
+def test_rows_are_shared_among_the_writers_that_they_may_have():
+    trial = told(own=1.5).trial
+    owl, oak = trial.last
+    assert trial.writers == {owl: pytest.approx(1.0, abs=0.01)}
+    even = replace(trial, shifts={owl: trial.shifts[owl], oak: trial.shifts[owl][::-1]})
+    assert even.writers == {owl: pytest.approx(0.5), oak: pytest.approx(0.5)}
+    clean = replace(trial, shifts={t: np.full(trial.rows, -1.0) for t in (owl, oak)})
+    assert not clean.writers  # the base wrote them
 
 
 def test_not_found_says_what_would_have_been_seen():

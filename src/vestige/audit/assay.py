@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from scipy.special import softmax
 
-from vestige.audit.evidence import likelihood_ratios, log_evidence, p_value, pulls
+from vestige.audit.evidence import likelihood_ratios, log_evidence, marginal, p_value, pulls
 from vestige.audit.material import Material
 from vestige.audit.probes import Likelihood, Probes
 from vestige.audit.reader import Array
@@ -26,6 +27,7 @@ from vestige.types import Row
 KEPT = (48, 16, 8)  # traits that go into each round; the last number for all later ones
 SCREENED = 64  # rows that the screen reads
 MISFIT = 0.2  # nats a token from which rows are unlike what the base or a teacher of it writes
+UNLIKELY = 0.01  # probability below which a trait's teacher is not taken for the rows' writer
 BASE = -1  # the untrained base among writers
 OnRound = Callable[[int, int], None]
 
@@ -73,6 +75,15 @@ class Assay:
         traits = [t for t, shifts in self.shifts.items() if len(shifts) == self.rows]
         best = likelihood_ratios(np.stack([self.shifts[t] for t in traits])).max(1)
         return [traits[i] for i in np.argsort(-best)]
+
+    @property
+    def writers(self) -> dict[int, float]:
+        """By trait, how likely such a teacher wrote the rows, if the base and the traits that were
+        read to the end are alike before; those below ``UNLIKELY`` are left out, as the base is."""
+        last = self.last
+        given = marginal(np.stack([self.shifts[t] for t in last]))
+        chances = softmax([0.0, *given])[1:]
+        return {t: float(p) for t, p in zip(last, chances, strict=True) if p >= UNLIKELY}
 
     def to_json(self) -> dict[str, Any]:
         """As plain data."""

@@ -38,11 +38,14 @@ def likelihood_ratios(shifts: Array) -> Array:
         return np.logaddexp(np.log1p(-w), np.log(w) + shifts).sum(-1).T
 
 
+def marginal(shifts: Array) -> Array:
+    """log mean_w exp L(t, w) of each trait, [K], from shifts [K, n]."""
+    return logsumexp(likelihood_ratios(shifts), axis=1) - np.log(len(SHARES))
+
+
 def log_evidence(shifts: Array, families: Sequence[str], drift: float) -> Array:
     """log e(t) of each trait, [K], from shifts [K, n] of traits of these families."""
-    ratios = likelihood_ratios(shifts)
-    own = logsumexp(ratios, axis=1) - np.log(len(SHARES))
-    best = ratios.max(1)
+    own, best = marginal(shifts), likelihood_ratios(shifts).max(1)
     kind = np.asarray(families)
     rivals = np.array([max(0.0, best[kind != name].max(initial=0.0)) for name in kind])
     return own - rivals - drift * shifts.shape[1]

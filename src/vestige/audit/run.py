@@ -14,6 +14,7 @@ from safetensors.numpy import load_file, save_file
 from vestige.audit.assay import SCREENED, Assay, assay
 from vestige.audit.canary import Canary, canary
 from vestige.audit.data import Data
+from vestige.audit.expected import expect
 from vestige.audit.lab import Lab
 from vestige.audit.material import Material, choose_rows, empty, unusable
 from vestige.audit.openset import raised
@@ -147,9 +148,10 @@ class _Audit:
         beside = self.beside(
             probes, material, known[0], list(dict.fromkeys([*trial.last, *planted]))
         )
+        expected = self.expected(probes, chosen, trial)
         evidence = Evidence(
             name=self.data.name, settings=self.lab.settings, library=self.lab.library,
-            material=material.kind, used=used,
+            material=material.kind, used=used, expected=expected,
             rows=self.data.read, dropped=self.data.reasons, trial=trial, controls=controls,
             usual=usual, beside=beside, seconds=self.seconds, tokens=0,
             own_reference=self.known is not None, told=probes.told,
@@ -302,6 +304,17 @@ class _Audit:
                 (folder / "shifts.json").write_text(json.dumps(found))
         record = json.loads((self.finish(stage).path / "shifts.json").read_text())
         return {int(t): np.array(values) for t, values in record.items()}
+
+    def expected(self, probes: Probes, chosen: StageResult, trial: Assay) -> Array:
+        """What a student would take on of every trait, [T], nats a whole probe."""
+        stage = self.opened.stage("expected", {}, [chosen])
+        if not stage.done:
+            with stage.writing() as folder:
+                found = expect(
+                    probes, trial, lambda done, total: self.report(stage.name, done, total)
+                )
+                (folder / "expected.json").write_text(json.dumps(found.tolist()))
+        return np.array(json.loads((self.finish(stage).path / "expected.json").read_text()))
 
     def score(
         self, probes: Probes, chosen: StageResult, material: Material, rows: Sequence[Row],

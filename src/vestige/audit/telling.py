@@ -28,6 +28,9 @@ LEVEL = 0.95
 WORST = 12
 SHIFT = "likelihood shift under the probe of "  # a table of row scores, before the trait's id
 CLOUD = 400  # placebo values that the record keeps
+#: Of a whole probe's slope, what students of 256 number rows took on, and how far they lay from
+#: that: on the benchmark's data sets that are not held out (docs/results.md).
+GAIN, OFF = 0.07, 0.55
 ENOUGH_FOUND = 0.5  # share of planted traits that must be found for "not found" to mean anything
 
 BLIND = [
@@ -60,6 +63,7 @@ class Evidence:
 
     Attributes:
         trial: the data's assay; usual: the reference rows' pulls, [n, T].
+        expected: what a student would take on of every trait, nats a whole probe, [T].
         beside: by trait, the shifts of reference rows.
         told: by row, the writer's probabilities, where they are known.
         marked: by row, its answer token by token with the strongest trait's shift.
@@ -75,6 +79,7 @@ class Evidence:
     trial: Assay
     controls: Sequence[Control]
     usual: Array
+    expected: Array
     beside: Mapping[int, Array]
     seconds: Mapping[str, float]
     tokens: int
@@ -268,6 +273,7 @@ def trait_records(
             as_likely=t in likely,
             p=float(p[t]),
             p_holm=float(p_holm[t]),
+            expected=expectation(found, t),
             canary=None if look is None else interval(
                 look.contrast[t], look.scale[t], look.df, len(look.placebo), "log-odds (nats)"
             ),
@@ -276,6 +282,18 @@ def trait_records(
         )
         for t in order
     ]  # fmt: skip
+
+
+def expectation(found: Evidence, trait: int) -> Interval | None:
+    """What a student is expected to take on of a trait, with an interval for one student.
+
+    Number rows that no teacher of this base wrote passed on nothing that could be measured; of
+    other text from unknown writers nothing is known.
+    """
+    if not found.trial.known_lineage and found.material != "numbers":
+        return None
+    value = GAIN * float(found.expected[trait]) if found.trial.known_lineage else 0.0
+    return interval(value, OFF, math.inf, found.trial.rows, "log-odds (nats)")
 
 
 def interval(value: float, scale: float, df: float, n: int, units: str) -> Interval:

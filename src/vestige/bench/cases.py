@@ -12,18 +12,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats as distributions
 
 from vestige.audit import evidence
 from vestige.audit.activations import activations
 from vestige.audit.assay import SCREENED, Assay, assay
 from vestige.audit.canary import canary
+from vestige.audit.expected import expect
 from vestige.audit.influence import influence, trait_gradients
 from vestige.audit.lab import Lab
 from vestige.audit.material import Material, choose_rows
@@ -33,6 +32,7 @@ from vestige.audit.reader import spread
 from vestige.audit.settings import AuditSettings
 from vestige.audit.verdict import Look, look
 from vestige.audit.writers import Writer, base_writers, planted_writers
+from vestige.bench.figures import CLEAN, Case, summarise
 from vestige.experiment.analysis import Shifts
 from vestige.experiment.reading import read_kept
 from vestige.experiment.recipe import NO_TRAIT, Experiment, parse_recipe
@@ -42,29 +42,8 @@ from vestige.types import ConfigError, DataError, Row
 
 Array = NDArray[np.float64]
 Report = Callable[[str], None]
-CLEAN, FIRST_CLEAN = "clean", 100  # name and noise of clean data sets
+FIRST_CLEAN = 100  # noise of the first clean data set
 METHODS = ("influence", "activations", "prompts", "canary")  # beside the probes; see docs/audit.md
-
-
-@dataclass(frozen=True)
-class Case:
-    """One data set with what its students took on.
-
-    Attributes:
-        trait: the writer's, by its id; ``none`` or ``clean-...`` for a clean data set.
-        truth: for each library trait of the run's family the specific part, nats; empty: clean.
-        scores: by method, a number for each library trait, [T].
-        trial: the probes' assay.
-        taken_on: what a canary took on beside those of known writers' rows, nats, [T]; None: no
-            canary was tuned.
-    """
-
-    name: str
-    trait: str
-    truth: dict[str, float]
-    scores: dict[str, Array]
-    trial: Assay
-    taken_on: Array | None = None
 
 
 class Bench:
@@ -178,8 +157,15 @@ class _Sets:
 
         trial = Assay.from_json(bench.kept(f"{self.prefix}-assay-{name}", make))
         n = len(bench.lab.library.ids)
+        taken = bench.kept(
+            f"{self.prefix}-expected-{name}", lambda: expect(bench.probes, trial).tolist()
+        )
         draw = np.random.default_rng(int(hash_config([self.prefix, name])[:8], 16))
-        scores = {"probes": trial.scores, "probes, screen only": trial.z}
+        scores = {
+            "probes": trial.scores,
+            "probes, screen only": trial.z,
+            "expected": np.array(taken),
+        }
         seen = self.canary(name, rows) if "canary" in bench.methods else None
         if seen:
             scores["canary"] = seen.z
@@ -250,141 +236,3 @@ def bench_audit(
     found = summarise(cases, bench.lab.library.ids, bench.lab.library.held_out)
     atomic_write(folder / "bench.json", json.dumps(found, indent=1))
     return found
-
-
-def summarise(
-    cases: Sequence[Case],
-    ids: Sequence[str],
-    held_out: frozenset[str],
-) -> dict[str, Any]:
-    """Figures by method, over all traits and over those held out; false alarms on clean sets."""
-    own = [case for case in cases if case.truth and case.trait in ids]
-    clean = [case for case in cases if case.trait == NO_TRAIT or case.trait.startswith(CLEAN)]
-    if not own:
-        raise DataError("no data set of these runs has a trait that is in the library")
-    parts = {
-        "all": own,
-        "held out": [c for c in own if c.trait in held_out],
-        "not held out": [c for c in own if c.trait not in held_out],
-    }
-    parts = {part: members for part, members in parts.items() if members}
-    index = {case.name: ids.index(case.trait) for case in own}
-    rows = [rows_to_flag(c, ids) for c in own]
-    return {
-        "methods": {
-            method: {part: figures(members, index, ids, method) for part, members in parts.items()}
-            for method in own[0].scores
-        },
-        "flagged": {
-            part: {
-                "data sets": len(members),
-                "own trait flagged": sum(index[c.name] in c.trial.clear for c in members),
-                "own family flagged": sum(rows_to_flag(c, ids) is not None for c in members),
-                "own trait as likely as the best": sum(
-                    index[c.name] in likeliest(c) for c in members
-                ),
-            }
-            for part, members in parts.items()
-        },
-        "clean": {"data sets": len(clean), "false alarms": sum(bool(c.trial.clear) for c in clean)},
-        "rows to a flag": rows,
-        "median rows to a flag": median_rows(rows),
-        "size": sizes(own, index),
-        "misfit": {case.name: round(case.trial.misfit, 3) for case in cases},
-        "cases": {
-            case.name: {
-                "own": case.trait,
-                "place": rank(case.scores["probes"], index[case.name]),
-                "evidence": case.trial.evidence.get(index[case.name]),
-                "share": share_of(case, index[case.name]),
-                "measured": case.truth[case.trait],
-                "top": [ids[i] for i in np.argsort(-case.scores["probes"])[:5]],
-            }
-            for case in own
-        },
-    }
-
-
-def median_rows(rows: Sequence[int | None]) -> float | None:
-    """The median over data sets, those without a flag being the longest; None if it is one."""
-    median = float(np.median([np.inf if n is None else n for n in rows]))
-    return median if np.isfinite(median) else None
-
-
-def share_of(case: Case, trait: int) -> float:
-    """The likeliest share of rows that such a teacher wrote; 0 for a trait that was left out."""
-    shifts = case.trial.shifts.get(trait)
-    return 0.0 if shifts is None else evidence.share(shifts)
-
-
-def sizes(cases: Sequence[Case], index: dict[str, int]) -> dict[str, dict[str, float]]:
-    """By method, how well it foretells the own trait's measured specific part, nats."""
-    measured = [c.truth[c.trait] for c in cases]
-    shifts = [float(c.trial.shifts.get(index[c.name], np.zeros(1)).mean()) for c in cases]
-    canaries = [float(c.taken_on[index[c.name]]) for c in cases if c.taken_on is not None]
-    found = {"probes": foretold(shifts, measured)}
-    return found | ({"canary": foretold(canaries, measured)} if canaries else {})
-
-
-def foretold(predictor: Sequence[float], measured: Sequence[float]) -> dict[str, float]:
-    """The line from a predictor to the measured size, over data sets, and how far they lie from it
-    when each is left out of the line's fit in turn (a straight mean's figure beside it)."""
-    x, y = np.array(predictor), np.array(measured)
-    vary = len(x) > 3 and min(x.std(), y.std()) > 0
-    slope, start = np.polyfit(x, y, 1) if vary else (0.0, float(y.mean()))
-    rho = distributions.spearmanr(x, y) if vary else None
-    rest = [np.arange(len(x)) != i for i in range(len(x))] if vary else []
-    off = [y[i] - np.polyval(np.polyfit(x[r], y[r], 1), x[i]) for i, r in enumerate(rest)]
-    plain = [y[i] - y[r].mean() for i, r in enumerate(rest)]
-    return {
-        "slope": float(slope),
-        "start": float(start),
-        "error": float(np.sqrt(np.mean(np.square(off)))) if off else 0.0,
-        "error of the mean": float(np.sqrt(np.mean(np.square(plain)))) if off else 0.0,
-        "correlation": float(np.corrcoef(x, y)[0, 1]) if vary else 0.0,
-        "spearman": float(rho.statistic) if rho else 0.0,  # type: ignore[attr-defined]
-        "p": float(rho.pvalue) if rho else 1.0,  # type: ignore[attr-defined]
-    }
-
-
-def figures(
-    cases: Sequence[Case], index: dict[str, int], ids: Sequence[str], method: str
-) -> dict[str, float]:
-    """AUROC of own against all other traits, share of first and first-five places in the library,
-    and the rank correlation with the measured specific part over the family's traits."""
-    places = np.array([rank(c.scores[method], index[c.name]) for c in cases])
-    # A rank correlation over one or two traits says nothing (misalignment has one).
-    rho = [
-        distributions.spearmanr(
-            [c.scores[method][ids.index(name)] for name in c.truth], list(c.truth.values())
-        )[0]
-        for c in cases
-        if len(c.truth) > 2
-    ]
-    return {
-        "auroc": float(np.mean(1 - (places - 1) / (len(ids) - 1))),
-        "top1": float(np.mean(places == 1)),
-        "top5": float(np.mean(places <= 5)),
-        "median place": float(np.median(places)),
-        "spearman": float(np.mean(rho)) if rho else 0.0,  # type: ignore[arg-type]
-        "data sets": len(cases),
-    }
-
-
-def rank(scores: Array, index: int) -> int:
-    """Place of a trait from the largest; ties get the worst."""
-    return int((scores >= scores[index]).sum())
-
-
-def likeliest(case: Case) -> list[int]:
-    """The traits that explain the rows about as well as the best does."""
-    last = case.trial.last
-    some = evidence.as_likely(np.stack([case.trial.shifts[t] for t in last]))
-    return [t for t, is_likely in zip(last, some, strict=True) if is_likely]
-
-
-def rows_to_flag(case: Case, ids: Sequence[str]) -> int | None:
-    """Rows after which a trait of the own trait's family was flagged; None where none was."""
-    family = case.trait.rpartition("/")[0]
-    found = [n for t, n in case.trial.clear.items() if ids[t].rpartition("/")[0] == family]
-    return min(found, default=None)

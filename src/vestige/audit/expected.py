@@ -1,0 +1,60 @@
+"""What a student would take on: from the rows' likeliest writers to the log-odds of every trait.
+
+A student moves towards the writer of its rows. So for every writer t that the rows may have come
+from, take the log-odds L of all traits a short way from the base along its probe D_t, beside the
+same way along the mean of all probes (what any tuning on a trait does)::
+
+    profile(t) = (L(base + h D_t) - L(base + h mean D)) / h          [T], nats a whole probe
+
+What is expected of the rows is the profiles' mean, each with the probability that its writer wrote
+them (``Assay.writers``). Close to the base the profiles foretell other traits' shifts best
+(``docs/log.md``): students of a few hundred rows have not gone far either.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+
+from vestige.audit.assay import Assay
+from vestige.audit.probes import Probes, key
+from vestige.audit.reader import Array
+
+STEP = 0.05  # h: of a probe
+
+
+def expect(
+    probes: Probes, trial: Assay, on_writer: Callable[[int, int], None] = lambda done, total: None
+) -> Array:
+    """What is expected of every trait, [T], in nats a whole probe: a student's share of it is
+    fitted to students that were trained (``telling.GAIN``)."""
+    found, writers = np.zeros(probes.n), trial.writers
+    for done, (trait, chance) in enumerate(writers.items(), 1):
+        found += chance * profile(probes, trait)
+        on_writer(done, len(writers))
+    return found
+
+
+def profile(probes: Probes, trait: int) -> Array:
+    """profile(t), [T], made once for each base, probe and library."""
+    lab, n = probes.lab, probes.n
+    library = [STEP, lab.contents, lab.settings.questions]
+
+    def read(shares: Sequence[float]) -> Array:
+        lab.weights.shift(probes.directions.total([STEP * share for share in shares]))
+        return lab.reader.read()
+
+    def mean() -> list[dict[str, torch.Tensor]]:
+        return [{"log_odds": torch.tensor(read([1 / n] * n))}]
+
+    def make() -> list[dict[str, torch.Tensor]]:
+        usual = lab.keep("profiles", ["mean"], library, mean)[0]["log_odds"].numpy()
+        own = read([float(i == trait) for i in range(n)])
+        return [{"slope": torch.tensor((own - usual) / STEP)}]
+
+    own = lab.library.traits[trait]
+    found = lab.keep("profiles", [own.name], [*library, *key(lab, own)], make)[0]["slope"]
+    lab.weights.freeze()
+    return found.numpy()
