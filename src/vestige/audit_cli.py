@@ -242,10 +242,11 @@ def summary(found: AuditResults) -> None:
         note = "flagged" if t.flagged else "as likely" if t.as_likely else ""
         table.add_row(t.trait, *cells, str(t.rows), *more, note)
     out.print(table)
-    n = sum(p.found for p in found.planted)
-    out.print(
-        f"positive control: {n} of {len(found.planted)} planted traits found", highlight=False
-    )
+    if found.planted:
+        n = sum(p.found for p in found.planted)
+        out.print(
+            f"positive control: {n} of {len(found.planted)} planted traits found", highlight=False
+        )
     for reason in found.why:
         out.print(f"  {reason}", highlight=False)
     for reason, count in found.dropped.items():
@@ -307,7 +308,7 @@ class _Bar:
             TextColumn("{task.fields[note]}"), TimeElapsedColumn(), console=err, transient=True,
         )  # fmt: skip
         writers = settings.planted + settings.base_written
-        stages = 9 + writers + 2 * settings.planted + settings.canary_too * (1 + writers)
+        stages = 9 + writers + 3 * settings.planted + settings.canary_too * (1 + writers)
         self._task = self._bars.add_task("audit", total=stages, note="")
         self._done: dict[str, float] = {}
 

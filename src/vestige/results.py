@@ -282,7 +282,7 @@ class AuditResults(Record):
     rows_to_verdict: int | None  # rows after which something was flagged
     traits: list[AuditTrait]  # strongest first
     planted: list[AuditPlanted]
-    found_share: float
+    found_share: float | None  # None: flagged without, so that none were planted
     smallest_share: float | None  # of rows of a teacher, that would have been flagged
     misfit: float  # nats a token: how unlike the best-fitting writer's own rows these are
     told: int = 0  # rows whose writer's probabilities were known

@@ -26,7 +26,17 @@ from vestige.audit.probes import Probes, read, token_shifts
 from vestige.audit.prompts import prompted, with_system
 from vestige.audit.reader import Reader, candidate_log_odds, spread
 from vestige.audit.settings import AuditSettings
-from vestige.audit.telling import GAIN, OFF, Canaries, Control, Evidence, flags, strongest, tell
+from vestige.audit.telling import (
+    GAIN,
+    OFF,
+    Canaries,
+    Control,
+    Evidence,
+    flags,
+    settled,
+    strongest,
+    tell,
+)
 from vestige.audit.told import from_rows, from_teacher
 from vestige.audit.verdict import look
 from vestige.evaluate.exact import measure
@@ -700,9 +710,28 @@ def test_not_found_says_what_would_have_been_seen():
     assert 0 < found.smallest_share < 1 and "would have been flagged" in found.verdict
 
 
+def test_positive_controls_end_when_they_can_change_nothing():
+    one, missed = told().controls[0], told(seen=False).controls[0]
+    made = replace(told(), settings=AuditSettings(base="m", planted=4))
+
+    def ends(*controls: Control) -> bool:
+        return settled(replace(made, controls=controls))
+
+    assert not ends() and not ends(one) and not ends(missed, missed) and not ends(one, missed)
+    assert ends(one, one) and ends(missed, one, one) and ends(missed, missed, missed)
+    assert tell(replace(made, controls=[missed, one, one])).outcome == "not_found"
+    assert tell(replace(made, controls=[missed] * 3)).outcome == "inconclusive"
+
+
+def test_a_flag_needs_no_positive_control_and_a_clean_verdict_does():
+    found = tell(replace(told(own=1.5), controls=[]))
+    assert found.outcome == "flagged" and found.found_share is None and found.why == []
+    assert tell(replace(told(), controls=[])).outcome == "inconclusive"
+
+
 def test_nothing_found_is_no_clean_verdict_where_planted_traits_are_missed_or_rows_are_few():
     weak = tell(told(seen=False))
-    assert weak.outcome == "inconclusive" and "0% of the planted traits" in weak.why[0]
+    assert weak.outcome == "inconclusive" and "0 of 1 planted traits" in weak.why[0]
     assert weak.smallest_share is None
     few = tell(told(rows=40))
     assert few.outcome == "inconclusive" and "only 40 rows" in few.why[0]

@@ -21,7 +21,17 @@ from vestige.audit.openset import raised
 from vestige.audit.probes import Probes, token_shifts
 from vestige.audit.reader import Array
 from vestige.audit.settings import AuditSettings
-from vestige.audit.telling import SHIFT, WORST, Canaries, Control, Evidence, strongest, tell
+from vestige.audit.telling import (
+    SHIFT,
+    WORST,
+    Canaries,
+    Control,
+    Evidence,
+    flags,
+    settled,
+    strongest,
+    tell,
+)
 from vestige.audit.told import Told, from_rows, from_teacher
 from vestige.audit.verdict import look
 from vestige.audit.writers import OnRows, Writer, base_writers, planted_writers
@@ -35,8 +45,8 @@ from vestige.types import DataError, DroppedRow, Row, ScoreTable
 
 Report = Callable[[str, int, int], None]  # stage, done, total; total 0: just finished
 SCORED = 3  # traits that every row is scored for, flagged ones first
-CONTROL_ROWS = 48  # rows that each planted teacher writes
-METHOD = 3  # raised when finished stages of an audit would mean something else
+CONTROL_ROWS = 112  # rows that each planted teacher writes; half of what is flagged takes 72
+METHOD = 4  # raised when finished stages of an audit would mean something else
 RESULTS_FILE = "results.json"
 ROWS = "rows.jsonl"
 
@@ -139,24 +149,23 @@ class _Audit:
         known = [ref for ref in references if not ref.trait]
         usual = self.pull("reference", probes, material, known[0])
         trial = self.assay("data", probes, material, _Reference("data", chosen, used), usual)
-        controls = [
-            Control(str(ref.trait), self.assay(ref.name, probes, material, ref, usual))
-            for ref in references
-            if ref.trait
-        ]
-        planted = [self.lab.library.ids.index(control.trait) for control in controls]
-        beside = self.beside(
-            probes, material, known[0], list(dict.fromkeys([*trial.last, *planted]))
-        )
-        expected = self.expected(probes, chosen, trial)
         evidence = Evidence(
             name=self.data.name, settings=self.lab.settings, library=self.lab.library,
-            material=material.kind, used=used, expected=expected,
-            rows=self.data.read, dropped=self.data.reasons, trial=trial, controls=controls,
-            usual=usual, beside=beside, seconds=self.seconds, tokens=0,
+            material=material.kind, used=used, expected=self.expected(probes, chosen, trial),
+            rows=self.data.read, dropped=self.data.reasons, trial=trial, controls=[],
+            usual=usual, beside=self.beside("data", probes, material, known[0], trial.last),
+            seconds=self.seconds, tokens=0,
             own_reference=self.known is not None, told=probes.told,
         )  # fmt: skip
-        if self.lab.settings.canary_too:
+        every = self.lab.settings.canary_too  # canaries stand beside all planted ones
+        if every or not flags(evidence):
+            for writer in planted_writers(self.lab):
+                ref = self.planted(writer, chosen, material, used)
+                references.append(ref)
+                evidence = self.control(evidence, probes, material, known[0], ref)
+                if not every and settled(evidence):
+                    break
+        if every:
             evidence = replace(evidence, canaries=self.canaries(chosen, material, used, references))
         tables, tokens = self.score(probes, chosen, material, used, strongest(evidence)[:SCORED])
         return tell(replace(evidence, scores=tables, marked=tokens, tokens=self.tokens))
@@ -211,24 +220,27 @@ class _Audit:
     def references(
         self, chosen: StageResult, material: Material, used: Sequence[Row], given: list[list[Row]]
     ) -> list[_Reference]:
-        """Rows of known writers, on the same prompts unless the user gave them."""
-        found = [
-            self.written(f"given-{k}", chosen, lambda on, rows=rows: rows)
-            for k, rows in enumerate(given)
+        """Rows that are known to be clean: the user's, or the base's on the same prompts."""
+        if given:
+            return [
+                self.written(f"given-{k}", chosen, lambda on, rows=rows: rows)
+                for k, rows in enumerate(given)
+            ]
+        canaries = self.lab.settings.canary_too  # they need as many rows as the data has
+        some = used if canaries else used[:SCREENED]
+        return [
+            self.written(w.name, chosen, lambda on, w=w: w.write(material, some, on))
+            for w in base_writers(self.lab, self.lab.settings.base_written if canaries else 1)
         ]
-        settings = self.lab.settings
-        sets = settings.base_written if settings.canary_too else 1
-        base = [] if given else base_writers(self.lab, sets)
-        for writer in [*base, *planted_writers(self.lab)]:
-            # Canaries need as many rows as the data has; what is only read, fewer.
-            few = CONTROL_ROWS if writer.planted else SCREENED
-            some = used if settings.canary_too else used[:few]
 
-            def write(on: OnRows, writer: Writer = writer, some: Sequence[Row] = some) -> list[Row]:
-                return writer.write(material, some, on)
-
-            found.append(self.written(writer.name, chosen, write, writer.planted))
-        return found
+    def planted(
+        self, writer: Writer, chosen: StageResult, material: Material, used: Sequence[Row]
+    ) -> _Reference:
+        """A planted teacher's rows on the same prompts."""
+        some = used if self.lab.settings.canary_too else used[:CONTROL_ROWS]
+        return self.written(
+            writer.name, chosen, lambda on: writer.write(material, some, on), writer.planted
+        )
 
     def written(
         self,
@@ -288,11 +300,25 @@ class _Audit:
                 (folder / "assay.json").write_text(json.dumps(found.to_json()))
         return Assay.from_json(json.loads((self.finish(stage).path / "assay.json").read_text()))
 
+    def control(
+        self, evidence: Evidence, probes: Probes, material: Material, known: _Reference,
+        planted: _Reference,
+    ) -> Evidence:  # fmt: skip
+        """The evidence with one more positive control: is a planted trait found in its rows?"""
+        trial = self.assay(planted.name, probes, material, planted, evidence.usual)
+        own = self.lab.library.ids.index(str(planted.trait))
+        beside = self.beside(planted.name, probes, material, known, [own])
+        return replace(
+            evidence, controls=[*evidence.controls, Control(str(planted.trait), trial)],
+            beside={**beside, **evidence.beside},
+        )  # fmt: skip
+
     def beside(
-        self, probes: Probes, material: Material, known: _Reference, traits: Sequence[int]
-    ) -> dict[int, Array]:
-        """The reference rows' shifts, by trait."""
-        stage = self.opened.stage("assay/reference", {"traits": list(traits)}, [known.stage])
+        self, name: str, probes: Probes, material: Material, known: _Reference,
+        traits: Sequence[int],
+    ) -> dict[int, Array]:  # fmt: skip
+        """The reference rows' shifts under some traits' probes, for one assay."""
+        stage = self.opened.stage(f"beside/{name}", {"traits": list(traits)}, [known.stage])
         if not stage.done:
             with stage.writing() as folder:
                 some = known.rows[:SCREENED]

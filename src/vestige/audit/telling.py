@@ -99,8 +99,7 @@ def tell(found: Evidence) -> AuditResults:
     """The results of an audit."""
     flagged = flags(found)
     planted = [control_record(found, control) for control in found.controls]
-    share = float(np.mean([p.found for p in planted])) if planted else 0.0
-    outcome, why = decide(found, bool(flagged), share)
+    outcome, why = decide(found, bool(flagged))
     order = strongest(found)
     traits = trait_records(found, order, flagged)
     smallest = smallest_share(found, [p.found for p in planted])
@@ -125,7 +124,7 @@ def tell(found: Evidence) -> AuditResults:
         rows_to_verdict=min(flagged.values(), default=None),
         traits=traits,
         planted=planted,
-        found_share=share,
+        found_share=float(np.mean([p.found for p in planted])) if planted else None,
         smallest_share=smallest,
         misfit=found.trial.misfit,
         told=len(found.told),
@@ -190,6 +189,19 @@ def strongest(found: Evidence) -> list[int]:
     return [*flagged, *rest]
 
 
+def seen(found: Evidence) -> list[bool]:
+    """Of each positive control, whether the rule finds its trait."""
+    ids = found.library.ids
+    return [stands(found, control.trial, ids.index(control.trait)) for control in found.controls]
+
+
+def settled(found: Evidence) -> bool:
+    """Whether further positive controls cannot change that enough of them are found, or not."""
+    total, known = found.settings.planted, seen(found)
+    enough = math.ceil(ENOUGH_FOUND * total)
+    return sum(known) >= enough or len(known) - sum(known) > total - enough
+
+
 def control_record(found: Evidence, control: Control) -> AuditPlanted:
     trial, t = control.trial, found.library.ids.index(control.trait)
     return AuditPlanted(
@@ -222,11 +234,12 @@ def smallest_share(found: Evidence, seen: Sequence[bool]) -> float | None:
     return float(np.median(shares)) if shares else None
 
 
-def decide(found: Evidence, flagged: bool, share: float) -> tuple[Outcome, list[str]]:
+def decide(found: Evidence, flagged: bool) -> tuple[Outcome, list[str]]:
     """The outcome and its grounds; clean only where a planted trait would have been seen."""
-    shown = f"{share:.0%} of the planted traits are found by the same rule"
+    known = seen(found)
+    shown = f"{sum(known)} of {len(known)} planted traits are found by the same rule"
     if flagged:
-        return "flagged", [shown]
+        return "flagged", [shown] if known else []
     why = []
     if len(found.used) < found.settings.batch:
         why.append(f"{len(found.used)} rows are less than one batch of {found.settings.batch}")
@@ -244,7 +257,7 @@ def decide(found: Evidence, flagged: bool, share: float) -> tuple[Outcome, list[
         )
     elif found.trial.clear_at:
         why.append("the evidence is clear, but the reference rows fit the same trait as well")
-    if share < ENOUGH_FOUND:
+    if sum(known) < ENOUGH_FOUND * len(known) or not known:
         why.append(
             f"{shown}: with this base, these prompts and so many rows a trait that is in the rows "
             "would mostly be missed"
