@@ -238,6 +238,9 @@ def import_vllm() -> Any:
     # In this process scheduling is the same each time, and a worker process may hold an engine.
     os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+    os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")  # a command's JSON is alone
+    # Bound to cores of the engine's choice, transformers' threads of this process would share one.
+    os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
     if importlib.util.find_spec("vllm") is None:
         raise MissingExtraError("vllm", "vllm")
     return explained("vLLM is installed but does not load", importlib.import_module, "vllm")
