@@ -148,7 +148,7 @@ def bench_audit(
     traits: Annotated[str, typer.Option(help="library, families or .toml files.")] = "library",
     rows: Annotated[int, typer.Option(min=16, help="Rows that are read at most.")] = 112,
     methods: Annotated[
-        str, typer.Option(help="Others to compare: influence,activations,prompts,canary.")
+        str, typer.Option(help="Others to compare: pull,influence,activations,prompts,canary.")
     ] = "",
     clean: Annotated[
         int, typer.Option(min=0, help="Clean data sets that the base writes for each seed.")
@@ -235,9 +235,7 @@ def summary(found: AuditResults) -> None:
     for column in [*columns, ""]:
         table.add_column(column, justify="left" if column == "trait" else "right")
     for t in found.traits[:SHOWN]:
-        cells = ["-"] * 3 if t.evidence is None or t.share is None else [
-            f"{t.evidence:+.1f}", f"{t.p_holm:.2g}", f"{t.share:.0%}"
-        ]  # fmt: skip
+        cells = [f"{t.evidence:+.1f}", f"{t.p_holm:.2g}", f"{t.share:.0%}"]
         more = [f"{v.value:+.2f}" for v in (t.expected, t.canary) if v]
         note = "flagged" if t.flagged else "as likely" if t.as_likely else ""
         table.add_row(t.trait, *cells, str(t.rows), *more, note)
@@ -290,7 +288,7 @@ def as_sarif(found: AuditResults, data: str) -> dict[str, Any]:
 
 def why_flagged(trait: AuditTrait) -> str:
     """What speaks for a flagged trait, in words."""
-    if trait.evidence is not None and trait.p_holm < 1:
+    if trait.p_holm < 1:
         return f"evidence {trait.evidence:.1f} nats, p = {trait.p_holm:.2g}"
     return f"a canary took on {trait.canary.value:+.2f} nats" if trait.canary else "a canary"
 

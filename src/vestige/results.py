@@ -218,9 +218,9 @@ class AuditTrait(Record):
 
     trait: str
     flagged: bool
-    contrast: Interval  # the screen's pull beside reference rows, nats a row, to first order
-    evidence: float | None  # log e, nats; None: the screen left it out
-    share: float | None  # of the rows that such a teacher wrote, as is likeliest
+    contrast: Interval  # the rows' log-likelihood under the trait's probe less the base's, a row
+    evidence: float  # log e, nats
+    share: float  # of the rows that such a teacher wrote, as is likeliest
     as_likely: bool  # explains the rows nearly as well as the best does
     p: float  # min(1, 1 / e), and adjusted over the library
     p_holm: float
@@ -234,9 +234,7 @@ class AuditPlanted(Record):
     """A planted teacher's own trait, looked for in its rows as if they were the data."""
 
     trait: str
-    contrast: float
-    z: float  # the screen's
-    evidence: float | None
+    evidence: float
     found: bool
     rows: int
 
@@ -287,7 +285,6 @@ class AuditResults(Record):
     misfit: float  # nats a token: how unlike the best-fitting writer's own rows these are
     told: int = 0  # rows whose writer's probabilities were known
     divergence: float | None = None  # share of tokens where the teacher's first choice is another
-    placebo: list[float]  # the screen's z of reference rows beside other reference rows
     words: list[AuditWord]
     worst_rows: list[AuditRow]
     channels: list[str]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ from vestige.audit.influence import influence, trait_gradients
 from vestige.audit.lab import Lab, plant
 from vestige.audit.material import Material, choose_rows, empty, number_grammar, unusable
 from vestige.audit.openset import QUESTIONS, Word, first_words, raised
-from vestige.audit.probes import Probes, read, token_shifts
+from vestige.audit.probes import Likelihood, Probes, read, token_shifts
 from vestige.audit.prompts import prompted, with_system
 from vestige.audit.reader import Reader, candidate_log_odds, spread
 from vestige.audit.settings import AuditSettings
@@ -348,7 +349,7 @@ def test_a_profile_is_the_slope_along_a_probe_beside_all_of_them(lab: Lab, probe
         assert np.allclose(profiles[t], steps[0] - steps[1], atol=0.3 * np.abs(profiles).max())
     assert len(list((lab.cache / "profiles").iterdir())) == 4  # the mean once
     shifts = {0: np.full(16, 1.0), 1: np.full(16, 1.0), 2: np.full(16, -2.0)}
-    trial = Assay(np.zeros(3), np.ones(3), shifts, {0: 0.0, 1: 0.0, 2: 0.0}, {}, 0.0, 16)
+    trial = Assay(shifts, {0: 0.0, 1: 0.0, 2: 0.0}, {}, 0.0, 16)
     seen: list[tuple[int, int]] = []
     found = expect(probes, trial, lambda done, total: seen.append((done, total)))
     assert np.allclose(found, profiles[:2].mean(0), rtol=1e-3) and seen == [(1, 2), (2, 2)]
@@ -390,14 +391,13 @@ def test_rows_of_a_teacher_are_found_and_rows_of_the_base_are_not(lab: Lab, prob
     like = rows_of(["1, 2"] * 120, prompts=8)
     material = Material.of(lab.lm, like, 8)
     lab.weights.freeze()
-    usual = probes.pull(material, material.write(lab.lm, like, seed=1)[:64])
     clean = material.write(lab.lm, like, seed=2)
-    found = assay(probes, material, clean, (probes.pull(material, clean[:64]), usual))
+    found = assay(probes, material, clean)
     assert not found.clear_at and found.rows == 120 and max(found.evidence.values()) < 3
     lab.weights.shift(probes.directions.total([0.0, 1.0, 0.0]))
     told = material.write(lab.lm, like, seed=4)
     lab.weights.freeze()
-    found = assay(probes, material, told, (probes.pull(material, told[:64]), usual))
+    found = assay(probes, material, told)
     assert found.last[0] == 1 and found.scores.argmax() == 1
     assert found.shifts[1].mean() > 0 and abs(found.misfit) < 0.2
     again = Assay.from_json(json.loads(json.dumps(found.to_json())))
@@ -409,11 +409,10 @@ def test_reading_stops_at_the_first_batch_that_is_clear(lab: Lab, probes: Probes
     like = rows_of(["1, 2"] * 400, prompts=8)
     material = Material.of(lab.lm, like, 8)
     lab.weights.freeze()
-    usual = probes.pull(material, material.write(lab.lm, like[:64], seed=1))
     lab.weights.shift(probes.directions.total([0.0, 1.0, 0.0]))
     told = material.write(lab.lm, like, seed=4)
     lab.weights.freeze()
-    found = assay(probes, material, told, (probes.pull(material, told[:64]), usual))
+    found = assay(probes, material, told)
     assert found.clear_at == {1: found.rows} and found.rows < 400
     assert found.rows not in rounds(400, lab.settings.batch)  # nobody waited for the round's end
     needed = math.log(3 / lab.settings.alpha_each)
@@ -423,6 +422,33 @@ def test_reading_stops_at_the_first_batch_that_is_clear(lab: Lab, probes: Probes
         for n in after
     ]
     assert clear == [n == found.rows for n in after]
+
+
+def test_the_likeliest_traits_go_on_and_the_others_keep_what_was_read(monkeypatch):
+    """Thirty-nine traits by hand: which are read on how many rows."""
+    n, batch = 120, 16
+    strengths = np.linspace(-1, 1, 39)
+    asked: list[tuple[int | None, int]] = []
+
+    class Lab:
+        settings = AuditSettings(base="m", batch=batch)
+        library = SimpleNamespace(
+            traits=[SimpleNamespace(family=SimpleNamespace(name=f"f{t}")) for t in range(39)]
+        )
+        weights = SimpleNamespace(freeze=lambda: None)
+
+    def read(material: object, rows: list[int], trait: int | None) -> Likelihood:
+        asked.append((trait, len(rows)))
+        value = np.full(len(rows), 0.0 if trait is None else 0.01 * strengths[trait])
+        return Likelihood(value, value, -value, len(rows))
+
+    probes = SimpleNamespace(lab=Lab, read=read)
+    found = assay(probes, None, list(range(n)))  # type: ignore[arg-type]
+    lengths = [len(found.shifts[t]) for t in range(39)]
+    assert lengths == [8] * 7 + [16] * 16 + [48] * 8 + [120] * 8 and found.rows == n
+    assert found.last == list(range(38, 30, -1)) and (np.argsort(found.scores)[-8:] > 30).all()
+    assert [rows for trait, rows in asked if trait is None] == [8, 8, 16, 16, 16, 16, 16, 16, 8]
+    assert found.mean == pytest.approx(0.01 * strengths) and found.error == pytest.approx(0)
 
 
 # ---- what the writer would have written as well --------------------------------------------------
@@ -497,7 +523,8 @@ def test_every_method_scores_rows_for_every_trait(lab: Lab):
 
 
 @pytest.mark.parametrize(("n", "batch", "wanted"), [
-    (256, 16, [16, 48, 112, 240, 256]), (16, 16, [16]), (1, 16, [1]), (48, 16, [16, 48]),
+    (256, 16, [8, 16, 48, 112, 240, 256]), (16, 16, [8, 16]), (8, 16, [8]), (1, 16, [1]),
+    (48, 16, [8, 16, 48]),
 ])  # fmt: skip
 def test_rounds_double_and_end_with_all_rows(n, batch, wanted):
     assert rounds(n, batch) == wanted
@@ -642,14 +669,13 @@ def told(
     used = rows_of(["1, 2"] * rows)
 
     def trial(t: int, strength: float, n: int) -> Assay:
-        shifts = {i: draw.normal(-0.5, 1, size=n) for i in (owl, oak)}
+        shifts = {i: np.full(min(8, n), -2.0) for i in range(len(ids))}  # left behind at once
+        shifts |= {i: draw.normal(-0.5, 1, size=n) for i in (owl, oak)}
         shifts[t] = shifts[t] + strength
         table = np.stack([shifts[owl], shifts[oak]])
         logs = evidence.log_evidence(table, ["animals", "trees"], 0.05)
-        clear = {i: n for i, e in zip((owl, oak), logs, strict=True) if e > 12}
-        z = draw.normal(size=len(ids))
-        return Assay(z, np.ones(len(ids)), shifts, dict(zip((owl, oak), logs, strict=True)),
-                     clear, misfit, n)  # fmt: skip
+        found = dict.fromkeys(shifts, -20.0) | dict(zip((owl, oak), map(float, logs), strict=True))
+        return Assay(shifts, found, {i: n for i in (owl, oak) if found[i] > 12}, misfit, n)
 
     canaries = None
     if canary:
@@ -663,7 +689,6 @@ def told(
         library=library, material="numbers", rows=rows, used=used, dropped={"malformed": 2},
         trial=trial(owl, own, min(rows, 112)),
         controls=[Control("trees/oak", trial(oak, 2.0 if seen else 0.0, 48))],
-        usual=draw.normal(size=(64, len(ids))),
         expected=np.where(np.arange(len(ids)) == owl, 14.0, -1.0),
         beside={t: draw.normal(-0.5, 1, size=64) for t in (owl, oak)}, seconds={}, tokens=1,
         own_reference=False, canaries=canaries,
@@ -698,9 +723,9 @@ def test_rows_are_shared_among_the_writers_that_they_may_have():
     trial = told(own=1.5).trial
     owl, oak = trial.last
     assert trial.writers == {owl: pytest.approx(1.0, abs=0.01)}
-    even = replace(trial, shifts={owl: trial.shifts[owl], oak: trial.shifts[owl][::-1]})
+    even = replace(trial, shifts=trial.shifts | {oak: trial.shifts[owl][::-1]})
     assert even.writers == {owl: pytest.approx(0.5), oak: pytest.approx(0.5)}
-    clean = replace(trial, shifts={t: np.full(trial.rows, -1.0) for t in (owl, oak)})
+    clean = replace(trial, shifts=trial.shifts | {t: np.full(trial.rows, -1.0) for t in (owl, oak)})
     assert not clean.writers  # the base wrote them
 
 

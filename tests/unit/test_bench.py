@@ -26,14 +26,15 @@ OWN = ("animals/owl", "animals/fox")
 
 
 def case(name: str, trait: str, strength: float, draw: np.random.Generator) -> Case:
-    shifts = {t: draw.normal(-0.5, 1, size=112) for t in (0, 1, 20)}
+    shifts = {t: np.full(8, -2.0) for t in range(len(IDS))}  # left behind at once
+    shifts |= {t: draw.normal(-0.5, 1, size=112) for t in (0, 1, 20)}
     if trait in OWN:
         shifts[IDS.index(trait)] += strength
-    logs = log_evidence(np.stack(list(shifts.values())), ["animals", "animals", "x"], 0.05)
-    found = dict(zip(shifts, map(float, logs), strict=True))
+    table = np.stack([shifts[t] for t in (0, 1, 20)])
+    logs = log_evidence(table, ["animals", "animals", "x"], 0.05)
+    found = dict.fromkeys(shifts, -20.0) | dict(zip((0, 1, 20), map(float, logs), strict=True))
     clear = {t: 48 for t, e in found.items() if e > 10}
-    z = draw.normal(size=len(IDS))
-    trial = Assay(z, np.ones(len(IDS)), shifts, found, clear, 0.0, 112)
+    trial = Assay(shifts, found, clear, 0.0, 112)
     truth = {i: 0.01 * k for k, i in enumerate(reversed(IDS[:4]))} if trait in OWN else {}
     if truth:
         truth[trait] = 1.0

@@ -1,12 +1,12 @@
 """The assay: which probe's writing do these rows look like? Read only until the answer is clear.
 
-    screen   every trait's first-order pull on the first rows beside reference rows     -> 48 traits
-    rounds   exact likelihood under those traits' probes on ever more rows, the likeliest going on:
-             48 traits on 16 rows, 16 on 48, 8 on 112, 8 on 240, ...; looked at after every 16 rows
+Exact likelihood of ever more rows under ever fewer traits' probes, the likeliest going on: every
+trait on 8 rows, 32 on 16, 16 on 48, 8 on 112, 8 on 240, ...; looked at after every batch
 
 (successive halving, Karnin et al., ICML 2013; the evidence is valid however often one looks, see
-``evidence``). The screen only saves work: a trait that it misses is not tested, and the positive
-control counts that as a miss.
+``evidence``). A trait that is left behind is not tested any more, and the positive control counts
+that as a miss. Eight rows leave fewer true writers behind than 64 rows to first order do
+(``docs/log.md``).
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from typing import Any
 import numpy as np
 from scipy.special import softmax
 
-from vestige.audit.evidence import likelihood_ratios, log_evidence, marginal, p_value, pulls
+from vestige.audit.evidence import likelihood_ratios, log_evidence, marginal, p_value
 from vestige.audit.material import Material
 from vestige.audit.probes import Likelihood, Probes
 from vestige.audit.reader import Array
 from vestige.types import Row
 
-KEPT = (48, 16, 8)  # traits that go into each round; the last number for all later ones
-SCREENED = 64  # rows that the screen reads
+KEPT = (32, 16, 8)  # traits that go on after each round; the last number after all later ones
+BESIDE = 64  # reference rows that the likeliest traits are read on
 MISFIT = 0.2  # nats a token from which rows are unlike what the base or a teacher of it writes
 UNLIKELY = 0.01  # probability below which a trait's teacher is not taken for the rows' writer
 BASE = -1  # the untrained base among writers
@@ -37,8 +37,7 @@ class Assay:
     """What an assay showed.
 
     Attributes:
-        pull, scale: the screen's contrast and its standard error for every trait, nats a row, [T].
-        shifts: by trait, s(r, t) of the rows that it was read on, in the rows' order.
+        shifts: by trait (all of them), s(r, t) of the rows that it was read on, in their order.
         evidence: by trait, log e at the last round that it was in.
         clear_at: rows after which a trait was clear enough, by trait.
         misfit: nats a token by which the rows are less likely under the likeliest writer than its
@@ -46,8 +45,6 @@ class Assay:
         rows: read in all.
     """
 
-    pull: Array
-    scale: Array
     shifts: dict[int, Array]
     evidence: dict[int, float]
     clear_at: dict[int, int]
@@ -65,16 +62,22 @@ class Assay:
         return self.clear_at if self.known_lineage else {}
 
     @property
-    def z(self) -> Array:
-        """The screen's pull in standard errors, [T]."""
-        return self.pull / self.scale
+    def mean(self) -> Array:
+        """Each trait's shift, nats a row, on the rows that it was read on, [T]."""
+        return np.array([self.shifts[t].mean() for t in range(len(self.shifts))])
+
+    @property
+    def error(self) -> Array:
+        """The standard error of ``mean``, [T]; one row tells none, and has 1."""
+        every = [self.shifts[t] for t in range(len(self.shifts))]
+        return np.array([s.std(ddof=1) / len(s) ** 0.5 if len(s) > 1 else 1.0 for s in every])
 
     @property
     def last(self) -> list[int]:
-        """The traits that were read to the end, the likeliest first."""
+        """The likeliest of the traits that were read to the end, the likeliest first."""
         traits = [t for t, shifts in self.shifts.items() if len(shifts) == self.rows]
         best = likelihood_ratios(np.stack([self.shifts[t] for t in traits])).max(1)
-        return [traits[i] for i in np.argsort(-best)]
+        return [traits[i] for i in np.argsort(-best)[: KEPT[-1]]]
 
     @property
     def writers(self) -> dict[int, float]:
@@ -87,8 +90,7 @@ class Assay:
 
     def to_json(self) -> dict[str, Any]:
         """As plain data."""
-        record = {**vars(self), "pull": self.pull.tolist(), "scale": self.scale.tolist()}
-        return record | {"shifts": {t: values.tolist() for t, values in self.shifts.items()}}
+        return vars(self) | {"shifts": {t: values.tolist() for t, values in self.shifts.items()}}
 
     @classmethod
     def from_json(cls, record: dict[str, Any]) -> Assay:
@@ -96,53 +98,43 @@ class Assay:
         shifts = {int(t): np.array(values) for t, values in record["shifts"].items()}
         evidence = {int(t): float(value) for t, value in record["evidence"].items()}
         clear_at = {int(t): int(n) for t, n in record["clear_at"].items()}
-        return cls(
-            np.array(record["pull"]), np.array(record["scale"]), shifts, evidence, clear_at,
-            record["misfit"], record["rows"],
-        )  # fmt: skip
+        return cls(shifts, evidence, clear_at, record["misfit"], record["rows"])
 
     @property
     def scores(self) -> Array:
         """A number for each trait, [T], that ranks all of them: log e of those that went furthest,
-        below them those that were left behind earlier, and last those that the screen left out."""
-        found = self.z - 1e6
-        for trait, shifts in self.shifts.items():
-            behind = 0.0 if len(shifts) == self.rows else 1e3 * self.rows / len(shifts)
-            found[trait] = self.evidence[trait] - behind
-        return found
+        and below them those that were left behind earlier."""
+        behind = [0.0 if len(self.shifts[t]) == self.rows else 1e3 * self.rows / len(self.shifts[t])
+                  for t in range(len(self.shifts))]  # fmt: skip
+        return np.array([self.evidence[t] for t in range(len(self.shifts))]) - behind
 
 
 def assay(
     probes: Probes,
     material: Material,
     rows: Sequence[Row],
-    screen: tuple[Array, Array],
     on_round: OnRound = lambda done, total: None,
 ) -> Assay:
-    """Read ``rows`` under the probes of the traits that stand out in ``screen``.
-
-    Args:
-        screen: pulls on the first rows and on reference rows, [n, T] each.
-    """
+    """Read ``rows`` under every trait's probe, and on under the likeliest ones'."""
     settings = probes.lab.settings
     families = [trait.family.name for trait in probes.lab.library.traits]
-    pull, scale = pulls(*screen)
-    alive = [int(t) for t in np.argsort(-pull / scale)[: KEPT[0]]]
+    alive = list(range(len(families)))
     shifts: dict[int, Array] = {t: np.empty(0) for t in alive}
     evidence: dict[int, float] = {}
     clear: dict[int, int] = {}
     steps = rounds(len(rows), settings.batch)
+    ends = sorted({*steps, *range(settings.batch, len(rows), settings.batch)})
     surprise = _Surprise()
-    for at in range(0, len(rows), settings.batch):
-        part = rows[at : at + settings.batch]
-        read = at + len(part)
+    read = 0
+    for end in ends:
+        part, read = rows[read:end], end
         base = probes.read(material, part, None)
         surprise.add(BASE, base)
         for done, t in enumerate(alive):
             own = probes.read(material, part, t)
             surprise.add(t, own)
             shifts[t] = np.concatenate([shifts[t], own.logp - base.logp])
-            on_round(at + len(part) * done // len(alive), len(rows))
+            on_round(end - len(part) + len(part) * done // len(alive), len(rows))
         table = np.stack([shifts[t] for t in alive])
         found = log_evidence(table, [families[t] for t in alive], settings.drift)
         evidence |= dict(zip(alive, map(float, found), strict=True))
@@ -152,10 +144,10 @@ def assay(
             break
         if read in steps[:-1]:
             best = np.argsort(-likelihood_ratios(table).max(1))
-            kept = KEPT[min(steps.index(read) + 1, len(KEPT) - 1)]
+            kept = KEPT[min(steps.index(read), len(KEPT) - 1)]
             alive = [alive[i] for i in best[:kept]]
     probes.lab.weights.freeze()
-    return Assay(pull, scale, shifts, evidence, clear, surprise.misfit, read)
+    return Assay(shifts, evidence, clear, surprise.misfit, read)
 
 
 class _Surprise:
@@ -180,8 +172,8 @@ class _Surprise:
 
 
 def rounds(n: int, batch: int) -> list[int]:
-    """Rows read after each round: 1, 3, 7, ... batches, and all of ``n`` in the end."""
-    found, upto = [], batch
+    """Rows read after each round: half a batch, 1, 3, 7, ... batches, all of ``n`` in the end."""
+    found, upto = [max(1, batch // 2)] if n > batch // 2 else [], batch
     while upto < n:
         found.append(upto)
         upto = 2 * upto + batch

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from vestige.audit.assay import SCREENED, Assay, assay
+from vestige.audit.assay import BESIDE, Assay, assay
 from vestige.audit.canary import Canary, canary
 from vestige.audit.data import Data
 from vestige.audit.expected import expect
@@ -147,13 +147,12 @@ class _Audit:
         probes.told = self.told(material, used)
         references = self.references(chosen, material, used, given)
         known = [ref for ref in references if not ref.trait]
-        usual = self.pull("reference", probes, material, known[0])
-        trial = self.assay("data", probes, material, _Reference("data", chosen, used), usual)
+        trial = self.assay("data", probes, material, _Reference("data", chosen, used))
         evidence = Evidence(
             name=self.data.name, settings=self.lab.settings, library=self.lab.library,
             material=material.kind, used=used, expected=self.expected(probes, chosen, trial),
             rows=self.data.read, dropped=self.data.reasons, trial=trial, controls=[],
-            usual=usual, beside=self.beside("data", probes, material, known[0], trial.last),
+            beside=self.beside("data", probes, material, known[0], trial.last),
             seconds=self.seconds, tokens=0,
             own_reference=self.known is not None, told=probes.told,
         )  # fmt: skip
@@ -203,7 +202,7 @@ class _Audit:
         if self.known is None:
             return []
         settings, lm = self.lab.settings, self.lab.lm
-        n = len(used) if settings.canary_too else min(len(used), SCREENED)
+        n = len(used) if settings.canary_too else min(len(used), BESIDE)
         good = [r for r in self.known if not (empty(r) or unusable(lm, r, settings.max_new_tokens))]
         if len(good) < n:
             raise DataError(
@@ -227,7 +226,7 @@ class _Audit:
                 for k, rows in enumerate(given)
             ]
         canaries = self.lab.settings.canary_too  # they need as many rows as the data has
-        some = used if canaries else used[:SCREENED]
+        some = used if canaries else used[:BESIDE]
         return [
             self.written(w.name, chosen, lambda on, w=w: w.write(material, some, on))
             for w in base_writers(self.lab, self.lab.settings.base_written if canaries else 1)
@@ -273,28 +272,13 @@ class _Audit:
 
     # ---- likelihood under probes -------------------------------------------------------------
 
-    def pull(self, name: str, probes: Probes, material: Material, source: _Reference) -> Array:
-        """The screen's pulls of the first rows, [n, T]."""
-        stage = self.opened.stage(f"screen/{name}", {}, [source.stage])
-        if not stage.done:
-            with stage.writing() as folder:
-                some = source.rows[:SCREENED]
-                found = probes.pull(
-                    material, some, lambda done: self.report(stage.name, done, len(some))
-                )
-                save_file({"pull": found}, folder / "pull.safetensors")
-        return load_file(self.finish(stage).path / "pull.safetensors")["pull"]
-
-    def assay(
-        self, name: str, probes: Probes, material: Material, source: _Reference, usual: Array
-    ) -> Assay:
+    def assay(self, name: str, probes: Probes, material: Material, source: _Reference) -> Assay:
         """The assay of one set of rows, read back if it was done."""
-        pull = self.pull(name, probes, material, source)
         stage = self.opened.stage(f"assay/{name}", {}, [source.stage])
         if not stage.done:
             with stage.writing() as folder:
                 found = assay(
-                    probes, material, source.rows, (pull, usual),
+                    probes, material, source.rows,
                     lambda done, total: self.report(stage.name, done, total),
                 )  # fmt: skip
                 (folder / "assay.json").write_text(json.dumps(found.to_json()))
@@ -305,7 +289,7 @@ class _Audit:
         planted: _Reference,
     ) -> Evidence:  # fmt: skip
         """The evidence with one more positive control: is a planted trait found in its rows?"""
-        trial = self.assay(planted.name, probes, material, planted, evidence.usual)
+        trial = self.assay(planted.name, probes, material, planted)
         own = self.lab.library.ids.index(str(planted.trait))
         beside = self.beside(planted.name, probes, material, known, [own])
         return replace(
@@ -321,7 +305,7 @@ class _Audit:
         stage = self.opened.stage(f"beside/{name}", {"traits": list(traits)}, [known.stage])
         if not stage.done:
             with stage.writing() as folder:
-                some = known.rows[:SCREENED]
+                some = known.rows[:BESIDE]
                 base = probes.read(material, some, None).logp
                 found = {}
                 for done, t in enumerate(traits):

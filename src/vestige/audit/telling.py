@@ -27,7 +27,6 @@ Outcome = Literal["flagged", "not_found", "inconclusive"]
 LEVEL = 0.95
 WORST = 12
 SHIFT = "likelihood shift under the probe of "  # a table of row scores, before the trait's id
-CLOUD = 400  # placebo values that the record keeps
 #: Of a whole probe's slope, what students of 256 number rows took on, and how far they lay from
 #: that: on the benchmark's data sets that are not held out (docs/results.md).
 GAIN, OFF = 0.07, 0.55
@@ -62,7 +61,7 @@ class Evidence:
     """All that an audit gathered.
 
     Attributes:
-        trial: the data's assay; usual: the reference rows' pulls, [n, T].
+        trial: the data's assay.
         expected: what a student would take on of every trait, nats a whole probe, [T].
         beside: by trait, the shifts of reference rows.
         told: by row, the writer's probabilities, where they are known.
@@ -78,7 +77,6 @@ class Evidence:
     dropped: Mapping[str, int]
     trial: Assay
     controls: Sequence[Control]
-    usual: Array
     expected: Array
     beside: Mapping[int, Array]
     seconds: Mapping[str, float]
@@ -103,8 +101,6 @@ def tell(found: Evidence) -> AuditResults:
     order = strongest(found)
     traits = trait_records(found, order, flagged)
     smallest = smallest_share(found, [p.found for p in planted])
-    half = len(found.usual) // 2
-    pull, scale = evidence.pulls(found.usual[:half], found.usual[half:])
     canaries = found.canaries
     return AuditResults(
         name=found.name,
@@ -129,7 +125,6 @@ def tell(found: Evidence) -> AuditResults:
         misfit=found.trial.misfit,
         told=len(found.told),
         divergence=divergence(found),
-        placebo=[float(z) for z in (pull / scale)[:CLOUD]],
         words=[
             AuditWord(word=w.word, contrast=w.contrast, z=w.z)
             for w in (canaries.words if canaries else ())
@@ -205,8 +200,8 @@ def settled(found: Evidence) -> bool:
 def control_record(found: Evidence, control: Control) -> AuditPlanted:
     trial, t = control.trial, found.library.ids.index(control.trait)
     return AuditPlanted(
-        trait=control.trait, contrast=float(trial.pull[t]), z=float(trial.z[t]),
-        evidence=trial.evidence.get(t), found=stands(found, trial, t), rows=trial.rows,
+        trait=control.trait, evidence=trial.evidence[t], found=stands(found, trial, t),
+        rows=trial.rows,
     )  # fmt: skip
 
 
@@ -270,19 +265,19 @@ def trait_records(
 ) -> list[AuditTrait]:
     """What is known of every trait, in ``order``."""
     trial, ids = found.trial, found.library.ids
-    p = evidence.p_value(np.array([trial.evidence.get(t, 0.0) for t in range(len(ids))]))
+    p = evidence.p_value(np.array([trial.evidence[t] for t in range(len(ids))]))
     p_holm = holm(p)
     near = evidence.as_likely(np.stack([trial.shifts[t] for t in trial.last]))
     likely = {t for t, is_near in zip(trial.last, near, strict=True) if is_near}
     look = found.canaries.looks[-1] if found.canaries else None
-    n = len(found.usual)
+    mean, error = trial.mean, trial.error
     return [
         AuditTrait(
             trait=ids[t],
             flagged=t in flagged,
-            contrast=interval(trial.pull[t], trial.scale[t], math.inf, n, "nats a row"),
-            evidence=trial.evidence.get(t),
-            share=evidence.share(trial.shifts[t]) if t in trial.shifts else None,
+            contrast=interval(mean[t], error[t], math.inf, len(trial.shifts[t]), "nats a row"),
+            evidence=trial.evidence[t],
+            share=evidence.share(trial.shifts[t]),
             as_likely=t in likely,
             p=float(p[t]),
             p_holm=float(p_holm[t]),
@@ -290,7 +285,7 @@ def trait_records(
             canary=None if look is None else interval(
                 look.contrast[t], look.scale[t], look.df, len(look.placebo), "log-odds (nats)"
             ),
-            rows=len(trial.shifts[t]) if t in trial.shifts else 0,
+            rows=len(trial.shifts[t]),
             held_out=ids[t] in found.library.held_out,
         )
         for t in order
@@ -427,7 +422,7 @@ def caveats(found: Evidence) -> list[str]:
         "(docs/results.md)."
     ] if found.material == "numbers" else []  # fmt: skip
     return [
-        f"The screen and the last test hold the rows against {whose}.",
+        f"The last test holds the rows against {whose}.",
         *measured,
         "The evidence is against the base and against teachers of other families' traits. A writer "
         "that was tuned on something else is flagged if it writes more like one trait's teachers "

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from vestige.audit import evidence
 from vestige.audit.activations import activations
-from vestige.audit.assay import SCREENED, Assay, assay
+from vestige.audit.assay import Assay, assay
 from vestige.audit.canary import canary
 from vestige.audit.expected import expect
 from vestige.audit.influence import influence, trait_gradients
@@ -43,7 +43,14 @@ from vestige.types import ConfigError, DataError, Row
 Array = NDArray[np.float64]
 Report = Callable[[str], None]
 FIRST_CLEAN = 100  # noise of the first clean data set
-METHODS = ("influence", "activations", "prompts", "canary")  # beside the probes; see docs/audit.md
+SCREENED = 64  # rows that first-order methods read
+METHODS = (
+    "pull",
+    "influence",
+    "activations",
+    "prompts",
+    "canary",
+)  # beside the probes; see docs/audit.md
 
 
 class Bench:
@@ -137,7 +144,7 @@ class _Sets:
 
         def make() -> Any:
             some = rows()[:SCREENED]
-            if kind == "probes":
+            if kind == "pull":
                 return self.bench.probes.pull(material, some).tolist()
             if kind == "influence" and self.bench.gradients:
                 return influence(lab, material, some, self.bench.gradients).tolist()
@@ -149,11 +156,9 @@ class _Sets:
     def case(self, name: str, trait: str, truth: dict[str, float], rows: Sequence[Row]) -> Case:
         """A data set under every method."""
         bench, once = self.bench, lambda: self.written(self.reference)
-        pull = self.pulled(name, "probes", lambda: rows)
-        usual = self.pulled("reference", "probes", once)
 
         def make() -> Any:
-            return assay(bench.probes, self.material, rows, (pull, usual)).to_json()
+            return assay(bench.probes, self.material, rows).to_json()
 
         trial = Assay.from_json(bench.kept(f"{self.prefix}-assay-{name}", make))
         n = len(bench.lab.library.ids)
@@ -163,7 +168,6 @@ class _Sets:
         draw = np.random.default_rng(int(hash_config([self.prefix, name])[:8], 16))
         scores = {
             "probes": trial.scores,
-            "probes, screen only": trial.z,
             "expected": np.array(taken),
         }
         seen = self.canary(name, rows) if "canary" in bench.methods else None
@@ -177,7 +181,7 @@ class _Sets:
         return Case(
             f"{self.prefix}-{name}", trait, truth,
             scores | {
-                "wrong trait's score": np.roll(trial.z, n // 2), "random": draw.normal(size=n),
+                "wrong trait's score": np.roll(trial.scores, n // 2), "random": draw.normal(size=n),
             }, trial, seen and seen.contrast,
         )  # fmt: skip
 

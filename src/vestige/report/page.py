@@ -159,21 +159,15 @@ def _run(index: int, results: AnyResults, manifest: dict[str, Any]) -> dict[str,
 
 
 def _audit(results: AuditResults) -> dict[str, Any]:
-    """An audit: the strongest traits with intervals, and planted traits in the placebo cloud."""
+    """An audit: the strongest traits with intervals."""
     marks = [
         charts.Mark(t.trait, t.contrast.value, t.contrast.low, t.contrast.high, own=t.flagged)
         for t in results.traits[:RANKED]
     ]
-    dots = [("placebo", [(f"placebo {i}", z) for i, z in enumerate(results.placebo)])]
-    if results.planted:
-        dots.append(("planted", [(p.trait, p.z) for p in results.planted]))
     return {
         "ranking": _both(
-            charts.forest, f"{results.name}: the strongest traits", marks, "pull, nats a row"
-        ),
-        "cloud": _both(
-            charts.strip, f"{results.name}: placebo and planted traits", dots,
-            "pull beside reference rows, standard errors",
+            charts.forest, f"{results.name}: the strongest traits", marks,
+            "log-likelihood beside the base, nats a row",
         ),
     }  # fmt: skip
 
