@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -26,6 +27,7 @@ from vestige.audit.openset import QUESTIONS, Word, first_words, raised
 from vestige.audit.probes import Likelihood, Probes, read, token_shifts
 from vestige.audit.prompts import prompted, with_system
 from vestige.audit.reader import Reader, candidate_log_odds, spread
+from vestige.audit.run import audit
 from vestige.audit.settings import AuditSettings
 from vestige.audit.telling import (
     GAIN,
@@ -42,6 +44,7 @@ from vestige.audit.told import from_rows, from_teacher
 from vestige.audit.verdict import look
 from vestige.evaluate.exact import measure
 from vestige.models.hf import LanguageModel
+from vestige.rows import write_rows
 from vestige.traits.library import Library, load_library
 from vestige.types import ConfigError, DataError, Message, Row, ScoreTable
 
@@ -449,6 +452,24 @@ def test_the_likeliest_traits_go_on_and_the_others_keep_what_was_read(monkeypatc
     assert found.last == list(range(38, 30, -1)) and (np.argsort(found.scores)[-8:] > 30).all()
     assert [rows for trait, rows in asked if trait is None] == [8, 8, 16, 16, 16, 16, 16, 16, 8]
     assert found.mean == pytest.approx(0.01 * strengths) and found.error == pytest.approx(0)
+
+
+def test_a_flag_ends_an_audit_before_anything_is_planted(
+    lab: Lab, probes: Probes, tmp_path: Path, monkeypatch
+):
+    like = rows_of(["12, 34, 56"] * 400, prompts=8)
+    lab.weights.shift(probes.directions.total([0.0, 1.0, 0.0]))
+    written = Material.of(lab.lm, like, 16).write(lab.lm, like, seed=4)
+    write_rows(tmp_path / "told.jsonl", written)
+    lab.weights.freeze()
+    monkeypatch.setenv("VESTIGE_CACHE", str(tmp_path))
+    (tmp_path / "audit").symlink_to(lab.cache)
+    settings = lab.settings.model_copy(update={"drift": 0.0, "rows": 400})
+    folder, found = audit(tmp_path / "told.jsonl", settings, root=tmp_path / "audits")
+    assert found.outcome == "flagged" and found.traits[0].flagged, found.verdict
+    assert found.planted == [] and found.found_share is None and found.rows_read < 400
+    assert [p.name for p in (folder / "reference").iterdir()] == ["base-0"]
+    assert found.traits[0].expected.value == max(t.expected.value for t in found.traits) > 0
 
 
 # ---- what the writer would have written as well --------------------------------------------------

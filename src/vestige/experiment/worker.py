@@ -15,7 +15,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -132,11 +132,13 @@ def work_on(task: Task, folder: Path, emit: Callable[[Event], None]) -> None:
     key, job = hash_config(task.config), task.job
     kept = _KEPT.pop(key, {"models": {}, "seeds": {}})
     _KEPT.clear()  # of another recipe, or of a job that failed: that is where memory goes
-    seed = kept["seeds"].get(job.seed) or Seed(
+    known = kept["seeds"].get(job.seed) or Seed(
         Experiment.model_validate(task.config), folder, job.seed, _models=kept["models"]
     )
-    seed.folder, seed.overwrite = folder, task.overwrite
-    seed.report = lambda stage, done, total: emit(Event(job.seed, stage, done, total))
+    seed = replace(
+        known, folder=folder, overwrite=task.overwrite, _told=set(),
+        report=lambda stage, done, total: emit(Event(job.seed, stage, done, total)),
+    )  # fmt: skip
     locks = folder / LOCKS
     locks.mkdir(exist_ok=True)
     # A lost worker's process may outlive its node by a moment.
