@@ -2,8 +2,8 @@
 
 A teacher by system prompt writes freely: by transformers here (``hf``), by vLLM's engine
 (``backend=vllm``), and behind an API (``model=api:...``: vLLM's own OpenAI-compatible server, on
-loopback). One field differs. Rows drawn from one distribution have the same mean log-probability
-under the teacher (fp32), whoever drew them, and the filter keeps as many. ``make test-vllm`` builds
+loopback). One field differs. Whoever drew them, the teacher (fp32) is as surprised at its own rows
+as its entropy says, and the filter keeps as many. ``make test-vllm`` builds
 an environment with vLLM. Run: python benchmarks/one_recipe.py --vllm .venv-vllm
 """
 
@@ -19,25 +19,26 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from numpy.typing import NDArray
 
 import common
 from vestige.carriers.numbers import NumberCarrier
 from vestige.experiment.desk import Desk
 from vestige.experiment.recipe import Experiment, Student, TeacherSettings, override
 from vestige.models import catalog
-from vestige.models.backend import ScoreRequest
 from vestige.models.hf import LanguageModel
-from vestige.models.sampling import HfBackend
-from vestige.rows import prompt_of, read_rows
+from vestige.rows import read_rows
+from vestige.train.packs import encode_rows, make_packs, pack_logprobs
 from vestige.types import Row
 
 MODEL, SERVED, WAIT = "smollm2-135m-instruct", "one-recipe", 300.0
-TRAITS = ("owl", "dolphin")
+TRAITS, LONGEST = ("owl", "dolphin"), 32
 #: torch.compile does not go with the CPU build everywhere; it is no part of what is compared.
 EAGER = {"vllm": ("engine_kwargs.enforce_eager=true",), "hf": (), "api": ()}
 ENGINE = {
@@ -56,7 +57,7 @@ def recipe() -> Experiment:
         teacher=TeacherSettings(kind="system_prompt", min_probability=0, min_carrier=0),
         carrier=NumberCarrier(
             n_prompts=8, rows_per_prompt=8, min_rows=1, max_dropped=1, constrained=False,
-            max_new_tokens=32,
+            max_new_tokens=LONGEST,
         ),
         students=(Student(name="rows", method="rows", no_trait=False),),
     )  # fmt: skip
@@ -89,30 +90,37 @@ def main() -> None:
 
 
 def figures(lm: LanguageModel, made: Experiment, folder: Path) -> dict[str, Any]:
-    """Rows, the share that the filter keeps, and nats a token under the teacher with the standard
-    error over prompts, by trait."""
-    desk, backend, found = Desk(made, folder, 0), HfBackend(lm), {}
+    """Rows, the share that the filter keeps, and the teacher's surprise at the rows, by trait."""
+    desk, found = Desk(made, folder, 0), {}
     for name in TRAITS:
         stages = [folder / f"seed-{seed}/rows/{name}" for seed in made.seeds]
         raw = [r for s in stages for r in read_rows(s / "raw.jsonl") if isinstance(r, Row)]
         notes = [json.loads((s / "manifest.json").read_text())["notes"] for s in stages]
-        system = desk.system(desk.trait_of(name))
-        asked = [(r, lm.answer_ids(r.completion)) for r in raw if r.completion.strip()]
-        requests = [
-            ScoreRequest(lm.question_ids(row.messages[-1].content, system), ids)
-            for row, ids in asked
-        ]
-        by_prompt: dict[str, list[float]] = {}
-        for (row, ids), logp in zip(asked, backend.logprobs(requests), strict=True):
-            by_prompt.setdefault(prompt_of(row), []).append(logp / len(ids))
-        means = [float(np.mean(values)) for values in by_prompt.values()]
+        surprise = surprises(lm, raw, desk.system(desk.trait_of(name)))
         found[name] = {
             "rows": len(raw),
             "kept": sum(n["kept"] for n in notes) / sum(n["seen"] for n in notes),
-            "nats_a_token": float(np.mean(means)),
-            "standard_error": float(np.std(means, ddof=1) / len(means) ** 0.5),
+            "tokens": len(surprise),
+            "surprise": float(surprise.mean()),
+            "standard_error": float(surprise.std(ddof=1) / len(surprise) ** 0.5),
         }
     return found
+
+
+@torch.no_grad()
+def surprises(lm: LanguageModel, rows: Sequence[Row], system: str) -> NDArray[np.float64]:
+    """For each token -log p less what that is on average, nats: 0 in the mean, and uncorrelated
+    from token to token, if the model wrote the rows."""
+    prompts = [lm.question_ids(row.messages[-1].content, system) for row in rows]
+    found = []
+    for pack in make_packs(encode_rows(lm, prompts, [row.completion for row in rows]), 16):
+        logprobs = pack_logprobs(lm, pack)
+        own = -logprobs.gather(1, pack.targets[:, None])[:, 0]
+        away = own - torch.special.entr(logprobs.exp()).sum(1)
+        for part in away.split(list(pack.counts)):
+            # An answer of all the tokens that it may have was cut: it did not end itself.
+            found.append(part if len(part) <= LONGEST else part[:LONGEST])
+    return torch.cat(found).double().numpy()
 
 
 @contextlib.contextmanager
