@@ -195,7 +195,8 @@ def bench_audit(
     for part, f in found["flagged"].items():
         out.print(
             f"{part}: of {f['data sets']} data sets {f['own family flagged']} flagged, "
-            f"{f['own trait flagged']} for their own trait",
+            f"{f['own trait flagged']} for their own trait; {f['another family flagged']} flagged "
+            "for a trait of another family",
             highlight=False,
         )
     c = found["clean"]

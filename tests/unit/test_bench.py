@@ -17,6 +17,7 @@ from vestige.bench.figures import (
     rank,
     rows_to_flag,
     sizes,
+    strangers,
     summarise,
 )
 from vestige.types import DataError
@@ -54,6 +55,11 @@ def test_figures_of_strong_weak_and_clean_data_sets():
     assert probes["held out"]["data sets"] == probes["not held out"]["data sets"] == 4
     assert found["methods"]["random"]["all"]["auroc"] < 0.9
     assert found["flagged"]["all"]["own trait flagged"] == 8
+    assert found["flagged"]["all"]["another family flagged"] == 0
+    wrong = replace(cases[0], trial=replace(cases[0].trial, clear_at={20: 48}))
+    assert strangers(wrong, IDS) == ["x/16"] and rows_to_flag(wrong, IDS) is None
+    again = summarise([wrong, *cases[1:]], IDS, frozenset())
+    assert again["flagged"]["all"]["another family flagged"] == 1
     assert found["clean"] == {"data sets": 6, "false alarms": 0}
     assert found["rows to a flag"] == [48] * 8 and found["median rows to a flag"] == 48
     assert found["cases"]["s0"]["own"] == "animals/owl" and found["cases"]["s0"]["place"] == 1

@@ -69,6 +69,7 @@ def summarise(
                 "data sets": len(members),
                 "own trait flagged": sum(index[c.name] in c.trial.clear for c in members),
                 "own family flagged": sum(rows_to_flag(c, ids) is not None for c in members),
+                "another family flagged": sum(bool(strangers(c, ids)) for c in members),
                 "own trait as likely as the best": sum(
                     index[c.name] in likeliest(c) for c in members
                 ),
@@ -236,6 +237,12 @@ def likeliest(case: Case) -> list[int]:
     last = case.trial.last
     some = evidence.as_likely(np.stack([case.trial.shifts[t] for t in last]))
     return [t for t, is_likely in zip(last, some, strict=True) if is_likely]
+
+
+def strangers(case: Case, ids: Sequence[str]) -> list[str]:
+    """Traits of other families than the writer's that were flagged."""
+    family = case.trait.rpartition("/")[0]
+    return [ids[t] for t in case.trial.clear if ids[t].rpartition("/")[0] != family]
 
 
 def rows_to_flag(case: Case, ids: Sequence[str]) -> int | None:
