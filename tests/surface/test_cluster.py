@@ -13,7 +13,7 @@ import torch
 from test_resume import outcome
 from test_resume import recipe as tiny
 
-from vestige.experiment.cluster import Cluster, Dispatch, connected
+from vestige.experiment.cluster import Cluster, Dispatch, asks_services, connected
 from vestige.experiment.jobs import Job, jobs
 from vestige.experiment.reading import read_json
 from vestige.experiment.recipe import parse_recipe
@@ -106,9 +106,11 @@ def test_without_a_shared_folder_stages_travel(local: Path, nodes, folders, tmp_
     def task(job: Job) -> Task:
         return Task(made.model_dump(mode="json"), *where, job, False, 1, version("vestige"))
 
+    kept = {p: p.stat().st_mtime_ns for p in there.glob("seed-0/**/manifest.json")}
     with connected(Cluster(nodes[0].address)) as there_ray:
         driver = Dispatch(there_ray, Cluster(), there, lambda event: None)
         assert not driver.run({0: jobs(made, 0)}, task) and not driver.packed
+    assert {p: p.stat().st_mtime_ns for p in kept} == kept  # what was done is not done again
     found = {k: v for k, v in hashes(there).items() if k.startswith("seed-0/")}
     assert found == {k: v for k, v in outcome(local)[0].items() if k.startswith("seed-0/")}
     assert not list(there.glob(".incoming-*")) and not list(there.rglob(".hollow"))
@@ -134,10 +136,18 @@ def hashes(run_folder: Path) -> dict[str, str]:
     }
 
 
+def test_a_recipe_with_a_service_needs_a_shared_folder(folders):
+    made = recipe(folders["llama"]).model_dump(mode="json")
+    assert not asks_services(made)
+    assert not asks_services(made | {"judge": {"model": "local:smollm2-135m-instruct"}})
+    assert asks_services(made | {"judge": {"model": "api:openai/gpt-4.1-nano"}})
+    assert asks_services(made | {"freeform": {"judge": {"model": "gpt-4.1-nano"}}})
+
+
 def test_what_stops_a_seed_is_said_as_by_the_local_executor(nodes, folders, tmp_path: Path):
     unfit = {"min_probability": 0.99, "min_carrier": 0.0, "optimisation": {"steps": 1}}
     made = recipe(folders["llama"], teacher=unfit)
-    with pytest.raises(VestigeError, match=r"owl teacher of seed .* needed 0\.99"):
+    with pytest.raises(VestigeError, match=r"(owl|fox) teacher of seed .* needed 0\.99"):
         run(made, tmp_path, cluster=Cluster(nodes[0].address))
     with pytest.raises(ConfigError, match="no node of the cluster has what a job of kind base"):
         run(made, tmp_path, cluster=Cluster(nodes[0].address, gpus=1))

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 from test_resume import recipe as tiny
 
-from vestige.experiment.jobs import KINDS, Job, jobs
+from vestige.experiment.jobs import KINDS, LOCKS, Job, jobs
 from vestige.experiment.reading import read_json
 from vestige.experiment.recipe import parse_recipe
-from vestige.experiment.run import Event, Failure
+from vestige.experiment.run import Event, Failure, wait_for_jobs
 from vestige.experiment.stages import Seed
 from vestige.experiment.worker import Finished, Task, follow, pack, unpack
 from vestige.store import load_stage
@@ -60,16 +63,30 @@ def test_jobs_apart_make_what_a_seed_makes_in_one_go(folders, tmp_path: Path):
         assert not any(isinstance(item, Failure) for item in told), told
         # A job makes its own stages and none of those that it starts from.
         sent = {item.stage.split("/")[1] for item in told if isinstance(item, Finished)}
-        usual = {"base": {"base", "contexts"}, "teachers": {"teacher", "targets"},
-                 "students": {"student"}}  # fmt: skip
+        usual = {"base": {"base", "contexts"}, "teachers": {"teacher"}, "students": {"student"}}
         assert sent == usual.get(job.kind, {job.kind}), job
     parts = {k: v for k, v in hashes(apart).items() if "/shards/" in k}
     assert len(parts) == 2 * len(made.writers)
     assert {k: v for k, v in hashes(apart).items() if k not in parts} == hashes(whole)
     before = hashes(apart)
-    (scratch := tmp_path / "again").mkdir()
-    told = work_apart(made, Job(0, "students", "owl", "rows"), apart, scratch)
-    assert hashes(apart) == before and any(isinstance(item, Event) for item in told)
+    for job in (job for kind in plan for job in kind if job.kind != "shards"):
+        (scratch := tmp_path / f"again-{job.label}").mkdir()
+        told = work_apart(made, job, apart, scratch)  # done: told, and not done again
+        assert {type(item) for item in told} == {Event} and all(not e.total for e in told)
+    assert hashes(apart) == before
+
+
+def test_a_local_run_waits_for_a_clusters_last_worker(folders, tmp_path: Path):
+    (tmp_path / LOCKS).mkdir()
+    held = FileLock(tmp_path / LOCKS / "seed-0-rows-owl.lock", thread_local=False)
+    other = FileLock(tmp_path / LOCKS / "seed-1-rows-owl.lock")
+    with held, other:
+        release = threading.Timer(1.0, held.release)
+        release.start()
+        begun = time.monotonic()
+        wait_for_jobs(tmp_path, 0)
+        assert time.monotonic() - begun > 0.8
+    release.join()
 
 
 def test_rows_alone_are_written_whether_students_need_them_or_not(folders):

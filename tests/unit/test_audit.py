@@ -27,10 +27,11 @@ from vestige.audit.openset import QUESTIONS, Word, first_words, raised
 from vestige.audit.probes import Likelihood, Probes, read, token_shifts
 from vestige.audit.prompts import prompted, with_system
 from vestige.audit.reader import Reader, candidate_log_odds, spread
-from vestige.audit.run import audit
+from vestige.audit.run import audit, in_doubt
 from vestige.audit.settings import AuditSettings
 from vestige.audit.telling import (
     GAIN,
+    MEASURED,
     OFF,
     Canaries,
     Control,
@@ -451,6 +452,16 @@ def test_the_likeliest_traits_go_on_and_the_others_keep_what_was_read(monkeypatc
     assert lengths == [8] * 7 + [16] * 16 + [48] * 8 + [120] * 8 and found.rows == n
     assert found.last == list(range(38, 30, -1)) and (np.argsort(found.scores)[-8:] > 30).all()
     assert [rows for trait, rows in asked if trait is None] == [8, 8, 16, 16, 16, 16, 16, 16, 8]
+    doubts: list[int] = []
+
+    def stands(trait: int, shifts: np.ndarray) -> bool:
+        doubts.append(len(shifts))
+        return len(shifts) > 40
+
+    strengths[38] = 300.0  # clear at once, but doubted until there are 48 rows
+    sure = assay(probes, None, list(range(n)), stands=stands)  # type: ignore[arg-type]
+    assert sure.clear_at == {38: 8} and doubts == [8, 16, 32, 48] and sure.rows == 48
+    strengths[38] = 1.0
     assert found.mean == pytest.approx(0.01 * strengths) and found.error == pytest.approx(0)
 
 
@@ -469,7 +480,7 @@ def test_a_flag_ends_an_audit_before_anything_is_planted(
     assert found.outcome == "flagged" and found.traits[0].flagged, found.verdict
     assert found.planted == [] and found.found_share is None and found.rows_read < 400
     assert [p.name for p in (folder / "reference").iterdir()] == ["base-0"]
-    assert found.traits[0].expected.value == max(t.expected.value for t in found.traits) > 0
+    assert (folder / "expected").is_dir() and found.traits[0].expected is None  # not measured
 
 
 # ---- what the writer would have written as well --------------------------------------------------
@@ -706,7 +717,7 @@ def told(
         looks = [look(16 * n, data, table, {}, ids) for n in (2, 6, 16)]
         canaries = Canaries(looks, [Word("Owl", 1.0, 5.0)])
     return Evidence(
-        name="d.jsonl", settings=AuditSettings(base="m", canary_too=bool(canary)),
+        name="d.jsonl", settings=AuditSettings(base=MEASURED[0], canary_too=bool(canary)),
         library=library, material="numbers", rows=rows, used=used, dropped={"malformed": 2},
         trial=trial(owl, own, min(rows, 112)),
         controls=[Control("trees/oak", trial(oak, 2.0 if seen else 0.0, 48))],
@@ -735,6 +746,8 @@ def test_what_a_student_would_take_on_depends_on_the_rows_lineage():
     assert own.expected.value == pytest.approx(14 * GAIN) and own.expected.units.startswith("log")
     assert own.expected.high - own.expected.value == pytest.approx(1.96 * OFF, abs=1e-3)
     assert last.expected.value == pytest.approx(-GAIN)
+    other = replace(told(own=1.5), settings=AuditSettings(base="another"))
+    assert {t.expected for t in tell(other).traits} == {None}  # not measured
     elsewhere = told(own=1.5, misfit=0.6)
     assert {t.expected.value for t in tell(elsewhere).traits} == {0.0}  # numbers pass on nothing
     assert {t.expected for t in tell(replace(elsewhere, material="text")).traits} == {None}
@@ -754,6 +767,15 @@ def test_not_found_says_what_would_have_been_seen():
     found = tell(told())
     assert found.outcome == "not_found" and found.found_share == 1.0
     assert 0 < found.smallest_share < 1 and "would have been flagged" in found.verdict
+
+
+def test_more_traits_may_be_clear_than_go_on_and_each_has_reference_rows():
+    made = told(own=1.5)
+    many = {t: 8 for t in range(24)}
+    trial = replace(made.trial, clear_at=many)
+    assert set(in_doubt(trial)) == {*many, *trial.last}
+    beside = {t: np.random.default_rng(t).normal(-0.5, 1, size=64) for t in in_doubt(trial)}
+    assert 0 < len(flags(replace(made, trial=trial, beside=beside))) < 24  # none is missing
 
 
 def test_positive_controls_end_when_they_can_change_nothing():

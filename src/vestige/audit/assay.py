@@ -29,7 +29,9 @@ BESIDE = 64  # reference rows that the likeliest traits are read on
 MISFIT = 0.2  # nats a token from which rows are unlike what the base or a teacher of it writes
 UNLIKELY = 0.01  # probability below which a trait's teacher is not taken for the rows' writer
 BASE = -1  # the untrained base among writers
+METHOD = 5  # raised when what audits have kept would mean something else
 OnRound = Callable[[int, int], None]
+Stands = Callable[[int, Array], bool]
 
 
 @dataclass(frozen=True)
@@ -114,8 +116,14 @@ def assay(
     material: Material,
     rows: Sequence[Row],
     on_round: OnRound = lambda done, total: None,
+    stands: Stands = lambda trait, shifts: True,
 ) -> Assay:
-    """Read ``rows`` under every trait's probe, and on under the likeliest ones'."""
+    """Read ``rows`` under every trait's probe, and on under the likeliest ones'.
+
+    Args:
+        stands: whether a trait that is clear is beyond doubt, from its shifts so far; reading goes
+            on while none is.
+    """
     settings = probes.lab.settings
     families = [trait.family.name for trait in probes.lab.library.traits]
     alive = list(range(len(families)))
@@ -139,8 +147,9 @@ def assay(
         found = log_evidence(table, [families[t] for t in alive], settings.drift)
         evidence |= dict(zip(alive, map(float, found), strict=True))
         p = p_value(found) * len(families)
-        clear |= {t: read for t, q in zip(alive, p, strict=True) if q <= settings.alpha_each}
-        if clear:
+        new = {t: read for t, q in zip(alive, p, strict=True) if q <= settings.alpha_each}
+        clear = new | clear
+        if any(stands(t, shifts[t]) for t in clear):
             break
         if read in steps[:-1]:
             best = np.argsort(-likelihood_ratios(table).max(1))

@@ -19,7 +19,8 @@ import numpy as np
 import torch
 
 from vestige.audit.assay import Assay
-from vestige.audit.probes import Probes, key
+from vestige.audit.directions import RANK
+from vestige.audit.probes import COPIES, Probes, key
 from vestige.audit.reader import Array
 
 STEP = 0.05  # h: of a probe
@@ -40,7 +41,8 @@ def expect(
 def profile(probes: Probes, trait: int) -> Array:
     """profile(t), [T], made once for each base, probe and library."""
     lab, n = probes.lab, probes.n
-    library = [STEP, lab.contents, lab.settings.questions]
+    how = lab.settings.probe(len(lab.lm.layers))
+    library = [STEP, lab.contents, lab.settings.questions, how, RANK, COPIES]
 
     def read(shares: Sequence[float]) -> Array:
         lab.weights.shift(probes.directions.total([STEP * share for share in shares]))

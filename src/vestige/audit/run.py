@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from vestige.audit.assay import BESIDE, Assay, assay
+from vestige.audit.assay import BESIDE, METHOD, Assay, assay
 from vestige.audit.canary import Canary, canary
 from vestige.audit.data import Data
 from vestige.audit.expected import expect
@@ -27,6 +27,7 @@ from vestige.audit.telling import (
     Canaries,
     Control,
     Evidence,
+    fits_better,
     flags,
     settled,
     strongest,
@@ -46,7 +47,6 @@ from vestige.types import DataError, DroppedRow, Row, ScoreTable
 Report = Callable[[str, int, int], None]  # stage, done, total; total 0: just finished
 SCORED = 3  # traits that every row is scored for, flagged ones first
 CONTROL_ROWS = 112  # rows that each planted teacher writes; half of what is flagged takes 72
-METHOD = 4  # raised when finished stages of an audit would mean something else
 RESULTS_FILE = "results.json"
 ROWS = "rows.jsonl"
 
@@ -104,6 +104,11 @@ def model_key(name: str) -> list[list[str]]:
     return [[p.name, sha256(p)] for p in sorted(Path(folder).iterdir()) if p.is_file()]
 
 
+def in_doubt(trial: Assay) -> list[int]:
+    """Traits that the reference rows must be read for: the likeliest, and those that are clear."""
+    return sorted({*trial.last, *trial.clear_at})
+
+
 def read_back(stage: StageResult) -> list[Row]:
     """The rows that a stage wrote."""
     return [row for row in read_rows(stage.path / ROWS) if isinstance(row, Row)]
@@ -147,12 +152,12 @@ class _Audit:
         probes.told = self.told(material, used)
         references = self.references(chosen, material, used, given)
         known = [ref for ref in references if not ref.trait]
-        trial = self.assay("data", probes, material, _Reference("data", chosen, used))
+        trial = self.assay("data", probes, material, _Reference("data", chosen, used), known[0])
         evidence = Evidence(
             name=self.data.name, settings=self.lab.settings, library=self.lab.library,
             material=material.kind, used=used, expected=self.expected(probes, chosen, trial),
             rows=self.data.read, dropped=self.data.reasons, trial=trial, controls=[],
-            beside=self.beside("data", probes, material, known[0], trial.last),
+            beside=self.beside("data", probes, material, known[0], in_doubt(trial)),
             seconds=self.seconds, tokens=0,
             own_reference=self.known is not None, told=probes.told,
         )  # fmt: skip
@@ -272,14 +277,23 @@ class _Audit:
 
     # ---- likelihood under probes -------------------------------------------------------------
 
-    def assay(self, name: str, probes: Probes, material: Material, source: _Reference) -> Assay:
+    def assay(
+        self, name: str, probes: Probes, material: Material, source: _Reference, known: _Reference
+    ) -> Assay:
         """The assay of one set of rows, read back if it was done."""
+        usual: dict[int, Array] = {}
+
+        def stands(t: int, shifts: Array) -> bool:
+            if t not in usual:
+                usual[t] = self.shifts(probes, material, known, [t])[t]
+            return fits_better(shifts, usual[t], self.lab.settings.alpha_each)
+
         stage = self.opened.stage(f"assay/{name}", {}, [source.stage])
         if not stage.done:
             with stage.writing() as folder:
                 found = assay(
                     probes, material, source.rows,
-                    lambda done, total: self.report(stage.name, done, total),
+                    lambda done, total: self.report(stage.name, done, total), stands,
                 )  # fmt: skip
                 (folder / "assay.json").write_text(json.dumps(found.to_json()))
         return Assay.from_json(json.loads((self.finish(stage).path / "assay.json").read_text()))
@@ -289,7 +303,7 @@ class _Audit:
         planted: _Reference,
     ) -> Evidence:  # fmt: skip
         """The evidence with one more positive control: is a planted trait found in its rows?"""
-        trial = self.assay(planted.name, probes, material, planted)
+        trial = self.assay(planted.name, probes, material, planted, known)
         own = self.lab.library.ids.index(str(planted.trait))
         beside = self.beside(planted.name, probes, material, known, [own])
         return replace(
@@ -305,13 +319,9 @@ class _Audit:
         stage = self.opened.stage(f"beside/{name}", {"traits": list(traits)}, [known.stage])
         if not stage.done:
             with stage.writing() as folder:
-                some = known.rows[:BESIDE]
-                base = probes.read(material, some, None).logp
-                found = {}
-                for done, t in enumerate(traits):
-                    found[t] = (probes.read(material, some, t).logp - base).tolist()
-                    self.report(stage.name, done, len(traits))
-                (folder / "shifts.json").write_text(json.dumps(found))
+                read = self.shifts(probes, material, known, traits)
+                record = {t: values.tolist() for t, values in read.items()}
+                (folder / "shifts.json").write_text(json.dumps(record))
         record = json.loads((self.finish(stage).path / "shifts.json").read_text())
         return {int(t): np.array(values) for t, values in record.items()}
 
@@ -325,6 +335,14 @@ class _Audit:
                 )
                 (folder / "expected.json").write_text(json.dumps(found.tolist()))
         return np.array(json.loads((self.finish(stage).path / "expected.json").read_text()))
+
+    def shifts(
+        self, probes: Probes, material: Material, known: _Reference, traits: Sequence[int]
+    ) -> dict[int, Array]:
+        """The reference rows' shifts under some traits' probes."""
+        some = known.rows[:BESIDE]
+        base = probes.read(material, some, None).logp
+        return {t: probes.read(material, some, t).logp - base for t in traits}
 
     def score(
         self, probes: Probes, chosen: StageResult, material: Material, rows: Sequence[Row],

@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 
 from vestige.audit import evidence
 from vestige.audit.activations import activations
-from vestige.audit.assay import Assay, assay
+from vestige.audit.assay import METHOD, Assay, assay
 from vestige.audit.canary import canary
-from vestige.audit.expected import expect
+from vestige.audit.expected import STEP, expect
 from vestige.audit.influence import influence, trait_gradients
 from vestige.audit.lab import Lab
 from vestige.audit.material import Material, choose_rows
@@ -69,7 +69,8 @@ class Bench:
     def kept(self, name: str, make: Callable[[], Any]) -> Any:
         """What ``make`` gives as plain data, from the folder if it was made there before."""
         settings = self.lab.settings.model_dump(mode="json")
-        digest = hash_config([name, settings, self.lab.fingerprint, self.lab.contents])
+        what = [name, settings, self.lab.fingerprint, self.lab.contents, METHOD, STEP]
+        digest = hash_config(what)
         path = self.folder / f"{name}-{digest[:12]}.json"
         if not path.exists():
             self.report(name)

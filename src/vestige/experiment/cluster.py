@@ -22,14 +22,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vestige.experiment.jobs import KINDS, Job, jobs
+from vestige.experiment.jobs import KINDS, LOCKS, Job, jobs
 from vestige.experiment.recipe import Experiment
 from vestige.experiment.run import Event, Failure
-from vestige.experiment.worker import LOCKS, Finished, NeedsFiles, Task, pack, unpack, work
+from vestige.experiment.worker import Finished, NeedsFiles, Task, pack, unpack, work
+from vestige.judge.settings import LOCAL
 from vestige.store.stage import MANIFEST
 from vestige.types import ConfigError, MissingExtraError, VestigeError
 
 REACH = 5.0  # seconds to wait for a cluster's port
+SHARE = (
+    "a worker does not see the run folder, and this recipe asks a model behind an API: what that "
+    "answered and cost is kept there; put the runs on a file system that all nodes share (--root)"
+)
 
 
 @dataclass(frozen=True)
@@ -118,9 +123,9 @@ def run_on_ray(
                 return Task(config, *where, job, overwrite, threads, here)
 
             failures = Dispatch(ray, cluster, folder, on_event).run(plan, task)
+            shutil.rmtree(folder / LOCKS, ignore_errors=True)  # nobody works on it any more
         finally:
             mark.unlink(missing_ok=True)
-            shutil.rmtree(folder / LOCKS, ignore_errors=True)
     if failures:
         raise failures[0].kind(failures[0].text)
     return room
@@ -200,6 +205,12 @@ def room_for(ray: Any, cluster: Cluster, plan: Mapping[int, list[list[Job]]]) ->
     return most
 
 
+def asks_services(config: Mapping[str, Any]) -> bool:
+    """Whether a recipe has a judge behind an API."""
+    judges = [config.get("judge"), (config.get("freeform") or {}).get("judge")]
+    return any(judge and not str(judge["model"]).startswith(LOCAL) for judge in judges)
+
+
 class Dispatch:
     """The driver's side: jobs out as soon as what they start from is there, events and stages in,
     lost jobs out again."""
@@ -208,11 +219,6 @@ class Dispatch:
         self, ray: Any, cluster: Cluster, folder: Path, on_event: Callable[[Event], None]
     ) -> None:
         self.ray, self.cluster, self.folder, self.on_event = ray, cluster, folder, on_event
-        self.remote = ray.remote(
-            max_retries=0,  # a retry must be sent what is finished by then: it is made here
-            num_returns="streaming",
-            scheduling_strategy="SPREAD",
-        )(work)
         self.running: dict[Any, tuple[Task, int]] = {}  # stream -> its task, times it was lost
         self.failures: list[Failure] = []
         self.failed: set[int] = set()  # seeds
@@ -248,7 +254,13 @@ class Dispatch:
 
     def start(self, task: Task, lost: int) -> None:
         cpus, gpus = self.cluster.takes(task.job.kind)
-        remote = self.remote.options(num_cpus=cpus, num_gpus=gpus)
+        remote = self.ray.remote(
+            num_cpus=cpus,
+            num_gpus=gpus,  # given here, so that Ray ends a process that has held a GPU
+            max_retries=0,  # a retry must be sent what is finished by then: it is made here
+            num_returns="streaming",
+            scheduling_strategy="SPREAD",
+        )(work)
         files = self.files(task.job) if self.apart else None
         self.running[remote.remote(task, files)] = (task, lost)
 
@@ -259,9 +271,7 @@ class Dispatch:
             item = self.ray.get(next(stream))
         except StopIteration:
             del self.running[stream]
-            if task.job.kind == "rows":  # parts that are joined now
-                shutil.rmtree(self.folder / f"seed-{task.job.seed}/shards/{task.job.name}",
-                              ignore_errors=True)  # fmt: skip
+            self.remove_joined(task.job)
             return
         except self.ray.exceptions.RayError as error:
             del self.running[stream]
@@ -273,11 +283,21 @@ class Dispatch:
             self.event(item)
         elif isinstance(item, Finished):
             unpack(item, self.folder)
+            for whole in (True, False):
+                self.packed.pop((item.stage, whole), None)
         elif isinstance(item, Failure):
             self.fail(task, item)
+        elif isinstance(item, NeedsFiles) and asks_services(task.config):
+            self.fail(task, Failure(ConfigError, SHARE))
         elif isinstance(item, NeedsFiles):
             self.apart = True
             self.start(task, lost)
+
+    def remove_joined(self, job: Job) -> None:
+        """The parts of a teacher's rows, once they are joined."""
+        seed = self.folder / f"seed-{job.seed}"
+        if job.kind == "rows" and (seed / "rows" / job.name / MANIFEST).exists():
+            shutil.rmtree(seed / "shards" / job.name, ignore_errors=True)
 
     def event(self, item: Event) -> None:
         """Tell what goes on, and each finished stage once: later jobs come across it again."""

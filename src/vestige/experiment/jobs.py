@@ -1,6 +1,6 @@
 """A run's jobs: what can be worked on at once, and in what order.
 
-    base -> teachers -> shards -> rows -> students -> judge
+    base -> teachers -> targets -> shards -> rows -> students -> judge
 
 Within a seed, jobs of one kind need nothing of one another, and those of the next kind may need
 all of them: every trait's teacher is a job, every part of a teacher's rows, every arm's student of
@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 from vestige.experiment.recipe import NO_TRAIT, Experiment
 
-KINDS = ("base", "teachers", "shards", "rows", "students", "judge")
+KINDS = ("base", "teachers", "targets", "shards", "rows", "students", "judge")
+LOCKS = ".locks"  # in a run folder: a lock for each job that is worked on
 
 
 @dataclass(frozen=True)
@@ -43,16 +44,25 @@ class Job:
 
     @property
     def needs(self) -> list[tuple[str, bool]]:
-        """The seed's stages that it starts from, as glob patterns; ``False``: their manifest is
-        enough."""
+        """The seed's stages that it starts from, and its own in case it is done, as glob patterns;
+        ``False``: their manifest is enough."""
         own = [("base", True), ("contexts", True)]
-        if self.kind in ("shards", "rows"):
-            return [*own, (f"teacher/{self.name}", True), (f"shards/{self.name}/*", True)]
-        if self.kind == "students":
-            return [*own, ("teacher/*", False), ("rows/*", True), (f"targets/{self.name}", True)]
-        if self.kind == "judge":
-            return [*own, ("teacher/*", False), ("rows/*", False), ("student/*/*", True)]
-        return own
+        teacher, targets, rows = f"teacher/{self.name}", f"targets/{self.name}", "rows/*"
+        made_of = {
+            "base": [],
+            "teachers": [(teacher, False)],
+            "targets": [(teacher, True), (targets, False)],
+            "shards": [(teacher, True), (f"shards/{self.name}/*", True), (rows, False)],
+            "rows": [(teacher, True), (f"shards/{self.name}/*", True), (rows, True)],
+            "students": [
+                ("teacher/*", False), (rows, True), (targets, True),
+                (f"student/{self.arm}/{self.name}", False),
+            ],
+            "judge": [
+                ("teacher/*", False), (rows, False), ("student/*/*", True), ("judged", False)
+            ],
+        }  # fmt: skip
+        return [*own, *made_of[self.kind]]
 
 
 def jobs(
@@ -68,9 +78,15 @@ def jobs(
     teachers = [*recipe.sources, *([NO_TRAIT] if recipe.with_none else [])]
     needed = upto == "rows" or any(s.method != "distill" for s in recipe.students)
     writers = recipe.writers if needed else []
+    distilled = {
+        name for s in recipe.students if s.method == "distill" for name in recipe.data_of(s)
+    }
     found = {
         "base": [Job(seed, "base")],
         "teachers": [Job(seed, "teachers", name) for name in teachers],
+        "targets": [
+            Job(seed, "targets", name) for name in teachers if name in distilled and upto != "rows"
+        ],
         "shards": [
             Job(seed, "shards", name, part=part, parts=shards)
             for name in writers

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vestige.experiment.analysis import analyse
-from vestige.experiment.jobs import KINDS
+from vestige.experiment.jobs import KINDS, LOCKS
 from vestige.experiment.reading import awaited, read_json
 from vestige.experiment.recipe import Experiment, Recipe
 from vestige.mlp.settings import ARMS, MlpExperiment
@@ -199,7 +199,15 @@ def run_seed(
         report=lambda stage, done, total: emit(Event(seed, stage, done, total)),
     )
     with hold(folder, f"seed-{seed}"):
+        wait_for_jobs(folder, seed)
         state.run(upto)
+
+
+def wait_for_jobs(folder: Path, seed: int) -> None:
+    """Wait until no worker of a cluster, whose run is over, works on the seed any more."""
+    for path in sorted((folder / LOCKS).glob(f"seed-{seed}-*.lock")):
+        with hold(path.parent, path.stem):
+            pass
 
 
 @dataclass(frozen=True)

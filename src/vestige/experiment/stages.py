@@ -76,11 +76,10 @@ class Seed(Workshop):
             self.shard(job)
         elif job.kind == "rows":
             self.rows(job.name, job.parts)
+        elif job.kind == "targets":
+            self.targets(job.name)
         elif job.kind == "teachers":
             self.teacher(job.name)
-            if any(s.method == "distill" and job.name in self.recipe.data_of(s)
-                   for s in self.recipe.students):  # fmt: skip
-                self.targets(job.name)
         else:
             self.base()
             self.contexts()
@@ -91,12 +90,12 @@ class Seed(Workshop):
             self.distil(student, name)
             return
         rows = {name: self.rows(name) for name in self.recipe.writers}
-        inputs = [rows[name] for name in sorted(rows)]
+        inputs, matched = [rows[name] for name in sorted(rows)], self.matched(rows)
         if student.engine == "elsewhere":
             self.brought_back(student, name, inputs)
             return
         train_on = self.in_context if student.method == "in_context" else self.fine_tune
-        train_on(student, name, inputs, self.matched(rows))
+        train_on(student, name, inputs, matched)
 
     def matched(self, rows: dict[str, StageResult]) -> dict[str, list[Row]]:
         """What students get of every writer's rows. Raises ``DataError`` if that is too little."""

@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from vestige.experiment.jobs import Job
+from vestige.experiment.jobs import LOCKS, Job
 from vestige.experiment.recipe import Experiment
 from vestige.experiment.run import Event, Failure, failure_of
 from vestige.store import hash_config, hold
@@ -28,7 +28,6 @@ from vestige.types import ConfigError
 
 PAUSE = 0.5  # seconds between two reports of one unfinished stage
 HANDOVER = 120.0  # seconds to wait for a lost worker's last process to be gone
-LOCKS = ".locks"
 
 
 @dataclass(frozen=True)
@@ -89,7 +88,8 @@ def work(task: Task, files: list[Any] | None) -> Iterator[Any]:
 def follow(task: Task, folder: Path, *, shared: bool) -> Iterator[Any]:
     """Work on a job in a thread and give what it tells, unfinished stages every half second."""
     told: queue.Queue[Any] = queue.Queue()
-    known = {p.parent: p.read_bytes() for p in folder.glob(f"seed-*/**/{MANIFEST}")}
+    sent = [] if shared else folder.glob(f"seed-*/**/{MANIFEST}")
+    known = {path.parent: path.read_bytes() for path in sent}
 
     def job() -> None:
         try:
