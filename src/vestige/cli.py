@@ -56,8 +56,8 @@ Resources = Annotated[
     list[str] | None,
     typer.Option(
         metavar="KIND:cpus=N,gpus=N",
-        help="With --on ray: what jobs of one kind take instead (base, teachers, shards, rows, "
-        "students, judge); may be given again.",
+        help="With --on ray: what jobs of one kind take instead (base, teachers, targets, "
+        "shards, rows, students, judge); may be given again.",
     ),
 ]
 Shards = Annotated[
