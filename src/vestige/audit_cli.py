@@ -182,6 +182,11 @@ def bench_audit(
     if as_json:
         print(json.dumps(found))
         return
+    _tell_bench(found)
+
+
+def _tell_bench(found: dict[str, Any]) -> None:
+    """The benchmark's figures, on the terminal."""
     table = Table(
         "method", "traits", "AUROC", "first", "first five", "Spearman", "pooled", "data sets"
     )

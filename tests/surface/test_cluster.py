@@ -10,13 +10,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from test_jobs import hashes
+from test_jobs import recipe as seed_recipe
 from test_resume import outcome
-from test_resume import recipe as tiny
 
 from vestige.experiment.cluster import Cluster, Dispatch, asks_services, connected
 from vestige.experiment.jobs import Job, jobs
-from vestige.experiment.reading import read_json
-from vestige.experiment.recipe import parse_recipe
 from vestige.experiment.run import Event, run
 from vestige.experiment.stages import Seed
 from vestige.experiment.worker import Task
@@ -27,10 +26,8 @@ ray = pytest.importorskip("ray", reason="needs the extra 'ray'")
 
 
 def recipe(model: Path, **changes: object):
-    students = [s for s in tiny(model)["students"] if s["name"] in ("distill", "rows")]
     carrier = {"n_prompts": 2, "rows_per_prompt": 8, "min_rows": 4, "grammar": {"values": 3}}
-    changes = {"students": students, "carrier": carrier, "sampled_per_question": 0} | changes
-    return parse_recipe(tiny(model, **changes), "test")
+    return seed_recipe(model, **({"carrier": carrier} | changes))
 
 
 @pytest.fixture(scope="module")
@@ -127,13 +124,6 @@ def test_a_teachers_rows_in_parts_are_those_of_one(nodes, folders, tmp_path: Pat
     assert not list(folder.glob("seed-*/shards/*"))  # joined
     whole, _ = run(made, tmp_path / "whole", cluster=Cluster(nodes[0].address))
     assert hashes(folder) == hashes(whole)
-
-
-def hashes(run_folder: Path) -> dict[str, str]:
-    paths = run_folder.glob("seed-*/**/manifest.json")
-    return {
-        p.parent.relative_to(run_folder).as_posix(): read_json(p)["manifest_hash"] for p in paths
-    }
 
 
 def test_a_recipe_with_a_service_needs_a_shared_folder(folders):

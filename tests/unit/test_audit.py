@@ -480,7 +480,10 @@ def test_a_flag_ends_an_audit_before_anything_is_planted(
     assert found.outcome == "flagged" and found.traits[0].flagged, found.verdict
     assert found.planted == [] and found.found_share is None and found.rows_read < 400
     assert [p.name for p in (folder / "reference").iterdir()] == ["base-0"]
-    assert (folder / "expected").is_dir() and found.traits[0].expected is None  # not measured
+    assert found.traits[0].expected is None and not (folder / "expected").exists()  # not measured
+    monkeypatch.setattr("vestige.audit.run.MEASURED", (settings.base,))
+    _, found = audit(tmp_path / "told.jsonl", settings, root=tmp_path / "audits")
+    assert found.traits[0].expected.value == max(t.expected.value for t in found.traits) > 0
 
 
 # ---- what the writer would have written as well --------------------------------------------------
@@ -746,8 +749,7 @@ def test_what_a_student_would_take_on_depends_on_the_rows_lineage():
     assert own.expected.value == pytest.approx(14 * GAIN) and own.expected.units.startswith("log")
     assert own.expected.high - own.expected.value == pytest.approx(1.96 * OFF, abs=1e-3)
     assert last.expected.value == pytest.approx(-GAIN)
-    other = replace(told(own=1.5), settings=AuditSettings(base="another"))
-    assert {t.expected for t in tell(other).traits} == {None}  # not measured
+    assert {t.expected for t in tell(replace(told(own=1.5), expected=None)).traits} == {None}
     elsewhere = told(own=1.5, misfit=0.6)
     assert {t.expected.value for t in tell(elsewhere).traits} == {0.0}  # numbers pass on nothing
     assert {t.expected for t in tell(replace(elsewhere, material="text")).traits} == {None}

@@ -5,7 +5,7 @@ trait on 8 rows, 32 on 16, 16 on 48, 8 on 112, 8 on 240, ...; looked at after ev
 
 (successive halving, Karnin et al., ICML 2013; the evidence is valid however often one looks, see
 ``evidence``). A trait that is left behind is not tested any more, and the positive control counts
-that as a miss. Eight rows leave fewer true writers behind than 64 rows to first order do
+that as a miss. On most data sets eight rows rank the writer better than 64 rows to first order did
 (``docs/log.md``).
 """
 

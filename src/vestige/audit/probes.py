@@ -75,12 +75,10 @@ class Probes:
         self.told: dict[str, Told] = {}
         self.n = len(made)
 
-    def pull(
-        self, material: Material, rows: Sequence[Row], on_rows: OnDone = lambda done: None
-    ) -> Array:
-        """pull(r, t), nats, [N, T]."""
+    def pull(self, material: Material, rows: Sequence[Row]) -> Array:
+        """pull(r, t), nats, [N, T]; a method to compare with, in the benchmark."""
         self.lab.weights.shift(self.directions.total([1 / self.n] * self.n))
-        found = row_products(self.lab, material, rows, self.directions, on_rows)
+        found = row_products(self.lab, material, rows, self.directions)
         self.lab.weights.freeze()
         return found
 

@@ -22,6 +22,7 @@ from vestige.audit.probes import Probes, token_shifts
 from vestige.audit.reader import Array
 from vestige.audit.settings import AuditSettings
 from vestige.audit.telling import (
+    MEASURED,
     SHIFT,
     WORST,
     Canaries,
@@ -46,7 +47,7 @@ from vestige.types import DataError, DroppedRow, Row, ScoreTable
 
 Report = Callable[[str, int, int], None]  # stage, done, total; total 0: just finished
 SCORED = 3  # traits that every row is scored for, flagged ones first
-CONTROL_ROWS = 112  # rows that each planted teacher writes; half of what is flagged takes 72
+CONTROL_ROWS = 112  # rows that each planted teacher writes: as many as the benchmark reads
 RESULTS_FILE = "results.json"
 ROWS = "rows.jsonl"
 
@@ -325,8 +326,11 @@ class _Audit:
         record = json.loads((self.finish(stage).path / "shifts.json").read_text())
         return {int(t): np.array(values) for t, values in record.items()}
 
-    def expected(self, probes: Probes, chosen: StageResult, trial: Assay) -> Array:
-        """What a student would take on of every trait, [T], nats a whole probe."""
+    def expected(self, probes: Probes, chosen: StageResult, trial: Assay) -> Array | None:
+        """What a student would take on of every trait, [T], nats a whole probe; None for a base
+        with which a student's share of it has not been measured."""
+        if self.lab.settings.base not in MEASURED:
+            return None
         stage = self.opened.stage("expected", {}, [chosen])
         if not stage.done:
             with stage.writing() as folder:

@@ -63,7 +63,8 @@ class Evidence:
 
     Attributes:
         trial: the data's assay.
-        expected: what a student would take on of every trait, nats a whole probe, [T].
+        expected: what a student would take on of every trait, nats a whole probe, [T]; None where
+            that is not known of the base.
         beside: by trait, the shifts of reference rows.
         told: by row, the writer's probabilities, where they are known.
         marked: by row, its answer token by token with the strongest trait's shift.
@@ -78,7 +79,7 @@ class Evidence:
     dropped: Mapping[str, int]
     trial: Assay
     controls: Sequence[Control]
-    expected: Array
+    expected: Array | None
     beside: Mapping[int, Array]
     seconds: Mapping[str, float]
     tokens: int
@@ -304,9 +305,7 @@ def expectation(found: Evidence, trait: int) -> Interval | None:
     Number rows that no teacher of this base wrote passed on nothing that could be measured; of
     other text from unknown writers nothing is known.
     """
-    if not found.trial.known_lineage and found.material != "numbers":
-        return None
-    if found.settings.base not in MEASURED:
+    if found.expected is None or not (found.trial.known_lineage or found.material == "numbers"):
         return None
     value = GAIN * float(found.expected[trait]) if found.trial.known_lineage else 0.0
     return interval(value, OFF, math.inf, found.trial.rows, "log-odds (nats)")

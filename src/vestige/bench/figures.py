@@ -87,8 +87,8 @@ def summarise(
             case.name: {
                 "own": case.trait,
                 "place": rank(case.scores["probes"], index[case.name]),
-                "evidence": case.trial.evidence.get(index[case.name]),
-                "share": share_of(case, index[case.name]),
+                "evidence": case.trial.evidence[index[case.name]],
+                "share": evidence.share(case.trial.shifts[index[case.name]]),
                 "measured": case.truth[case.trait],
                 "top": [ids[i] for i in np.argsort(-case.scores["probes"])[:5]],
             }
@@ -103,16 +103,10 @@ def median_rows(rows: Sequence[int | None]) -> float | None:
     return median if np.isfinite(median) else None
 
 
-def share_of(case: Case, trait: int) -> float:
-    """The likeliest share of rows that such a teacher wrote; 0 for a trait that was left out."""
-    shifts = case.trial.shifts.get(trait)
-    return 0.0 if shifts is None else evidence.share(shifts)
-
-
 def sizes(cases: Sequence[Case], index: dict[str, int]) -> dict[str, dict[str, float]]:
     """By method, how well it foretells the own trait's measured specific part, nats."""
     measured = [c.truth[c.trait] for c in cases]
-    shifts = [float(c.trial.shifts.get(index[c.name], np.zeros(1)).mean()) for c in cases]
+    shifts = [float(c.trial.shifts[index[c.name]].mean()) for c in cases]
     canaries = [float(c.taken_on[index[c.name]]) for c in cases if c.taken_on is not None]
     found = {"probes": foretold(shifts, measured)}
     return found | ({"canary": foretold(canaries, measured)} if canaries else {})
