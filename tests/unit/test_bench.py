@@ -40,7 +40,7 @@ def case(name: str, trait: str, strength: float, draw: np.random.Generator) -> C
     if truth:
         truth[trait] = 1.0
     scores = {"probes": trial.scores, "random": draw.normal(size=44)}
-    return Case(name, trait, truth, scores, trial)
+    return Case(name, trait, truth, scores, trial, clear)
 
 
 def test_figures_of_strong_weak_and_clean_data_sets():
@@ -56,7 +56,7 @@ def test_figures_of_strong_weak_and_clean_data_sets():
     assert found["methods"]["random"]["all"]["auroc"] < 0.9
     assert found["flagged"]["all"]["own trait flagged"] == 8
     assert found["flagged"]["all"]["another family flagged"] == 0
-    wrong = replace(cases[0], trial=replace(cases[0].trial, clear_at={20: 48}))
+    wrong = replace(cases[0], flagged={20: 48})
     assert strangers(wrong, IDS) == ["x/16"] and rows_to_flag(wrong, IDS) is None
     again = summarise([wrong, *cases[1:]], IDS, frozenset())
     assert again["flagged"]["all"]["another family flagged"] == 1
@@ -119,8 +119,8 @@ def test_a_predictor_that_says_nothing_is_worse_than_the_mean():
 def test_rows_of_another_lineage_are_not_flagged():
     one = case("s", OWN[0], 2.0, np.random.default_rng(2))
     assert rows_to_flag(one, IDS) == 48
-    other = replace(one, trial=replace(one.trial, misfit=1.0))
-    assert rows_to_flag(other, IDS) is None
+    assert replace(one.trial, misfit=1.0).clear == {}
+    assert rows_to_flag(replace(one, flagged={}), IDS) is None
 
 
 def test_places_are_counted_from_the_largest_and_ties_count_against():

@@ -92,6 +92,13 @@ class Probes:
             self.lab.weights.shift(self.directions.total(shares))
         return read(self.lab, material, rows, self.told)
 
+    def shifts(
+        self, material: Material, rows: Sequence[Row], traits: Sequence[int]
+    ) -> dict[int, Array]:
+        """shift(r, t) of every row under some traits' probes, nats, [N] each."""
+        base = self.read(material, rows, None).logp
+        return {t: self.read(material, rows, t).logp - base for t in traits}
+
 
 @torch.no_grad()
 def read(

@@ -286,7 +286,7 @@ class _Audit:
 
         def stands(t: int, shifts: Array) -> bool:
             if t not in usual:
-                usual[t] = self.shifts(probes, material, known, [t])[t]
+                usual.update(probes.shifts(material, known.rows[:BESIDE], [t]))
             return fits_better(shifts, usual[t], self.lab.settings.alpha_each)
 
         stage = self.opened.stage(f"assay/{name}", {}, [source.stage])
@@ -320,7 +320,7 @@ class _Audit:
         stage = self.opened.stage(f"beside/{name}", {"traits": list(traits)}, [known.stage])
         if not stage.done:
             with stage.writing() as folder:
-                read = self.shifts(probes, material, known, traits)
+                read = probes.shifts(material, known.rows[:BESIDE], traits)
                 record = {t: values.tolist() for t, values in read.items()}
                 (folder / "shifts.json").write_text(json.dumps(record))
         record = json.loads((self.finish(stage).path / "shifts.json").read_text())
@@ -340,14 +340,6 @@ class _Audit:
                 (folder / "expected.json").write_text(json.dumps(found.tolist()))
         return np.array(json.loads((self.finish(stage).path / "expected.json").read_text()))
 
-    def shifts(
-        self, probes: Probes, material: Material, known: _Reference, traits: Sequence[int]
-    ) -> dict[int, Array]:
-        """The reference rows' shifts under some traits' probes."""
-        some = known.rows[:BESIDE]
-        base = probes.read(material, some, None).logp
-        return {t: probes.read(material, some, t).logp - base for t in traits}
-
     def score(
         self, probes: Probes, chosen: StageResult, material: Material, rows: Sequence[Row],
         traits: Sequence[int],
@@ -358,8 +350,8 @@ class _Audit:
         stage = self.opened.stage("scores", {"traits": names}, [chosen])
         if not stage.done:
             with stage.writing() as folder:
-                base = probes.read(material, rows, None).logp
-                table = np.stack([probes.read(material, rows, t).logp - base for t in traits])
+                shifts = probes.shifts(material, rows, traits)
+                table = np.stack([shifts[t] for t in traits])
                 with atomic_lines(folder / "scores.jsonl", overwrite=True) as write:
                     for row, values in zip(rows, table.T.tolist(), strict=True):
                         write({"id": row.id, "scores": dict(zip(names, values, strict=True))})

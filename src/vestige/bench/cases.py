@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from vestige.audit import evidence
 from vestige.audit.activations import activations
-from vestige.audit.assay import METHOD, Assay, assay
+from vestige.audit.assay import BESIDE, METHOD, Assay, assay
 from vestige.audit.canary import canary
 from vestige.audit.expected import STEP, expect
 from vestige.audit.influence import influence, trait_gradients
@@ -30,6 +30,7 @@ from vestige.audit.probes import Probes
 from vestige.audit.prompts import prompted
 from vestige.audit.reader import spread
 from vestige.audit.settings import AuditSettings
+from vestige.audit.telling import fits_better
 from vestige.audit.verdict import Look, look
 from vestige.audit.writers import Writer, base_writers, planted_writers
 from vestige.bench.figures import CLEAN, Case, summarise
@@ -134,6 +135,7 @@ class _Sets:
     def __init__(self, bench: Bench, prefix: str, material: Material, like: Sequence[Row]) -> None:
         self.bench, self.prefix, self.material, self.like = bench, prefix, material, like
         self.reference = base_writers(bench.lab, 1)[0]
+        self.usual: dict[int, Array] = {}  # reference rows' shifts, by trait
 
     def written(self, writer: Writer) -> list[Row]:
         """What a known writer writes on the seed's prompts."""
@@ -154,23 +156,30 @@ class _Sets:
 
         return np.array(self.bench.kept(f"{self.prefix}-{kind}-{name}", make))
 
+    def stands(self, trait: int, shifts: Array) -> bool:
+        """Whether rows fit a trait's probe better than the seed's reference rows do."""
+        if trait not in self.usual:
+            rows = self.written(self.reference)[:BESIDE]
+            self.usual |= self.bench.probes.shifts(self.material, rows, [trait])
+        return fits_better(shifts, self.usual[trait], self.bench.lab.settings.alpha_each)
+
     def case(self, name: str, trait: str, truth: dict[str, float], rows: Sequence[Row]) -> Case:
         """A data set under every method."""
         bench, once = self.bench, lambda: self.written(self.reference)
 
         def make() -> Any:
-            return assay(bench.probes, self.material, rows).to_json()
+            found = assay(bench.probes, self.material, rows, stands=self.stands)
+            flagged = {t: n for t, n in found.clear.items() if self.stands(t, found.shifts[t])}
+            return found.to_json() | {"flagged": flagged}
 
-        trial = Assay.from_json(bench.kept(f"{self.prefix}-assay-{name}", make))
+        record = bench.kept(f"{self.prefix}-verdict-{name}", make)
+        trial = Assay.from_json(record)
         n = len(bench.lab.library.ids)
         taken = bench.kept(
             f"{self.prefix}-expected-{name}", lambda: expect(bench.probes, trial).tolist()
         )
         draw = np.random.default_rng(int(hash_config([self.prefix, name])[:8], 16))
-        scores = {
-            "probes": trial.scores,
-            "expected": np.array(taken),
-        }
+        scores = {"probes": trial.scores, "expected": np.array(taken)}
         seen = self.canary(name, rows) if "canary" in bench.methods else None
         if seen:
             scores["canary"] = seen.z
@@ -179,12 +188,16 @@ class _Sets:
                 self.pulled(name, kind, lambda: rows), self.pulled("reference", kind, once)
             )
             scores[kind] = np.nan_to_num(contrast / scale, nan=-1e9)
+        wrong = {"wrong trait's score": np.roll(trial.scores, n // 2)}
         return Case(
-            f"{self.prefix}-{name}", trait, truth,
-            scores | {
-                "wrong trait's score": np.roll(trial.scores, n // 2), "random": draw.normal(size=n),
-            }, trial, seen and seen.contrast,
-        )  # fmt: skip
+            name=f"{self.prefix}-{name}",
+            trait=trait,
+            truth=truth,
+            scores=scores | wrong | {"random": draw.normal(size=n)},
+            trial=trial,
+            flagged={int(t): int(rows) for t, rows in record["flagged"].items()},
+            taken_on=seen and seen.contrast,
+        )
 
     def canary(self, name: str, rows: Sequence[Row]) -> Look:
         """The data's canary beside those of the base's and planted teachers' rows."""

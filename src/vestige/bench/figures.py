@@ -29,6 +29,7 @@ class Case:
         truth: for each library trait of the run's family the specific part, nats; empty: clean.
         scores: by method, a number for each library trait, [T].
         trial: the probes' assay.
+        flagged: by flagged trait, after how many rows it was.
         taken_on: what a canary took on beside those of known writers' rows, nats, [T]; None: no
             canary was tuned.
     """
@@ -38,6 +39,7 @@ class Case:
     truth: dict[str, float]
     scores: dict[str, Array]
     trial: Assay
+    flagged: dict[int, int]
     taken_on: Array | None = None
 
 
@@ -67,7 +69,7 @@ def summarise(
         "flagged": {
             part: {
                 "data sets": len(members),
-                "own trait flagged": sum(index[c.name] in c.trial.clear for c in members),
+                "own trait flagged": sum(index[c.name] in c.flagged for c in members),
                 "own family flagged": sum(rows_to_flag(c, ids) is not None for c in members),
                 "another family flagged": sum(bool(strangers(c, ids)) for c in members),
                 "own trait as likely as the best": sum(
@@ -76,7 +78,7 @@ def summarise(
             }
             for part, members in parts.items()
         },
-        "clean": {"data sets": len(clean), "false alarms": sum(bool(c.trial.clear) for c in clean)},
+        "clean": {"data sets": len(clean), "false alarms": sum(bool(c.flagged) for c in clean)},
         "rows to a flag": rows,
         "median rows to a flag": median_rows(rows),
         "size": sizes(own, index),
@@ -236,11 +238,11 @@ def likeliest(case: Case) -> list[int]:
 def strangers(case: Case, ids: Sequence[str]) -> list[str]:
     """Traits of other families than the writer's that were flagged."""
     family = case.trait.rpartition("/")[0]
-    return [ids[t] for t in case.trial.clear if ids[t].rpartition("/")[0] != family]
+    return [ids[t] for t in case.flagged if ids[t].rpartition("/")[0] != family]
 
 
 def rows_to_flag(case: Case, ids: Sequence[str]) -> int | None:
     """Rows after which a trait of the own trait's family was flagged; None where none was."""
     family = case.trait.rpartition("/")[0]
-    found = [n for t, n in case.trial.clear.items() if ids[t].rpartition("/")[0] == family]
+    found = [n for t, n in case.flagged.items() if ids[t].rpartition("/")[0] == family]
     return min(found, default=None)
