@@ -153,6 +153,13 @@ def bench_audit(
     clean: Annotated[
         int, typer.Option(min=0, help="Clean data sets that the base writes for each seed.")
     ] = 4,
+    known_clean: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--known-clean",
+            help="A file of rows that no teacher with a trait wrote; may be given again.",
+        ),
+    ] = None,
     seeds: Annotated[str, typer.Option(help="Only these seeds, such as 0,1.")] = "",
     folder: Annotated[
         Path,
@@ -177,7 +184,8 @@ def bench_audit(
         found = run_bench(
             runs, settings, folder,
             seeds=[int(part) for part in seeds.split(",")] if seeds else None,
-            clean=clean, methods=_names(methods), report=lambda name: line.update(name),
+            clean=clean, known_clean=known_clean or (), methods=_names(methods),
+            report=lambda name: line.update(name),
         )  # fmt: skip
     if as_json:
         print(json.dumps(found))
@@ -206,13 +214,14 @@ def _tell_bench(found: dict[str, Any]) -> None:
         )
     c = found["clean"]
     out.print(f"clean: {c['false alarms']} of {c['data sets']} flagged", highlight=False)
-    for part in ("not held out", "held out"):
-        if e := found["expected"].get(part):
-            out.print(
-                f"expected sizes, {part}: {e['off']:.2f} nats off (root mean square; the sizes "
-                f"{e['spread']:.2f}), {e['covered']:.0%} in their 95% interval",
-                highlight=False,
-            )
+    for name, told in found["sizes"].items():
+        for part in ("not held out", "held out"):
+            if e := told.get(part):
+                out.print(
+                    f"sizes, {name}, {part}: {e['off']:.2f} nats off (root mean square; the sizes "
+                    f"{e['spread']:.2f}), {e['covered']:.0%} in their 95% interval",
+                    highlight=False,
+                )
     if found["makings"]["pairs"]:
         out.print(
             f"another making of the same trait: Spearman {found['makings']['spearman']:+.2f}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -30,12 +31,16 @@ def test_a_bench_audits_a_run_and_goes_on_where_it_stopped(folders, tmp_path: Pa
         planted=2, base_written=2, looks=(0.5, 1), rows=16, batch=4,
     )  # fmt: skip
     made: list[str] = []
-    wanted = {"clean": 1, "methods": METHODS}
+    people = tmp_path / "people.jsonl"
+    records = [{"prompt": f"Line {i}?", "completion": f"It is the {i}th."} for i in range(20)]
+    people.write_text("".join(json.dumps(record) + "\n" for record in records))
+    wanted = {"clean": 1, "methods": METHODS, "known_clean": [people]}
     found = bench_audit([folder], settings, tmp_path / "bench", **wanted, report=made.append)
     sets = len(recipe.seeds) * len(recipe.traits)
-    assert len(found["cases"]) == sets and found["clean"]["data sets"] == len(recipe.seeds)
+    assert len(found["cases"]) == sets and found["clean"]["data sets"] == len(recipe.seeds) + 1
     assert made and all(np.isfinite(c["measured"]) for c in found["cases"].values())
     again: list[str] = []
     kept = bench_audit([folder], settings, tmp_path / "bench", **wanted, report=again.append)
     assert kept == found and not [name for name in again if not name.startswith("probe")]
-    assert {"probes", "random", *METHODS} <= set(found["methods"])
+    assert {"probes", "random", "combined", *METHODS} <= set(found["methods"])
+    assert {"expected", "canary", "together"} == set(found["sizes"])

@@ -11,12 +11,13 @@ from vestige.audit.assay import Assay
 from vestige.audit.evidence import log_evidence
 from vestige.bench.figures import (
     Case,
-    calibration,
+    calibrations,
+    combined,
     foretold,
     makings,
+    own_sizes,
     rank,
     rows_to_flag,
-    sizes,
     strangers,
     summarise,
 )
@@ -40,7 +41,7 @@ def case(name: str, trait: str, strength: float, draw: np.random.Generator) -> C
     if truth:
         truth[trait] = 1.0
     scores = {"probes": trial.scores, "random": draw.normal(size=44)}
-    return Case(name, trait, truth, scores, trial, clear)
+    return Case(name, trait, truth, scores, trial, clear, {})
 
 
 def test_figures_of_strong_weak_and_clean_data_sets():
@@ -72,33 +73,74 @@ def test_a_size_is_foretold_from_the_shift_and_from_a_canary():
     for c in cases:
         c.truth[OWN[0]] = 2 * float(c.trial.shifts[0].mean()) + 1
     index = {c.name: 0 for c in cases}
-    found = sizes(cases, index)
+    found = own_sizes(cases, index)
     assert set(found) == {"probes"}
     line = found["probes"]
     assert line["slope"] == pytest.approx(2) and line["start"] == pytest.approx(1)
     assert line["error"] < 1e-9 < line["error of the mean"]
     assert line["correlation"] == pytest.approx(1) and line["spearman"] == pytest.approx(1)
-    tuned = [replace(c, taken_on=np.full(44, -c.truth[OWN[0]])) for c in cases]
-    assert sizes(tuned, index)["canary"]["slope"] == pytest.approx(-1)
+    tuned = [replace(c, sizes={"canary": np.full(44, -c.truth[OWN[0]])}) for c in cases]
+    assert own_sizes(tuned, index)["canary"]["slope"] == pytest.approx(-1)
 
 
 def test_what_is_expected_is_held_against_what_was_taken_on():
     draw = np.random.default_rng(4)
     cases = [case(f"s{i}", OWN[i % 2], 2.0, draw) for i in range(8)]
     for c in cases:
-        c.scores["expected"] = np.zeros(44)
+        c.sizes["expected"] = np.zeros(44)
         for name, value in c.truth.items():
-            c.scores["expected"][IDS.index(name)] = 10 * value
-    found = calibration(cases, IDS, frozenset({OWN[0]}))
-    assert found["gain"] == pytest.approx(0.1) and found["off"] < 1e-9
+            c.sizes["expected"][IDS.index(name)] = 10 * value
+    found = calibrations(cases, IDS, frozenset({OWN[0]}))["expected"]
+    assert found["gains"] == pytest.approx([0.1]) and found["off"] < 1e-9
     assert found["held out"]["pairs"] == found["not held out"]["pairs"] == 16
     assert found["held out"]["own: expected"] == pytest.approx(1)
     twice = [  # held out: twice as much is taken on as the others tell
         replace(c, truth={name: 2 * value for name, value in c.truth.items()}) for c in cases[::2]
     ]
-    worse = calibration([*twice, *cases[1::2]], IDS, frozenset({OWN[0]}))
-    assert worse["gain"] == pytest.approx(0.1) and worse["held out"]["own: off"] == pytest.approx(1)
+    worse = calibrations([*twice, *cases[1::2]], IDS, frozenset({OWN[0]}))["expected"]
+    assert worse["gains"] == pytest.approx([0.1]) and worse["held out"][
+        "own: off"
+    ] == pytest.approx(1)
     assert worse["held out"]["covered"] < 0.5
+
+
+def test_predictors_together_are_nearer_than_each():
+    draw = np.random.default_rng(6)
+    cases = [case(f"s{i}", OWN[i % 2], 2.0, draw) for i in range(40)]
+    for c in cases:
+        c.sizes.update({name: draw.normal(size=44) for name in ("expected", "canary")})
+        for t in c.truth:
+            i = IDS.index(t)
+            c.truth[t] = 0.5 * c.sizes["expected"][i] + 0.2 * c.sizes["canary"][i]
+    found = calibrations(cases, IDS, frozenset({OWN[0]}))
+    assert found["together"]["gains"] == pytest.approx([0.5, 0.2])
+    assert found["together"]["held out"]["off"] < 1e-9 < 0.1 < found["expected"]["held out"]["off"]
+
+
+def test_methods_are_combined_on_traits_that_are_not_held_out():
+    draw = np.random.default_rng(7)
+
+    def scored(i: int) -> Case:
+        """Both methods tell the trait with much noise, a third tells the opposite."""
+        c = case(f"s{i}", IDS[i % 4], 0.0, draw)
+        told = np.zeros(44)
+        told[i % 4] = 2.0
+        some = {"a": told + draw.normal(size=44), "b": told + draw.normal(size=44), "c": -told}
+        return replace(c, trait=IDS[i % 4], scores=some, truth=dict.fromkeys(IDS[:4], 0.0))
+
+    cases = [scored(i) for i in range(120)]
+    found, weights = combined(cases, IDS, frozenset(IDS[:2]))
+    places = {
+        m: np.mean([rank(c.scores[m], IDS.index(c.trait)) for c in found if c.trait in IDS[:2]])
+        for m in ("a", "b", "combined")
+    }
+    assert places["combined"] < 0.8 * min(places["a"], places["b"])
+    assert weights["c"] == 0 and weights["a"] > 0.3 and weights["b"] > 0.3
+    # What is judged takes no part: other own traits of the held out leave the weights as they are.
+    turned = [replace(c, trait=IDS[0] if c.trait in IDS[:2] else c.trait) for c in cases]
+    assert combined(turned, IDS, frozenset(IDS[:2]))[1] == pytest.approx(weights)
+    alone = [replace(c, scores={"a": c.scores["a"]}) for c in cases]
+    assert combined(alone, IDS, frozenset())[1] == {}
 
 
 def test_another_making_of_a_trait_says_how_well_it_can_be_foretold():

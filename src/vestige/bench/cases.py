@@ -3,9 +3,9 @@
 Truth comes from finished runs (``vestige run``): the rows that teachers wrote, and the specific
 part that each student took on, seed by seed. Every data set of a run is audited as if its writer
 were unknown, for at most ``rows`` rows; reference rows are made once a seed, as all its data sets
-share their prompts. Clean data sets are further draws of the untrained base, and rows of the run's
-no-trait teacher where there are any. The audit's planted teachers and probes are tuned with other
-seeds than the run's teachers.
+share their prompts. Clean data sets are further draws of the untrained base, rows of the run's
+no-trait teacher where there are any, and files that are known to be clean. The audit's planted
+teachers and probes are tuned with other seeds than the run's teachers.
 """
 
 from __future__ import annotations
@@ -22,10 +22,11 @@ from vestige.audit import evidence
 from vestige.audit.activations import activations
 from vestige.audit.assay import BESIDE, METHOD, Assay, assay
 from vestige.audit.canary import canary
+from vestige.audit.data import Data
 from vestige.audit.expected import STEP, expect
 from vestige.audit.influence import influence, trait_gradients
 from vestige.audit.lab import Lab
-from vestige.audit.material import Material, choose_rows
+from vestige.audit.material import Material, choose_rows, unusable
 from vestige.audit.probes import Probes
 from vestige.audit.prompts import prompted
 from vestige.audit.reader import spread
@@ -33,7 +34,7 @@ from vestige.audit.settings import AuditSettings
 from vestige.audit.telling import fits_better
 from vestige.audit.verdict import Look, look
 from vestige.audit.writers import Writer, base_writers, planted_writers
-from vestige.bench.figures import CLEAN, Case, summarise
+from vestige.bench.figures import CLEAN, RANDOM, WRONG, Case, summarise
 from vestige.experiment.analysis import Shifts
 from vestige.experiment.reading import read_kept
 from vestige.experiment.recipe import NO_TRAIT, Experiment, parse_recipe
@@ -100,6 +101,16 @@ class Bench:
             yield sets.case(name, own.get(name, name), truths.get(name, {}), rows)
         for writer in base_writers(self.lab, clean, FIRST_CLEAN, CLEAN):
             yield sets.case(writer.name, writer.name, {}, sets.written(writer))
+
+    def known_clean(self, path: Path | str) -> Case:
+        """A file of rows that no teacher with a trait wrote."""
+        settings, lm = self.lab.settings, self.lab.lm
+        data = Data.of(path, settings.seed)
+        usable = [r for r in data.rows if not unusable(lm, r, settings.max_new_tokens)]
+        rows = choose_rows(usable, settings.rows, settings.batch, settings.seed)
+        material = Material.of(lm, rows, settings.max_new_tokens)
+        name = f"{CLEAN}-{data.identity[:12]}"
+        return _Sets(self, "file", material, rows).case(name, name, {}, rows)
 
     def truths(
         self, run: Path, recipe: Experiment, student: Any, seed: int
@@ -188,15 +199,15 @@ class _Sets:
                 self.pulled(name, kind, lambda: rows), self.pulled("reference", kind, once)
             )
             scores[kind] = np.nan_to_num(contrast / scale, nan=-1e9)
-        wrong = {"wrong trait's score": np.roll(trial.scores, n // 2)}
+        wrong = {WRONG: np.roll(trial.scores, n // 2)}
         return Case(
             name=f"{self.prefix}-{name}",
             trait=trait,
             truth=truth,
-            scores=scores | wrong | {"random": draw.normal(size=n)},
+            scores=scores | wrong | {RANDOM: draw.normal(size=n)},
             trial=trial,
             flagged={int(t): int(rows) for t, rows in record["flagged"].items()},
-            taken_on=seen and seen.contrast,
+            sizes={"expected": scores["expected"]} | ({"canary": seen.contrast} if seen else {}),
         )
 
     def canary(self, name: str, rows: Sequence[Row]) -> Look:
@@ -224,6 +235,7 @@ def bench_audit(
     *,
     seeds: Sequence[int] | None = None,
     clean: int = 4,
+    known_clean: Sequence[Path | str] = (),
     methods: Sequence[str] = (),
     report: Report = lambda name: None,
 ) -> dict[str, Any]:
@@ -232,6 +244,7 @@ def bench_audit(
     Args:
         seeds: those of the runs to take; None takes all.
         clean: further draws of the untrained base for each seed, as clean data sets.
+        known_clean: files of rows that are known to be clean, such as texts that people wrote.
         methods: of ``METHODS``, to compare with.
 
     Raises:
@@ -251,6 +264,7 @@ def bench_audit(
         for seed in recipe.seeds:
             if seeds is None or seed in seeds:
                 cases += bench.seed(run, recipe, seed, clean)
+    cases += [bench.known_clean(path) for path in known_clean]
     found = summarise(cases, bench.lab.library.ids, bench.lab.library.held_out)
     atomic_write(folder / "bench.json", json.dumps(found, indent=1))
     return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,11 +13,14 @@ from scipy import stats as distributions
 
 from vestige.audit import evidence
 from vestige.audit.assay import Assay
+from vestige.bench.combine import calibration, features, fitted
 from vestige.experiment.recipe import NO_TRAIT
 from vestige.types import DataError
 
 Array = NDArray[np.float64]
 CLEAN = "clean"  # how clean data sets begin their names
+COMBINED = "combined"
+WRONG, RANDOM = BASELINES = "wrong trait's score", "random"
 
 
 @dataclass(frozen=True)
@@ -30,8 +33,8 @@ class Case:
         scores: by method, a number for each library trait, [T].
         trial: the probes' assay.
         flagged: by flagged trait, after how many rows it was.
-        taken_on: what a canary took on beside those of known writers' rows, nats, [T]; None: no
-            canary was tuned.
+        sizes: by predictor, what it tells of every trait, [T]: ``expected``, in nats a whole probe;
+            ``canary``, what one took on beside those of known writers' rows, nats.
     """
 
     name: str
@@ -40,7 +43,7 @@ class Case:
     scores: dict[str, Array]
     trial: Assay
     flagged: dict[int, int]
-    taken_on: Array | None = None
+    sizes: dict[str, Array]
 
 
 def summarise(
@@ -53,6 +56,7 @@ def summarise(
     clean = [case for case in cases if case.trait == NO_TRAIT or case.trait.startswith(CLEAN)]
     if not own:
         raise DataError("no data set of these runs has a trait that is in the library")
+    own, given = combined(own, ids, held_out)
     parts = {
         "all": own,
         "held out": [c for c in own if c.trait in held_out],
@@ -81,8 +85,9 @@ def summarise(
         "clean": {"data sets": len(clean), "false alarms": sum(bool(c.flagged) for c in clean)},
         "rows to a flag": rows,
         "median rows to a flag": median_rows(rows),
-        "size": sizes(own, index),
-        "expected": calibration(own, ids, held_out),
+        "own size": own_sizes(own, index),
+        "weights": given,
+        "sizes": calibrations(own, ids, held_out),
         "makings": makings(own),
         "misfit": {case.name: round(case.trial.misfit, 3) for case in cases},
         "cases": {
@@ -105,11 +110,11 @@ def median_rows(rows: Sequence[int | None]) -> float | None:
     return median if np.isfinite(median) else None
 
 
-def sizes(cases: Sequence[Case], index: dict[str, int]) -> dict[str, dict[str, float]]:
+def own_sizes(cases: Sequence[Case], index: dict[str, int]) -> dict[str, dict[str, float]]:
     """By method, how well it foretells the own trait's measured specific part, nats."""
     measured = [c.truth[c.trait] for c in cases]
     shifts = [float(c.trial.shifts[index[c.name]].mean()) for c in cases]
-    canaries = [float(c.taken_on[index[c.name]]) for c in cases if c.taken_on is not None]
+    canaries = [float(c.sizes["canary"][index[c.name]]) for c in cases if "canary" in c.sizes]
     found = {"probes": foretold(shifts, measured)}
     return found | ({"canary": foretold(canaries, measured)} if canaries else {})
 
@@ -135,45 +140,43 @@ def foretold(predictor: Sequence[float], measured: Sequence[float]) -> dict[str,
     }
 
 
-def calibration(
+def calibrations(
     cases: Sequence[Case], ids: Sequence[str], held_out: frozenset[str]
-) -> dict[str, Any]:
-    """How the expected sizes lie to the measured ones, over data sets and all traits of their
-    families: the gain that fits best and the distance from it where the writer's trait is not held
-    out; with that gain the distance, and how many lie in the 95% interval, where it is held out."""
-    some = [c for c in cases if "expected" in c.scores]
-    parts = {
-        part: np.array([
-            (c.scores["expected"][ids.index(name)], value, name == c.trait)
-            for c in some
-            if (c.trait in held_out) == is_held_out
-            for name, value in c.truth.items()
-        ]).reshape(-1, 3)
-        for part, is_held_out in (("not held out", False), ("held out", True))
+) -> dict[str, dict[str, Any]]:
+    """How each predictor's sizes lie to the measured ones, and all predictors' together, over data
+    sets and all traits of their families."""
+    names = [name for name in cases[0].sizes if all(name in c.sizes for c in cases)]
+    sets = {name: [name] for name in names} | ({"together": names} if len(names) > 1 else {})
+    return {
+        label: calibration({
+            part: np.array([
+                (*(c.sizes[name][ids.index(t)] for name in some), value, t == c.trait)
+                for c in cases
+                if (c.trait in held_out) == is_held_out
+                for t, value in c.truth.items()
+            ]).reshape(-1, len(some) + 2)
+            for part, is_held_out in (("not held out", False), ("held out", True))
+        })
+        for label, some in sets.items()
     }  # fmt: skip
-    x, y, _ = parts["not held out"].T
-    if not (x**2).sum():
-        return {}
-    gain = float((x * y).sum() / (x**2).sum())
-    off = float(np.sqrt(np.mean((y - gain * x) ** 2)))
-    found: dict[str, Any] = {"gain": gain, "off": off}
-    for part, table in parts.items():
-        x, y, own = table.T
-        away, own = y - gain * x, own.astype(bool)
-        found[part] = (
-            {
-                "off": float(np.sqrt(np.mean(away**2))),
-                "spread": float(np.sqrt(np.mean(y**2))),
-                "covered": float(np.mean(np.abs(away) <= 1.96 * off)),
-                "own: expected": float(np.mean(gain * x[own])),
-                "own: measured": float(np.mean(y[own])),
-                "own: off": float(np.sqrt(np.mean(away[own] ** 2))),
-                "pairs": len(table),
-            }
-            if len(table)
-            else {}
-        )
-    return found
+
+
+def combined(
+    cases: Sequence[Case], ids: Sequence[str], held_out: frozenset[str]
+) -> tuple[list[Case], dict[str, float]]:
+    """The cases with a score of all methods together, and the weights of the methods where the
+    writer's trait is held out."""
+    methods = [m for m in cases[0].scores if m not in BASELINES]
+    if len(methods) < 2:
+        return list(cases), {}
+    tables = [features([c.scores[m] for m in methods]) for c in cases]
+    known = [(c.trait, f, ids.index(c.trait)) for c, f in zip(cases, tables, strict=True)]
+    every = fitted([*known, ("", tables[0], 0)], held_out | {""})
+    found = [
+        replace(c, scores={COMBINED: f @ w} | c.scores)
+        for c, f, w in zip(cases, tables, every, strict=False)
+    ]
+    return found, dict(zip(methods, every[-1].tolist(), strict=True))
 
 
 def makings(cases: Sequence[Case]) -> dict[str, float]:

@@ -1,0 +1,96 @@
+"""Rules that combine methods, fitted on data sets whose writer's trait is not held out.
+
+Which trait: a conditional logit (McFadden 1974) over the library. With place(m, t) the place of
+trait t by method m, the chance that t is the writer's is taken to be in proportion to
+``prod_m place(m, t) ** -w_m``, w_m >= 0. How much: a line through zero in several predictors.
+A data set never takes part in the fit of what it is judged by: of the others only those of other
+traits do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import optimize
+from scipy import stats as distributions
+from scipy.special import log_softmax
+
+Array = NDArray[np.float64]
+RIDGE = 0.01  # of the squared weights, for a data set's log-chance: no weight runs away
+
+
+def features(scores: Sequence[Array]) -> Array:
+    """-log place of each trait by each method, [T, M]; ties get the worst place."""
+    return np.stack([-np.log(distributions.rankdata(-s, method="max")) for s in scores], axis=1)
+
+
+def weights(tables: Sequence[Array], own: Sequence[int]) -> Array:
+    """The weights w [M] that make the writers' own traits likeliest, from features [T, M] each."""
+
+    def loss(w: Array) -> float:
+        gained = [log_softmax(f @ w)[i] for f, i in zip(tables, own, strict=True)]
+        return float(-np.mean(gained) + RIDGE * (w**2).sum())
+
+    n = tables[0].shape[1]
+    found = optimize.minimize(loss, np.full(n, 0.5), bounds=[(0, None)] * n)
+    return np.asarray(found.x)
+
+
+def fitted(cases: Sequence[tuple[str, Array, int]], held_out: frozenset[str]) -> list[Array]:
+    """For each case (its trait, features, the trait's index) the weights from the cases of other
+    traits that are not held out; zeros where there are none."""
+    known: dict[str, Array] = {}
+    for trait, table, _ in cases:
+        rest = [c for c in cases if c[0] not in held_out and c[0] != trait]
+        name = "" if trait in held_out else trait
+        if name not in known:
+            known[name] = (
+                weights([c[1] for c in rest], [c[2] for c in rest])
+                if rest
+                else np.zeros(table.shape[1])
+            )
+    return [known["" if trait in held_out else trait] for trait, *_ in cases]
+
+
+def line(x: Array, y: Array) -> Array:
+    """The gains [P] of the line through zero from predictors [n, P] to sizes [n]."""
+    return np.asarray(np.linalg.lstsq(x, y, rcond=None)[0], np.float64)
+
+
+def calibration(parts: dict[str, Array]) -> dict[str, Any]:
+    """How predicted sizes lie to the measured ones.
+
+    Args:
+        parts: tables [n, P + 2] of the pairs of a data set and a trait: its predictors, what the
+            student took on (nats), and 1 where the trait is the writer's own. ``not held out`` is
+            what the gains are fitted on.
+
+    Returns:
+        The gains, the distance from the line where it was fitted, and for each part the distance,
+        the share of pairs in the 95% interval, and the same for the writer's own trait.
+    """
+    first = parts["not held out"]
+    if not len(first) or not (first[:, :-2] ** 2).sum():
+        return {}
+    gains = line(first[:, :-2], first[:, -2])
+    off = float(np.sqrt(np.mean((first[:, -2] - first[:, :-2] @ gains) ** 2)))
+    found: dict[str, Any] = {"gains": gains.tolist(), "off": off}
+    for part, table in parts.items():
+        told, y, own = table[:, :-2] @ gains, table[:, -2], table[:, -1].astype(bool)
+        found[part] = (
+            {
+                "off": float(np.sqrt(np.mean((y - told) ** 2))),
+                "spread": float(np.sqrt(np.mean(y**2))),
+                "covered": float(np.mean(np.abs(y - told) <= 1.96 * off)),
+                "own: expected": float(np.mean(told[own])),
+                "own: measured": float(np.mean(y[own])),
+                "own: off": float(np.sqrt(np.mean((y - told)[own] ** 2))),
+                "pairs": len(table),
+            }
+            if len(table)
+            else {}
+        )
+    return found
