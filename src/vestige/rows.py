@@ -18,7 +18,7 @@ import json
 import json.encoder
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import IO, Any
@@ -89,11 +89,15 @@ class RowSource:
     def __iter__(self) -> Iterator[Row | DroppedRow]:
         ids, item = Ids(), None
         for place, kind, size in zip(self.places, self._kinds, self._sizes, strict=True):
-            reader = {"jsonl": _read_jsonl, "csv": _read_csv, "parquet": _read_parquet}[kind]
+            # Parquet is read here and there, its footer first: rows tell how far it is.
+            done = _Done(size or 0)
+            reader = {
+                "jsonl": _read_jsonl, "csv": _read_csv,
+                "parquet": partial(_read_parquet, done=done),
+            }[kind]  # fmt: skip
             if size != 0:
                 with storage.open_raw(place) as raw:
-                    # Parquet is read here and there: its footer is at the end.
-                    self._at = raw.tell if kind != "parquet" else lambda: 0
+                    self._at = raw.tell if kind != "parquet" else done.tell
                     for item in reader(place, raw, ids):
                         if isinstance(item, DroppedRow) and len(self.places) > 1:
                             item = replace(item, detail=f"{name_of(place)}: {item.detail}")
@@ -334,7 +338,21 @@ def _from_cells(
     return _from_record(record, lambda: raw, line, ids)
 
 
-def _read_parquet(place: Place, raw: IO[bytes], ids: Ids) -> Iterator[Row | DroppedRow]:
+@dataclass
+class _Done:
+    """How far a file of ``size`` bytes is read, from 0 to 1."""
+
+    size: int
+    share: float = 0.0
+
+    def tell(self) -> int:
+        """The same in bytes."""
+        return int(self.share * self.size)
+
+
+def _read_parquet(
+    place: Place, raw: IO[bytes], ids: Ids, done: _Done
+) -> Iterator[Row | DroppedRow]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -349,6 +367,7 @@ def _read_parquet(place: Place, raw: IO[bytes], ids: Ids) -> Iterator[Row | Drop
     number = 0
     try:
         for batch in file.iter_batches(1024):
+            done.share = number / file.metadata.num_rows
             for record in batch.to_pylist():
                 number += 1
                 plain = {k: v for k, v in record.items() if v is not None}

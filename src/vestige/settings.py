@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+import re
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from vestige.types import ConfigError
 
@@ -13,6 +14,29 @@ class Settings(BaseModel):
     """Base of everything a recipe holds: frozen; unknown keys, NaN and infinity are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+#: What a key or password is called; ``pad_token`` and ``max_tokens`` are none.
+SECRET = re.compile(r"((api|access|secret|private|auth)_?)?key|((hf|hub|api|access|auth)_?)?token"
+                    r"|(.*_)?(secret|password)", re.IGNORECASE)  # fmt: skip
+
+
+def without_secrets(value: Any) -> Any:
+    """``value`` as it is. Raises ``ValueError`` if it names a key or password at any depth."""
+    parts = value.items() if isinstance(value, dict) else [("", v) for v in value]
+    for name, part in parts:
+        if SECRET.fullmatch(str(name)):
+            raise ValueError(
+                f"{name} would be kept with the run: leave it out and set it in the environment "
+                "(HF_TOKEN, or what the library's documentation names)"
+            )
+        if isinstance(part, (dict, list, tuple)):
+            without_secrets(part)
+    return value
+
+
+#: A library's own options, as they are given to it and kept with the run.
+Passed = Annotated[dict[str, Any], AfterValidator(without_secrets)]
 
 
 class Trainable(Settings):
@@ -60,7 +84,7 @@ class Optimisation(Settings):
     beta2: float = Field(default=0.99, gt=0, lt=1)
     clip: float = Field(default=1.0, gt=0)
     trainable: Trainable = Trainable()
-    trainer_kwargs: dict[str, Any] = {}  # TRL's own options, for engine "trl"
+    trainer_kwargs: Passed = {}  # TRL's own options, for engine "trl"
 
 
 ROWS, JOB, TRAINED = "rows.jsonl", "student.json", "model"  # what an exported student's folder has

@@ -88,11 +88,18 @@ def test_engine_arguments_go_with_the_engine_and_hold_no_key():
     }
     with pytest.raises(ConfigError, match="backend=vllm"):
         parse_recipe(asked | {"engine_kwargs": {"max_model_len": 512}}, "x.json")
-    with pytest.raises(ConfigError, match="HF_TOKEN") as caught:
-        parse_recipe(
-            asked | {"backend": "vllm", "engine_kwargs": {"hf_token": "a-secret"}}, "x.json"
-        )
-    assert "a-secret" not in str(caught.value)
+    tuned = {"trainer_kwargs": {"hub_token": "a-secret"}}
+    for kept in (
+        {"backend": "vllm", "engine_kwargs": {"hf_token": "a-secret"}},
+        {"backend": "vllm", "engine_kwargs": {"loader": [{"more": {"api_key": "a-secret"}}]}},
+        {"backend": "vllm", "engine_kwargs": {"database_password": "a-secret"}},
+        {"students": [{"name": "a", "optimisation": tuned}]},
+    ):
+        with pytest.raises(ConfigError, match="HF_TOKEN") as caught:
+            parse_recipe(asked | kept, "x.json")
+        assert "a-secret" not in str(caught.value)
+    no_secrets = {"pad_token": "<pad>", "max_num_batched_tokens": 9, "sort_keys": True}
+    assert parse_recipe(asked | {"backend": "vllm", "engine_kwargs": no_secrets}, "x.json")
     assert parse_recipe(asked | {"backend": "vllm", "engine_kwargs": {"max_num_seqs": 9}}, "x.json")
 
 

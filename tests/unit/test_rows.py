@@ -237,6 +237,16 @@ def test_missing_file_and_folder(tmp_path):
             read_rows(path)
 
 
+def test_reading_parquet_tells_how_far_it_is(tmp_path):
+    for name in "ab":
+        records = [{"prompt": "p", "completion": str(i)} for i in range(4096)]
+        pq.write_table(pa.Table.from_pylist(records), tmp_path / f"{name}.parquet")
+    source = RowSource(tmp_path)
+    shares = [source.share or 0 for _ in source]
+    assert shares == sorted(shares) and shares[-1] > 0.8
+    assert shares[2000] == pytest.approx(0.125, abs=0.01)
+
+
 def test_parquet_without_the_columns_without_rows_and_damaged(tmp_path):
     path = tmp_path / "a.parquet"
     pq.write_table(pa.table({"x": [1]}), path)

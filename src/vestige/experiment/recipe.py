@@ -13,7 +13,7 @@ from pydantic import BeforeValidator, Field, ValidationError, model_validator
 from vestige.carriers import AnyCarrier, NumberCarrier, parse_carrier
 from vestige.judge.settings import JudgeSettings
 from vestige.mlp.settings import MlpExperiment
-from vestige.settings import Optimisation, Settings
+from vestige.settings import Optimisation, Passed, Settings
 from vestige.traits import family, names
 from vestige.types import ConfigError, VestigeError, unknown_name
 
@@ -157,7 +157,7 @@ class Experiment(Settings):
     chat: Literal["auto", "plain"] = "auto"
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     backend: Literal["hf", "vllm"] = "hf"
-    engine_kwargs: dict[str, Any] = {}
+    engine_kwargs: Passed = {}
     family: str = "animals"
     traits: tuple[str, ...] = Field(min_length=1)
     controls: tuple[str, ...] = ()
@@ -180,8 +180,6 @@ class Experiment(Settings):
             raise ValueError("name at least two traits, or one and a control: others' data")
         if self.engine_kwargs and self.backend != "vllm":
             raise ValueError("engine_kwargs go with backend=vllm")
-        if "hf_token" in self.engine_kwargs:
-            raise ValueError("engine_kwargs are kept with the run: set HF_TOKEN in the environment")
         arms = [student.name for student in self.students]
         if len(set(arms)) != len(arms):
             raise ValueError("students must have different names")
@@ -360,10 +358,9 @@ def _from_python(path: Path, function: str) -> Recipe:
     try:
         spec.loader.exec_module(module)
         if function != "recipe" and not callable(getattr(module, function, None)):
-            sizes = [
-                n for n, f in vars(module).items() if getattr(f, "__module__", "") == spec.name
-            ]
-            raise ConfigError(f"{path} has no size {function!r}; it has laptop, smoke and {sizes}")
+            made = [n for n, f in vars(module).items() if getattr(f, "__module__", "") == spec.name]
+            own = ["laptop", "smoke", *(n for n in made if n != "recipe")]
+            raise ConfigError(f"{path} has no size {function!r}; it has {', '.join(own)}")
         made = getattr(module, function)()
     except ValidationError as error:
         raise ConfigError(f"{path}: {explain(error)}") from error
