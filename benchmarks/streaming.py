@@ -1,6 +1,7 @@
-"""How fast the number filter streams, and in how much memory.
+"""How fast the number filter streams, or an audit's reading of its data, and in how much memory.
 
 Run: python benchmarks/streaming.py [--rows 10000000] [--kind parquet] [--drop-duplicates]
+    [--what audit]
 """
 
 from __future__ import annotations
@@ -80,23 +81,39 @@ def table(block: list[tuple[str, str, str]], schema):
     return pa.table({name: columns[name] for name in schema.names}, schema=schema)
 
 
-def measure(source: Path, drop_duplicates: bool) -> dict[str, float | int]:
-    """Filter a file and tell the time of this process and its peak memory."""
-    wall, cpu = time.perf_counter(), time.process_time()
+def filtered(source: Path, drop_duplicates: bool) -> tuple[int, int]:
+    """Rows seen and kept by the filter."""
     report = filter_file(
         source,
         source.with_name("kept.jsonl"),
         source.with_name("dropped.jsonl"),
         NumberFilter(drop_duplicates=drop_duplicates),
     )
+    return report.seen, report.kept
+
+
+def audited(source: Path) -> tuple[int, int]:
+    """Rows that an audit reads of a file, and those that it draws from what it is given to read;
+    with all that an audit imports."""
+    import vestige.audit.run  # noqa: F401
+    from vestige.audit.data import Data
+
+    data = Data.of(source, 0)
+    return data.read, len(data.rows)
+
+
+def measure(source: Path, what: str, drop_duplicates: bool) -> dict[str, float | int]:
+    """The time of this process and its peak memory."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    seen, kept = audited(source) if what == "audit" else filtered(source, drop_duplicates)
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     return {
-        "rows": report.seen,
-        "kept": report.kept,
+        "rows": seen,
+        "kept": kept,
         "seconds": round(wall, 1),
         "cpu_seconds": round(cpu, 1),
-        "rows_per_second": round(report.seen / wall),
-        "rows_per_cpu_second": round(report.seen / cpu),
+        "rows_per_second": round(seen / wall),
+        "rows_per_cpu_second": round(seen / cpu),
         "peak_memory_mb": round((peak_memory() or 0) / 1e6),
     }
 
@@ -105,12 +122,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--kind", choices=KINDS, default="jsonl")
+    parser.add_argument("--what", choices=("filter", "audit"), default="filter")
     parser.add_argument("--ids", action="store_true", help="give the rows ids of their own")
     parser.add_argument("--drop-duplicates", action="store_true")
     parser.add_argument("--source", type=Path, help=argparse.SUPPRESS)  # for the measured process
     asked = parser.parse_args()
     if asked.source:
-        print(json.dumps(measure(asked.source, asked.drop_duplicates)))
+        print(json.dumps(measure(asked.source, asked.what, asked.drop_duplicates)))
         return
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / f"rows.{asked.kind}"

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vestige.rows import MALFORMED, dropped_to_json, read_rows, row_to_chat, write_rows
+from vestige.rows import MALFORMED, RowSource, dropped_to_json, read_rows, row_to_chat, write_rows
 from vestige.types import DataError, DroppedRow, Message, Row, StoreError
 
 ASKED = (Message("user", "Continue: 1, 2"),)
