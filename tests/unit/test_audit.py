@@ -22,7 +22,14 @@ from vestige.audit.directions import Directions, compress, row_products, token_l
 from vestige.audit.expected import expect, profile
 from vestige.audit.influence import influence, trait_gradients
 from vestige.audit.lab import Lab, plant
-from vestige.audit.material import Material, choose_rows, empty, number_grammar, unusable
+from vestige.audit.material import (
+    Material,
+    choose_rows,
+    common_opening,
+    empty,
+    number_grammar,
+    unusable,
+)
 from vestige.audit.openset import QUESTIONS, Word, first_words, raised
 from vestige.audit.probes import Likelihood, Probes, read, token_shifts
 from vestige.audit.prompts import prompted, with_system
@@ -161,12 +168,37 @@ def test_a_model_writes_rows_of_the_same_kind(lab: Lab):
 def test_free_rows_are_cut_alike_whoever_wrote_them(lab: Lab):
     rows = rows_of(["ab", "abcdef", "abcdefghij"])
     material = Material(None, 4)
-    examples = material.examples(lab.lm, rows)
+    examples = material.examples(lab.lm, rows, whole=True)
     assert [len(e.completion) for e in examples] == [3, 4, 4]
     assert examples[0].completion[-1] == lab.lm.end_id  # its end is there,
     assert lab.lm.end_id not in examples[1].completion  # where nothing was cut
+    read = material.examples(lab.lm, rows)  # its end may be another's choice than its writer's
+    assert [len(e.completion) for e in read] == [2, 4, 4]
+    assert all(lab.lm.end_id not in e.completion for e in read)
     written = material.write(lab.lm, rows, seed=1)
     assert all(len(e.completion) <= 4 for e in material.examples(lab.lm, written))
+
+
+def test_what_all_rows_begin_with_is_given_and_not_read(lab: Lab):
+    texts = [f"return {word}" for word in ("items", "it", "0", "sum(items)")] * 4
+    material = Material.of(lab.lm, rows_of(texts), 32)
+    assert material.opening == "return " and material.lines == 1
+    read, whole = (material.examples(lab.lm, rows_of(texts), whole=w) for w in (False, True))
+    begun = lab.lm.answer_ids("return ")
+    assert all(list(e.prompt[-len(begun) :]) == begun for e in read)
+    assert list(read[1].completion) == lab.lm.answer_ids("return it")[len(begun) :]
+    assert list(whole[1].completion) == [*lab.lm.answer_ids("return it"), lab.lm.end_id]
+    written = material.write(lab.lm, rows_of(texts), seed=1)
+    assert all(r.completion.startswith("return ") for r in written)
+    assert all("\n" not in r.completion for r in written)
+    # Other rows may begin otherwise; all of those is read.
+    other = material.examples(lab.lm, rows_of(["yield x"]))[0]
+    assert list(other.completion) == lab.lm.answer_ids("yield x")
+    # A whole text is no opening, and few texts have none.
+    assert common_opening(lab.lm, ["yes", "yes, it is"] * 8) == "ye"
+    assert common_opening(lab.lm, texts[:8]) == ""
+    several = Material.of(lab.lm, rows_of([*texts, "return x\nreturn y"]), 32)
+    assert several.lines == 0
 
 
 # ---- canaries and influence ---------------------------------------------------------------------

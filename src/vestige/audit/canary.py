@@ -45,7 +45,7 @@ def canary(
     """Tune the base on ``rows``, once each in a random order, and ask it; the base is put back."""
     steps = lab.settings.steps(len(rows))
     how = lab.settings.canary(len(lab.lm.layers), len(rows))
-    packs, ids = material.packs(lab.lm, rows, how.batch)
+    packs, ids = material.packs(lab.lm, rows, how.batch, whole=True)
     found, base = [], lab.base
 
     def look(step: int, loss: float) -> None:

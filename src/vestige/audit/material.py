@@ -1,11 +1,17 @@
 """Rows as an audit reads and has them written: inside the number grammar where all of them are,
-else as free text."""
+else as free text.
+
+Of free text only what the writer had a choice about is read. What all rows begin with was given to
+it, or says nothing; and where a row ends may be its own choice or that of who cut or filtered the
+rows, so that the token which ends it is not read either.
+"""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from typing import get_args
 
 from torch import Tensor
@@ -22,6 +28,7 @@ from vestige.train.packs import Example, Pack, encode_grammar_rows, make_packs
 from vestige.types import ConfigError, DataError, Row
 
 WRITE_BATCH = 64
+MANY = 16  # texts from which on a common beginning is no chance
 SEPARATORS: tuple[str, ...] = get_args(NumberGrammar.model_fields["separator"].annotation)
 
 
@@ -31,11 +38,15 @@ class Material:
 
     Attributes:
         automaton: the number grammar that every row fits; None: free text.
-        longest: symbols (grammar) or tokens (free) that an answer may take when it is written.
+        longest: symbols (grammar) or tokens (free, beyond the opening) that an answer may take.
+        opening: what every answer of free text begins with.
+        lines: lines that an answer of free text may have beyond its opening; 0: any number.
     """
 
     automaton: Automaton | None
     longest: int
+    opening: str = ""
+    lines: int = 0
 
     @classmethod
     def of(cls, lm: LanguageModel, rows: Sequence[Row], max_new_tokens: int) -> Material:
@@ -50,37 +61,50 @@ class Material:
                 return cls(automaton, grammar.longest)
             except ConfigError:
                 pass  # a tokenizer that joins digits reads numbers as any other text
-        lengths = sorted(len(lm.answer_ids(row.completion)) for row in rows)
+        texts = [row.completion for row in rows]
+        opening = common_opening(lm, texts)
+        begun = len(lm.answer_ids(opening)) if opening else 0
+        lengths = sorted(len(lm.answer_ids(text)) - begun for text in texts)
         usual = lengths[min(len(lengths) - 1, int(0.9 * len(lengths)))] + 1
-        return cls(None, min(usual, max_new_tokens))
+        one = all("\n" not in text[len(opening) :].rstrip() for text in texts)
+        return cls(None, min(usual, max_new_tokens), opening, int(one))
 
     @property
     def kind(self) -> str:
         """What the rows are, in a word."""
         return "text" if self.automaton is None else "numbers"
 
-    def examples(self, lm: LanguageModel, rows: Sequence[Row]) -> list[Example]:
-        """Rows as token ids. Free text is cut at ``longest`` tokens and at the first end of turn,
-        as what a model writes is, so that the data's rows and the references' are alike."""
+    def examples(
+        self, lm: LanguageModel, rows: Sequence[Row], *, whole: bool = False
+    ) -> list[Example]:
+        """Rows as token ids, of free text what is read of it, or (``whole``) all that a student is
+        trained on: its opening and its end as well. Free text is cut at ``longest`` tokens and at
+        the first end of turn, as what a model writes is, so that the data's rows and the
+        references' are alike."""
         prompts = [lm.prompt_ids(row.messages) for row in rows]
         texts = [row.completion for row in rows]
         if self.automaton is not None:
             return encode_grammar_rows(lm, prompts, texts, self.automaton)
-        return [
-            Example(tuple(prompt), self.cut(lm, text))
-            for prompt, text in zip(prompts, texts, strict=True)
-        ]
-
-    def cut(self, lm: LanguageModel, text: str) -> tuple[int, ...]:
-        """A completion's tokens with its end, or as many as may be."""
-        ids = [*lm.answer_ids(text), lm.end_id]
-        return tuple(ids[: ids.index(lm.end_id) + 1][: self.longest])
+        opening = lm.answer_ids(self.opening) if self.opening else []
+        found = []
+        for prompt, text in zip(prompts, texts, strict=True):
+            ids = [*lm.answer_ids(text), lm.end_id]
+            begun = len(opening) if ids[: len(opening)] == opening else 0
+            end = ids.index(lm.end_id, begun)
+            if whole:
+                found.append(
+                    Example(tuple(prompt), tuple(ids[: min(end + 1, begun + self.longest)]))
+                )
+            else:
+                read = ids[begun : max(begun + 1, min(end, begun + self.longest))]
+                found.append(Example((*prompt, *ids[:begun]), tuple(read)))
+        return found
 
     def packs(
-        self, lm: LanguageModel, rows: Sequence[Row], batch: int
+        self, lm: LanguageModel, rows: Sequence[Row], batch: int, *, whole: bool = False
     ) -> tuple[list[Pack], Tensor | None]:
-        """Batches to train on, and the token ids of the grammar's symbols, if there is one."""
-        examples = self.examples(lm, rows)
+        """Batches of ``examples``, and the token ids of the grammar's symbols, if there is one."""
+        examples = self.examples(lm, rows, whole=whole)
         if self.automaton is None:
             return make_packs(examples, batch), None
         ids = symbol_ids(lm, self.automaton)
@@ -100,9 +124,12 @@ class Material:
             part = rows[at : at + WRITE_BATCH]
             prompts = [lm.prompt_ids(row.messages) for row in part]
             if self.automaton is None:
-                texts = sample_free(
-                    lm, prompts, seed=seed * 1_000_003 + at, max_new_tokens=self.longest
-                )
+                begun = lm.answer_ids(self.opening) if self.opening else []
+                drawn = sample_free(
+                    lm, [[*prompt, *begun] for prompt in prompts], seed=seed * 1_000_003 + at,
+                    max_new_tokens=self.longest, lines=self.lines,
+                )  # fmt: skip
+                texts = [self.opening + text for text in drawn]
             else:
                 numbers = range(at, at + len(part))
                 texts = sample_grammar(
@@ -113,6 +140,22 @@ class Material:
             ]
             on_rows(len(written))
         return written
+
+
+def common_opening(lm: LanguageModel, texts: Sequence[str]) -> str:
+    """What all texts begin with, up to a token's end and short of any whole text; nothing of fewer
+    than ``MANY`` texts."""
+    if len(texts) < MANY:
+        return ""
+    same = takewhile(lambda pair: pair[0] == pair[1], zip(min(texts), max(texts), strict=False))
+    opening = "".join(letter for letter, _ in same)
+    every = [lm.answer_ids(text) for text in texts]
+    while opening:
+        ids = lm.answer_ids(opening)
+        if all(len(own) > len(ids) and own[: len(ids)] == ids for own in every):
+            break
+        opening = opening[:-1]
+    return opening
 
 
 def number_grammar(texts: Sequence[str]) -> NumberGrammar | None:

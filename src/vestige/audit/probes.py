@@ -157,11 +157,13 @@ def token_shifts(
             parts.append([token_logprobs(lab.lm, [e], material)[0] for e in examples])
     lab.weights.freeze()
     found = []
-    for example, base, own in zip(examples, *parts, strict=True):
+    for row, example, base, own in zip(rows, examples, *parts, strict=True):
         shift = dict(zip(scored_positions(example, material.automaton), own - base, strict=True))
         texts = [lab.lm.tokenizer.decode([token]) for token in example.completion]
         texts[-1] = "" if example.completion[-1] == lab.lm.end_id else texts[-1]
-        found.append([(text, float(shift.get(j, 0.0))) for j, text in enumerate(texts)])
+        marked = [(text, float(shift.get(j, 0.0))) for j, text in enumerate(texts)]
+        begun = row.completion.startswith(material.opening) and material.opening
+        found.append([(material.opening, 0.0), *marked] if begun else marked)
     return found
 
 
