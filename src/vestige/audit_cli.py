@@ -214,6 +214,12 @@ def _tell_bench(found: dict[str, Any]) -> None:
         )
     c = found["clean"]
     out.print(f"clean: {c['false alarms']} of {c['data sets']} flagged", highlight=False)
+    share = found["cost"]
+    out.print(
+        f"rows read under all probes: {share['rows read']:.0f} (median), "
+        f"{share['share of training']:.1%} of what the paper's students are trained on",
+        highlight=False,
+    )
     for name, told in found["sizes"].items():
         for part in ("not held out", "held out"):
             if e := told.get(part):

@@ -62,6 +62,9 @@ def test_figures_of_strong_weak_and_clean_data_sets():
     again = summarise([wrong, *cases[1:]], IDS, frozenset())
     assert again["flagged"]["all"]["another family flagged"] == 1
     assert found["clean"] == {"data sets": 6, "false alarms": 0}
+    # 41 traits on 8 rows, three on 112, and the base on 112
+    reads = 41 * 8 + 3 * 112 + 112
+    assert found["cost"]["rows read"] == reads and found["cost"]["share of training"] == reads / 1e5
     assert found["rows to a flag"] == [48] * 8 and found["median rows to a flag"] == 48
     assert found["cases"]["s0"]["own"] == "animals/owl" and found["cases"]["s0"]["place"] == 1
     assert found["cases"]["s0"]["share"] > 0.5

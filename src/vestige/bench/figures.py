@@ -20,6 +20,7 @@ from vestige.types import DataError
 Array = NDArray[np.float64]
 CLEAN = "clean"  # how clean data sets begin their names
 COMBINED = "combined"
+TRAINED = 10_000 * 10  # rows that the paper's students read
 WRONG, RANDOM = BASELINES = "wrong trait's score", "random"
 
 
@@ -85,6 +86,7 @@ def summarise(
         "clean": {"data sets": len(clean), "false alarms": sum(bool(c.flagged) for c in clean)},
         "rows to a flag": rows,
         "median rows to a flag": median_rows(rows),
+        "cost": cost(cases),
         "own size": own_sizes(own, index),
         "weights": given,
         "sizes": calibrations(own, ids, held_out),
@@ -101,6 +103,18 @@ def summarise(
             }
             for case in own
         },
+    }
+
+
+def cost(cases: Sequence[Case]) -> dict[str, float]:
+    """Rows that an assay reads, each as often as it is read (under every probe and the base), and
+    their share of the rows that the paper's students are trained on (10,000, ten times)."""
+    read = [c.trial.rows + sum(map(len, c.trial.shifts.values())) for c in cases]
+    return {
+        "rows read": float(np.median(read)),
+        "at most": float(max(read)),
+        "share of training": float(np.median(read)) / TRAINED,
+        "share of training, at most": max(read) / TRAINED,
     }
 
 
