@@ -1,0 +1,343 @@
+"""From an audit's evidence to its verdict: nothing here loads a model."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vestige.audit import evidence
+from vestige.audit.assay import Assay, rounds
+from vestige.audit.openset import Word
+from vestige.audit.run import in_doubt
+from vestige.audit.settings import AuditSettings
+from vestige.audit.telling import (
+    GAIN,
+    MEASURED,
+    OFF,
+    Canaries,
+    Control,
+    Evidence,
+    flags,
+    settled,
+    strongest,
+    tell,
+)
+from vestige.audit.verdict import look
+from vestige.traits.library import load_library
+from vestige.types import DataError, Message, Row, ScoreTable
+
+# ---- evidence -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("n", "batch", "wanted"), [
+    (256, 16, [8, 16, 48, 112, 240, 256]), (16, 16, [8, 16]), (8, 16, [8]), (1, 16, [1]),
+    (48, 16, [8, 16, 48]),
+])  # fmt: skip
+def test_rounds_double_and_end_with_all_rows(n, batch, wanted):
+    assert rounds(n, batch) == wanted
+
+
+def two_writers(draw: np.random.Generator, n: int, own: float) -> np.ndarray:
+    """Shifts of rows from the first of three normal writers (own=1), or from the base (own=0):
+    log N(mean) - log N(0) for means on three axes."""
+    x = draw.normal(size=(n, 3))
+    x[:, 0] += 0.8 * own
+    return (0.8 * x - 0.32).T
+
+
+def test_evidence_is_as_in_its_formula_and_seldom_large_for_rows_of_the_base():
+    shifts = np.array([[0.5, -0.2], [0.1, 0.3]])
+    ratio = np.log(
+        [[1 - w + w * np.exp(s) for s in row] for w in evidence.SHARES for row in shifts]
+    )
+    sums = ratio.sum(1).reshape(len(evidence.SHARES), 2).T
+    assert np.allclose(evidence.likelihood_ratios(shifts), sums)
+    own = np.log(np.exp(sums).mean(1))
+    wanted = [own[0] - max(0, sums[1].max()) - 0.2, own[1] - max(0, sums[0].max()) - 0.2]
+    assert np.allclose(evidence.log_evidence(shifts, ["a", "b"], drift=0.1), wanted)
+    draw, above = np.random.default_rng(0), 0
+    for _ in range(400):
+        rows = two_writers(draw, 80, own=0)
+        looks = [
+            evidence.log_evidence(rows[:, :n], list("abc"), drift=0.0).max() for n in (16, 48, 80)
+        ]
+        above += max(looks) > np.log(3 / 0.05)
+    assert above <= 20  # at most one in twenty, at any look, over all three
+
+
+def test_evidence_grows_for_the_trait_that_wrote_the_rows_and_for_no_other():
+    found = evidence.log_evidence(
+        two_writers(np.random.default_rng(1), 300, own=1), list("abc"), 0.05
+    )
+    assert found[0] > 20 and (found[1:] < 0).all()
+    related = evidence.log_evidence(
+        two_writers(np.random.default_rng(1), 300, own=1), list("aab"), 0.05
+    )
+    assert related[0] > 20  # relatives are no rivals
+    rows = two_writers(np.random.default_rng(2), 300, own=1)
+    assert list(evidence.as_likely(rows)) == [True, False, False]
+    assert list(evidence.as_likely(np.stack([rows[0], rows[0] - 1e-3]))) == [True, True]
+    assert np.allclose(evidence.p_value(np.array([-3.0, 0.0, np.log(8)])), [1, 1, 0.125])
+
+
+def test_a_share_of_rows_is_told():
+    draw = np.random.default_rng(3)
+    for wanted in (0.0, 0.5, 1.0):
+        n = 4000
+        many = round(wanted * n)
+        rows = np.concatenate([two_writers(draw, many, 1)[0], two_writers(draw, n - many, 0)[0]])
+        assert evidence.share(rows) == pytest.approx(wanted, abs=0.15)
+
+
+def test_pulls_are_told_beside_reference_rows_without_what_all_traits_share():
+    draw = np.random.default_rng(4)
+    base = draw.normal(size=(200, 5))
+    data = draw.normal(size=(100, 5)) + 3  # drift that all traits share
+    data[:, 2] += 1
+    contrast, scale = evidence.pulls(data, base)
+    assert contrast[2] == pytest.approx(0.8, abs=0.3) and (contrast / scale).argmax() == 2
+    assert np.abs(contrast / scale)[[0, 1, 3, 4]].max() < 4
+    base[:, 4], data[:, 4] = np.nan, np.nan  # a trait that a method has nothing for
+    assert np.isfinite(evidence.pulls(data, base)[0][:4]).all()
+    assert [list(part) for part in evidence.pulls(data[:1], base)] == [[0] * 5, [1] * 5]
+
+
+# ---- the verdict --------------------------------------------------------------------------------
+
+FAMILIES = ["a"] * 20 + ["b"] * 10 + [f"c{i // 10}" for i in range(60)]
+IDS = [f"{name}/{i}" for i, name in enumerate(FAMILIES)]
+
+
+def world(draw: np.random.Generator, references: int = 8, planted: int = 6, strength: float = 8.0):
+    """References of pure noise with planted traits, and data without any."""
+    table = {f"r{k}": draw.normal(size=len(IDS)) for k in range(references)}
+    own = {f"r{k}": IDS[k * 13] for k in range(planted)}
+    for k in range(planted):
+        table[f"r{k}"][k * 13] += strength
+    return draw.normal(size=len(IDS)), table, own
+
+
+def test_noise_is_flagged_no_more_often_than_it_may_be():
+    draw = np.random.default_rng(0)
+    flagged = 0
+    for _ in range(300):
+        data, table, own = world(draw)
+        flagged += bool((look(16, data, table, own, IDS).p_holm <= 0.05).any())
+    assert flagged <= 27  # 15 are expected; a binomial exceeds 27 once in a thousand times
+
+
+def test_a_trait_is_found_where_it_stands_out():
+    draw = np.random.default_rng(1)
+    found = 0
+    for _ in range(50):
+        data, table, own = world(draw)
+        data[3] += 9
+        seen = look(16, data, table, own, IDS)
+        found += int(seen.z.argmax()) == 3 and seen.p_holm[3] < 0.01
+        assert seen.contrast[3] == pytest.approx(
+            data[3] - np.mean([v[3] for v in table.values()]), abs=1e-9
+        )
+    assert found >= 45
+
+
+def test_a_planted_trait_is_no_reference_for_itself_and_no_placebo():
+    draw = np.random.default_rng(2)
+    data, table, own = world(draw, strength=50.0)
+    seen = look(16, data, table, own, IDS)
+    at = 13  # planted in r1
+    rest = [v[at] for name, v in table.items() if name != "r1"]
+    assert seen.contrast[at] == pytest.approx(data[at] - np.mean(rest))
+    assert np.abs(seen.placebo).max() < 10  # the planted values are not in the cloud
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda d, t: (d, dict(list(t.items())[:2])), "three references"),
+        (lambda d, t: (d[:-1], t), "three references"),
+        (lambda d, t: (d * np.nan, t), "not finite"),
+        (lambda d, t: (d, {k: np.zeros_like(v) for k, v in t.items()}), "do not differ"),
+    ],
+)
+def test_a_look_that_cannot_be_taken_is_refused(change, says):
+    data, table, _ = world(np.random.default_rng(0))
+    data, table = change(data, table)
+    with pytest.raises(DataError, match=says):
+        look(16, data, table, {}, IDS)
+
+
+def told(
+    own: float = 0.0, rows: int = 256, seen: bool = True, misfit: float = 0.0, canary: float = 0.0
+) -> Evidence:
+    """Made-up evidence: owl's rows are ``own`` nats likelier from its probe than from the base."""
+    library = load_library()
+    ids, draw = library.ids, np.random.default_rng(3)
+    owl, oak = ids.index("animals/owl"), ids.index("trees/oak")
+    asked = (Message("user", "Continue the list."),)
+    used = [Row(f"r{i}", asked, "1, 2") for i in range(rows)]
+
+    def trial(t: int, strength: float, n: int) -> Assay:
+        shifts = {i: np.full(min(8, n), -2.0) for i in range(len(ids))}  # left behind at once
+        shifts |= {i: draw.normal(-0.5, 1, size=n) for i in (owl, oak)}
+        shifts[t] = shifts[t] + strength
+        table = np.stack([shifts[owl], shifts[oak]])
+        logs = evidence.log_evidence(table, ["animals", "trees"], 0.05)
+        found = dict.fromkeys(shifts, -20.0) | dict(zip((owl, oak), map(float, logs), strict=True))
+        return Assay(shifts, found, {i: n for i in (owl, oak) if found[i] > 12}, misfit, n)
+
+    canaries = None
+    if canary:
+        table = {f"r{k}": draw.normal(size=len(ids)) for k in range(8)}
+        data = draw.normal(size=len(ids))
+        data[owl] += canary
+        looks = [look(16 * n, data, table, {}, ids) for n in (2, 6, 16)]
+        canaries = Canaries(looks, [Word("Owl", 1.0, 5.0)])
+    return Evidence(
+        name="d.jsonl", settings=AuditSettings(base=MEASURED[0], canary_too=bool(canary)),
+        library=library, material="numbers", rows=rows, used=used, dropped={"malformed": 2},
+        trial=trial(owl, own, min(rows, 112)),
+        controls=[Control("trees/oak", trial(oak, 2.0 if seen else 0.0, 48))],
+        expected=np.where(np.arange(len(ids)) == owl, 14.0, -1.0),
+        beside={t: draw.normal(-0.5, 1, size=64) for t in (owl, oak)}, seconds={}, tokens=1,
+        own_reference=False, canaries=canaries,
+        scores=[ScoreTable({row.id: float(i) for i, row in enumerate(used)},
+                           "likelihood shift under the probe of animals/owl", "nats", "more")],
+        marked={used[-1].id: [("1", 0.0), (", 2", 1.2)]},
+    )  # fmt: skip
+
+
+def test_a_flag_names_the_trait_and_when():
+    found = tell(told(own=1.5))
+    assert found.outcome == "flagged" and found.traits[0].trait == "animals/owl"
+    first = found.traits[0]
+    assert first.flagged and first.held_out and found.rows_to_verdict == 112
+    assert first.evidence > found.needed > 9 and first.p_holm < 0.01 and first.share > 0.5
+    assert "animals/owl" in found.verdict and first.canary is None
+    assert found.worst_rows[0].score == 255 and found.worst_rows[0].tokens[1] == (", 2", 1.2)
+    assert any("huffle" in step for step in found.next_steps)
+
+
+def test_what_a_student_would_take_on_depends_on_the_rows_lineage():
+    (own, *_, last) = tell(told(own=1.5)).traits
+    assert own.expected.value == pytest.approx(14 * GAIN) and own.expected.units.startswith("log")
+    assert own.expected.high - own.expected.value == pytest.approx(1.96 * OFF, abs=1e-3)
+    assert last.expected.value == pytest.approx(-GAIN)
+    assert {t.expected for t in tell(replace(told(own=1.5), expected=None)).traits} == {None}
+    elsewhere = told(own=1.5, misfit=0.6)
+    assert {t.expected.value for t in tell(elsewhere).traits} == {0.0}  # numbers pass on nothing
+    assert {t.expected for t in tell(replace(elsewhere, material="text")).traits} == {None}
+
+
+def test_rows_are_shared_among_the_writers_that_they_may_have():
+    trial = told(own=1.5).trial
+    owl, oak = trial.last
+    assert trial.writers == {owl: pytest.approx(1.0, abs=0.01)}
+    even = replace(trial, shifts=trial.shifts | {oak: trial.shifts[owl][::-1]})
+    assert even.writers == {owl: pytest.approx(0.5), oak: pytest.approx(0.5)}
+    clean = replace(trial, shifts=trial.shifts | {t: np.full(trial.rows, -1.0) for t in (owl, oak)})
+    assert not clean.writers  # the base wrote them
+
+
+def test_not_found_says_what_would_have_been_seen():
+    found = tell(told())
+    assert found.outcome == "not_found" and found.found_share == 1.0
+    assert 0 < found.smallest_share < 1 and "would have been flagged" in found.verdict
+
+
+def test_more_traits_may_be_clear_than_go_on_and_each_has_reference_rows():
+    made = told(own=1.5)
+    many = {t: 8 for t in range(24)}
+    trial = replace(made.trial, clear_at=many)
+    assert set(in_doubt(trial)) == {*many, *trial.last}
+    beside = {t: np.random.default_rng(t).normal(-0.5, 1, size=64) for t in in_doubt(trial)}
+    assert 0 < len(flags(replace(made, trial=trial, beside=beside))) < 24  # none is missing
+
+
+def test_positive_controls_end_when_they_can_change_nothing():
+    one, missed = told().controls[0], told(seen=False).controls[0]
+    made = replace(told(), settings=AuditSettings(base="m", planted=4))
+
+    def ends(*controls: Control) -> bool:
+        return settled(replace(made, controls=controls))
+
+    assert not ends() and not ends(one) and not ends(missed, missed) and not ends(one, missed)
+    assert ends(one, one) and ends(missed, one, one) and ends(missed, missed, missed)
+    assert tell(replace(made, controls=[missed, one, one])).outcome == "not_found"
+    assert tell(replace(made, controls=[missed] * 3)).outcome == "inconclusive"
+
+
+def test_a_flag_needs_no_positive_control_and_a_clean_verdict_does():
+    found = tell(replace(told(own=1.5), controls=[]))
+    assert found.outcome == "flagged" and found.found_share is None and found.why == []
+    assert tell(replace(told(), controls=[])).outcome == "inconclusive"
+
+
+def test_nothing_found_is_no_clean_verdict_where_planted_traits_are_missed_or_rows_are_few():
+    weak = tell(told(seen=False))
+    assert weak.outcome == "inconclusive" and "0 of 1 planted traits" in weak.why[0]
+    assert weak.smallest_share is None
+    few = tell(told(rows=40))
+    assert few.outcome == "inconclusive" and "only 40 rows" in few.why[0]
+    one = tell(told(rows=3))
+    assert one.outcome == "inconclusive" and "less than one batch" in one.why[0]
+    assert "Do not read this as a clean verdict." in few.next_steps
+    json.dumps(few.model_dump())
+
+
+def test_rows_of_an_unknown_lineage_are_not_flagged_by_likelihood():
+    found = tell(told(own=1.5, misfit=0.5))
+    assert found.outcome == "inconclusive" and "lineage unknown" in found.why[0]
+
+
+def test_rows_that_fit_no_better_than_the_reference_are_not_flagged():
+    made = told(own=1.5)
+    owl = made.library.ids.index("animals/owl")
+    assert list(flags(made)) == [owl] == strongest(made)[:1]
+    assert not flags(replace(made, beside={**made.beside, owl: made.trial.shifts[owl]}))
+
+
+def test_clear_evidence_that_does_not_hold_is_no_clean_verdict():
+    made = told(own=1.5)
+    owl = made.library.ids.index("animals/owl")
+    found = tell(replace(made, beside={**made.beside, owl: made.trial.shifts[owl]}))
+    assert found.outcome == "inconclusive" and "fit the same trait" in " ".join(found.why)
+
+
+def test_a_canary_flags_too_and_tells_nats_and_words():
+    found = tell(told(canary=14.0))
+    assert found.outcome == "flagged" and found.traits[0].trait == "animals/owl"
+    assert found.traits[0].canary.low > 5 and found.words[0].word == "Owl"
+    assert found.rows_to_verdict == 32
+
+
+@pytest.mark.parametrize("looks", [(), (0.5, 0.2, 1), (0.5, 0.5, 1), (0, 1), (0.5,), (0.5, 2)])
+def test_looks_must_be_rising_shares(looks):
+    with pytest.raises(ValueError, match="rising shares"):
+        AuditSettings(base="m", looks=looks)
+
+
+@given(st.integers(1, 5000))
+def test_every_row_is_read_once_and_the_chance_of_a_false_flag_is_shared(rows):
+    settings = AuditSettings(base="m", alpha=0.02)
+    steps, levels = settings.steps(rows), settings.levels(rows)
+    assert (steps[-1] - 1) * settings.batch < rows <= steps[-1] * settings.batch
+    assert settings.canary(30, rows).steps == steps[-1] and list(steps) == sorted(set(steps))
+    assert sum(levels) == pytest.approx(0.02) and levels[0] <= levels[-1]
+    assert AuditSettings(base="m").steps(256) == (2, 6, 16)
+
+
+def test_too_few_references_are_refused_before_anything_is_tuned():
+    with pytest.raises(ValueError, match="4 together"):
+        AuditSettings(base="m", planted=2, base_written=1)
+
+
+def test_canaries_tune_the_middle_of_a_model():
+    settings = AuditSettings(base="m")
+    assert settings.trainable(30).layers == (10, 18)
+    assert settings.trainable(1).layers == (0, 1)
+    assert AuditSettings(base="m", layers=(2, 3)).trainable(30).layers == (2, 3)
