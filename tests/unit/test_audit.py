@@ -448,15 +448,15 @@ def test_reading_stops_at_the_first_batch_that_is_clear(lab: Lab, probes: Probes
 
 
 def test_the_likeliest_traits_go_on_and_the_others_keep_what_was_read(monkeypatch):
-    """Thirty-nine traits by hand: which are read on how many rows."""
+    """Sixty traits by hand: which are read on how many rows."""
     n, batch = 120, 16
-    strengths = np.linspace(-1, 1, 39)
+    strengths = np.linspace(-1, 1, 60)
     asked: list[tuple[int | None, int]] = []
 
     class Lab:
         settings = AuditSettings(base="m", batch=batch)
         library = SimpleNamespace(
-            traits=[SimpleNamespace(family=SimpleNamespace(name=f"f{t}")) for t in range(39)]
+            traits=[SimpleNamespace(family=SimpleNamespace(name=f"f{t}")) for t in range(60)]
         )
         weights = SimpleNamespace(freeze=lambda: None)
 
@@ -467,9 +467,9 @@ def test_the_likeliest_traits_go_on_and_the_others_keep_what_was_read(monkeypatc
 
     probes = SimpleNamespace(lab=Lab, read=read)
     found = assay(probes, None, list(range(n)))  # type: ignore[arg-type]
-    lengths = [len(found.shifts[t]) for t in range(39)]
-    assert lengths == [8] * 7 + [16] * 16 + [48] * 8 + [120] * 8 and found.rows == n
-    assert found.last == list(range(38, 30, -1)) and (np.argsort(found.scores)[-8:] > 30).all()
+    lengths = [len(found.shifts[t]) for t in range(60)]
+    assert lengths == [8] * 12 + [16] * 16 + [48] * 16 + [112] * 8 + [120] * 8 and found.rows == n
+    assert found.last == list(range(59, 51, -1)) and (np.argsort(found.scores)[-8:] > 51).all()
     assert [rows for trait, rows in asked if trait is None] == [8, 8, 16, 16, 16, 16, 16, 16, 8]
     doubts: list[int] = []
 
@@ -477,10 +477,10 @@ def test_the_likeliest_traits_go_on_and_the_others_keep_what_was_read(monkeypatc
         doubts.append(len(shifts))
         return len(shifts) > 40
 
-    strengths[38] = 300.0  # clear at once, but doubted until there are 48 rows
+    strengths[59] = 300.0  # clear at once, but doubted until there are 48 rows
     sure = assay(probes, None, list(range(n)), stands=stands)  # type: ignore[arg-type]
-    assert sure.clear_at == {38: 8} and doubts == [8, 16, 32, 48] and sure.rows == 48
-    strengths[38] = 1.0
+    assert sure.clear_at == {59: 8} and doubts == [8, 16, 32, 48] and sure.rows == 48
+    strengths[59] = 1.0
     assert found.mean == pytest.approx(0.01 * strengths) and found.error == pytest.approx(0)
 
 

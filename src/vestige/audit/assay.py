@@ -1,12 +1,12 @@
 """The assay: which probe's writing do these rows look like? Read only until the answer is clear.
 
 Exact likelihood of ever more rows under ever fewer traits' probes, the likeliest going on: every
-trait on 8 rows, 32 on 16, 16 on 48, 8 on 112, 8 on 240, ...; looked at after every batch
+trait on 8 rows, 48 on 16, 32 on 48, 16 on 112, 8 on 240, ...; looked at after every batch
 
 (successive halving, Karnin et al., ICML 2013; the evidence is valid however often one looks, see
 ``evidence``). A trait that is left behind is not tested any more, and the positive control counts
-that as a miss. On most data sets eight rows rank the writer better than 64 rows to first order did
-(``docs/log.md``).
+that as a miss; nor does it stand up any more against one of another family that writes much like
+it, which is why many go on (``docs/log.md``).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from vestige.audit.probes import Likelihood, Probes
 from vestige.audit.reader import Array
 from vestige.types import Row
 
-KEPT = (32, 16, 8)  # traits that go on after each round; the last number after all later ones
+KEPT = (48, 32, 16, 8)  # traits that go on after each round; the last number after all later ones
 BESIDE = 64  # reference rows that the likeliest traits are read on
 MISFIT = 0.2  # nats a token from which rows are unlike what the base or a teacher of it writes
 UNLIKELY = 0.01  # probability below which a trait's teacher is not taken for the rows' writer
