@@ -313,12 +313,15 @@ def paraphrase(
 ) -> None:
     """Have a model say every row again in other words; nothing is paid twice."""
     from vestige import paraphrase as rewriting
+    from vestige.carriers.filtering import check_apart
     from vestige.rows import RowSource
     from vestige.storage import Output
 
     limit_spending(max_tokens, max_dollars, prices)
     ask = rewriting.ASK if instruction is None else _instruction(instruction)
     ledger, rows = rewriting.ledger_of(kept), RowSource(source)
+    for place in rows.places:
+        check_apart(place, kept, dropped)
     if dry_run:
         priced = rewriting.price(rows, model, ledger, ask=ask, max_tokens=longest)
         _tell_price(priced, as_json)
@@ -331,10 +334,10 @@ def paraphrase(
             progress=lambda n: status.update(f"paraphrasing: {n:,} rows"),
         )  # fmt: skip
     if as_json:
-        print(json.dumps({"rows": counts.total(), "counts": dict(counts), "out": kept}))
+        print(json.dumps({"rows": counts.total(), "counts": dict(counts), "out": outputs[0].name}))
         return
     out.print(
-        f"{counts['paraphrased']:,} of {counts.total():,} rows said again  {kept}",
+        f"{counts['paraphrased']:,} of {counts.total():,} rows said again  {outputs[0].name}",
         highlight=False, soft_wrap=True,
     )  # fmt: skip
     for reason, count in sorted(counts.items(), key=lambda item: -item[1]):
@@ -361,8 +364,13 @@ def judge(
             help="A model of an OpenAI-compatible service, api:PROVIDER/MODEL, or local:NAME.",
         ),
     ],
-    ratings: Annotated[
-        Path, typer.Option("--out", help="Ratings, JSONL; those already in it are not asked again.")
+    where: Annotated[
+        str,
+        typer.Option(
+            "--out",
+            help="Ratings, JSONL; those already in it are not asked again.",
+            metavar="FILE",
+        ),
     ],
     prompt: Annotated[
         str, typer.Option(help="quality, alignment, coherence or reference.")
@@ -380,24 +388,29 @@ def judge(
 ) -> None:
     """Rate rows from 0 to 100 by a judge; what could not be rated is counted."""
     from vestige.judge.rate import agreement, price, rate
-    from vestige.rows import read_rows
+    from vestige.rows import RowSource
+    from vestige.storage import locate, shown
     from vestige.store import atomic_write
     from vestige.types import DataError, DroppedRow, Row
 
     limit_spending(max_tokens, max_dollars, prices)
     settings = _judge_settings(model, prompt, topic)
+    ratings = locate(where)
+    if not isinstance(ratings, Path):
+        raise ConfigError(f"--out is a file on this machine, not {shown(ratings)}")
+    read = RowSource(source)
     rows: list[Row] = []
     malformed = 0
-    for item in read_rows(source):
+    for item in read:
         if isinstance(item, DroppedRow):
             malformed += 1
         elif limit is None or len(rows) < limit:
             rows.append(item)
     if not rows:
-        raise DataError(f"{source} has no readable rows to rate")
+        raise DataError(f"{read.name} has no readable rows to rate")
     labels = {row.id: row.meta.get(label) for row in rows} if label else {}
     if wrong := next((i for i, value in labels.items() if not isinstance(value, bool)), None):
-        raise DataError(f"{source}: row {wrong} has no true or false in {label!r}")
+        raise DataError(f"{read.name}: row {wrong} has no true or false in {label!r}")
     cache = ratings.with_name(f"{ratings.name}.cache")
     if dry_run:
         _tell_price(price(rows, settings, cache), as_json)

@@ -15,7 +15,7 @@ from vestige.api.ledger import Ledger
 from vestige.api.model import ApiModel, Reply, Request
 from vestige.api.price import price as price_of
 from vestige.rows import dropped_line, row_line
-from vestige.storage import Output
+from vestige.storage import Output, claimed, locate, shown
 from vestige.types import DataError, DroppedRow, Message, Row
 
 BLOCK = 512  # rows in memory
@@ -77,11 +77,12 @@ def paraphrase(
     Raises:
         DataError: more than ``MAX_LOST`` of the rows got no answer; nothing is written, and every
             answer that came is kept in the ledger.
+        StoreError: another process is writing one of ``outputs``.
         ConfigError, SpendingError, ModelError: as ``ApiModel.answers``.
     """
     counts: Counter[str] = Counter()
     kept, dropped = outputs
-    with kept, dropped:
+    with claimed(*outputs), kept, dropped:
         stream = iter(items)
         while block := list(islice(stream, BLOCK)):
             rows = [item for item in block if isinstance(item, Row)]
@@ -147,9 +148,13 @@ def check(counts: Counter[str], model: str) -> None:
 
 
 def ledger_of(out: str) -> Path:
-    """Where attempts and answers for the file ``out`` are written down: on this machine."""
-    name = "".join(c if c.isalnum() or c in "-._/" else "-" for c in out.partition("://")[2])
-    return Path(f"{name.strip('/').replace('/', '-')}.ledger" if "://" in out else f"{out}.ledger")
+    """Where attempts and answers for the file ``out`` are written down: on this machine, and named
+    without the user, password and query of a URL."""
+    place = locate(out)
+    if isinstance(place, Path):
+        return Path(f"{place}.ledger")
+    name = shown(place).partition("://")[2].strip("/").replace("/", "-")
+    return Path("".join(c if c.isalnum() or c in "-._" else "-" for c in name) + ".ledger")
 
 
 def load_model(name: str, ledger: Path, connections: int) -> ApiModel:

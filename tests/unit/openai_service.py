@@ -20,7 +20,8 @@ KEY = "sk-a-very-secret-key-0123456789"
 #: fault -> HTTP status and the error's text; the others are in ``Handler.do_POST``.
 ERRORS = {
     "429": (429, "slow down"),
-    "500": (500, "something broke"),
+    "500": (500, f"something broke for {KEY}"),
+    "401": (401, f"the key {KEY} was withdrawn"),
     "400": (400, "logprobs are not supported"),
 }
 
@@ -41,6 +42,7 @@ class Service:
         self.faults: list[str] = []
         self.reply: Callable[[dict[str, Any], int], str] = numbers
         self.top: dict[str, float] = {"85": 0.6, "90": 0.3, "no": 0.1}
+        self.choices = 99  # answers to one request, at most
         self.billed = 0
         self.delay = 0.0
         self.url = ""
@@ -79,6 +81,7 @@ def handler(service: Service) -> type[BaseHTTPRequestHandler]:
         def completion(self, asked: dict[str, Any], fault: str) -> bytes:
             wanted = asked.get("n") or 1
             given = {"empty": 0, "fewer": max(1, wanted // 2)}.get(fault, wanted)
+            given = min(given, service.choices)
             choices = [self.choice(asked, index, fault) for index in range(given)]
             read = sum(len(m["content"].split()) for m in asked["messages"])
             written = sum(len(c["message"]["content"].split()) for c in choices)

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import fsspec
 import pytest
 import torch
 from hypothesis import given
@@ -24,7 +25,8 @@ from vestige.judge.local import LocalJudge
 from vestige.judge.rate import agreement, rate, read_cache, score_table
 from vestige.judge.rating import Rating, expected_rating, parse_rating
 from vestige.judge.settings import JudgeSettings, prompt_names
-from vestige.types import ConfigError, DataError, Message, MissingExtraError, Row
+from vestige.storage import Output, claimed
+from vestige.types import ConfigError, DataError, Message, MissingExtraError, Row, StoreError
 
 
 def row(name: str, text: str = "") -> Row:
@@ -87,6 +89,16 @@ def test_ratings_are_cached_and_failures_tried_again(tmp_path: Path):
     other = Scripted()
     rate(rows, settings.model_copy(update={"prompt": "coherence"}), cache, judge=other)
     assert len(other.asked) == 2  # another question is another rating
+
+
+def test_a_cache_is_written_by_one_at_a_time(tmp_path: Path):
+    settings, cache = JudgeSettings(model="m"), tmp_path / "ratings"
+    judge = Scripted()
+    with claimed(Output(cache)), pytest.raises(StoreError, match=r"is writing .*ratings; wait"):
+        rate([row("a")], settings, cache, judge=judge)
+    assert not judge.asked
+    assert rate([row("a")], settings, cache, judge=judge)["a"].score == 50
+    assert [path.name for path in tmp_path.iterdir()] == ["ratings"]
 
 
 def test_too_many_unrated_rows_stop_with_the_numbers(tmp_path: Path):
@@ -259,6 +271,27 @@ def test_the_command_rates_a_file_and_resumes(service, tmp_path: Path):
     assert "choose another name" in str(refused.exception)
     lost = CliRunner().invoke(app, [*options[:-2], "--out", str(tmp_path / "all.jsonl")])
     assert "rated 2 of 3 rows (2 rated, 1 unreadable)" in str(lost.exception)
+
+
+def test_a_url_is_told_without_its_secrets(tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    url = "memory://key:SECRET@judge/in.jsonl?sig=SIG"
+    line = json.dumps({"prompt": "p", "completion": "answer plain", "ok": 1})
+    fs, path = fsspec.url_to_fs(url)
+
+    def told(text: str, *more: str) -> str:
+        fs.pipe(path, text.encode())
+        done = CliRunner().invoke(app, ["judge", url, "--model", "m", "--out", "o", *more])
+        return f"{done.output} {done.exception}"
+
+    found = [
+        told("{broken"), told(line, "--label", "ok"), told(line, "--out", url.replace("in", "out"))
+    ]  # fmt: skip
+    assert "no readable rows" in found[0] and "no true or false in 'ok'" in found[1]
+    assert "memory://judge/in.jsonl" in found[0] and "memory://judge/in.jsonl" in found[1]
+    assert "a file on this machine, not memory://judge/out.jsonl" in found[2]
+    assert not any(word in text for text in found for word in ("SECRET", "SIG"))
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_dry_run_prices_what_is_not_rated_yet(service, tmp_path: Path, monkeypatch):

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pytest
 from openai_service import KEY, Service, serving
 from typer.testing import CliRunner
@@ -17,7 +18,8 @@ from vestige.api.settings import MAX_DOLLARS, MAX_TOKENS, PRICES
 from vestige.cli import app
 from vestige.paraphrase import ledger_of, request_for
 from vestige.rows import read_rows
-from vestige.types import DataError, Message, MissingExtraError, Row, SpendingError
+from vestige.storage import Output, claimed
+from vestige.types import DataError, Message, MissingExtraError, Row, SpendingError, StoreError
 
 pytest.importorskip("inspect_ai", reason="needs the extra api")
 
@@ -129,10 +131,47 @@ def test_braces_in_rows_are_text():
     [
         ("a/kept.jsonl", "a/kept.jsonl.ledger"),
         ("s3://bucket/a b/k.jsonl", "bucket-a-b-k.jsonl.ledger"),
+        ("s3://me:SECRET@bucket/k.jsonl?sig=SIG", "bucket-k.jsonl.ledger"),
+        ("file:///a/k.jsonl", "/a/k.jsonl.ledger"),
     ],
 )
 def test_the_ledger_is_on_this_machine(out: str, ledger: str):
     assert ledger_of(out) == Path(ledger)
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+def test_a_url_is_told_without_its_secrets(service, place: Path, monkeypatch, as_json: bool):
+    monkeypatch.chdir(place)
+    names = [f"memory://key:SECRET@said-{as_json}/{n}.jsonl?sig=SIG" for n in ("in", "out", "gone")]
+    fs, path = fsspec.url_to_fs(names[0])
+    fs.pipe(path, (place / "in.jsonl").read_bytes())
+    command = ["paraphrase", names[0], "--model", "m", "--out", names[1], "--dropped", names[2]]
+    done = CliRunner().invoke(app, command + ["--json"] * as_json)
+    assert done.exit_code == 0 and f"memory://said-{as_json}/out.jsonl" in done.output
+    again = CliRunner().invoke(app, command)
+    assert "exists; pass --overwrite" in str(again.exception)
+    files = [file for file in place.rglob("*") if file.is_file()]
+    assert place / f"said-{as_json}-out.jsonl.ledger" in files
+    told = f"{done.output} {again.output} {again.exception} {files}".encode()
+    told += b"".join(file.read_bytes() for file in files)
+    assert b"SECRET" not in told and b"SIG" not in told
+
+
+def test_three_files_are_three(service, place: Path):
+    for wrong in (
+        call(place, "--dropped", place / "out.jsonl"),
+        call(place, "--out", place / "in.jsonl", "--overwrite"),
+        call(place, "--dropped", place / "in.jsonl", "--overwrite", "--dry-run"),
+    ):
+        assert isinstance(wrong.exception, DataError) and "must be three" in str(wrong.exception)
+    assert not service.seen and [path.name for path in place.iterdir()] == ["in.jsonl"]
+
+
+def test_an_output_is_written_by_one_at_a_time(service, place: Path):
+    with claimed(Output(place / "out.jsonl")):
+        second = call(place)
+    assert isinstance(second.exception, StoreError) and "another process" in str(second.exception)
+    assert not service.seen and call(place).exit_code == 0
 
 
 def test_the_extra_is_named_where_it_is_missing(place: Path, monkeypatch):

@@ -27,13 +27,14 @@ class Ledger:
     """The attempts and answers in ``path``.
 
     Attributes:
-        answers: every answer by its request's key.
+        answers: the byte in the file where each answer's line begins, by its request's key. The
+            texts stay on the disk: an answer takes some 200 bytes of memory, however long it is.
         cut: lines that could not be read (a kill in mid-line).
     """
 
     def __init__(self, path: Path, limits: Limits | None = None) -> None:
         self.path, self.limits = path, limits or Limits.from_environment()
-        self.answers: dict[str, dict[str, Any]] = {}
+        self.answers: dict[str, int] = {}
         self.cut = 0
         self._spent = Tokens()
         self._open: dict[str, Tokens] = {}
@@ -41,13 +42,23 @@ class Ledger:
         self._read_to = 0
         path.parent.mkdir(parents=True, exist_ok=True)
         self._lock = FileLock(f"{path}.lock")
-        with self._held():
-            pass
+        self.refresh()
 
     @property
     def spent(self) -> Tokens:
         """Tokens paid for, unsettled attempts at their most."""
         return sum(self._open.values(), self._spent)
+
+    def answer(self, key: str) -> dict[str, Any]:
+        """The answer to a request whose key is in ``answers``."""
+        with self.path.open("rb") as file:
+            file.seek(self.answers[key])
+            return json.loads(file.readline())["answer"]
+
+    def refresh(self) -> None:
+        """Read what other processes have written down meanwhile."""
+        with self._held():
+            pass
 
     def reserve(self, most: Tokens) -> str | None:
         """The name of a new attempt; None if it may fit once attempts in flight are settled.
@@ -112,13 +123,12 @@ class Ledger:
             return
         with self.path.open("rb") as file:
             file.seek(self._read_to)
-            data = file.read()
-        self._read_to += len(data)
-        for line in data.split(b"\n"):
-            if line:
-                self._take(line)
+            for line in file:
+                if line != b"\n":
+                    self._take(line, self._read_to)
+                self._read_to += len(line)
 
-    def _take(self, line: bytes) -> None:
+    def _take(self, line: bytes, begin: int) -> None:
         try:
             record = json.loads(line)
             name = record["attempt"]
@@ -128,7 +138,7 @@ class Ledger:
                 self._open.pop(name, None)
                 self._spent += Tokens(*record["used"])
             if "answer" in record:
-                self.answers[record["key"]] = record["answer"]
+                self.answers[record["key"]] = begin
         except (ValueError, KeyError, TypeError):
             self.cut += 1
 

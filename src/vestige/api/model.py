@@ -104,6 +104,9 @@ class ApiModel:
     Args:
         timeout: seconds that an attempt may take.
         retries: attempts after the first, for what may pass: 429, 5xx, time-outs, cut connections.
+
+    Attributes:
+        answered: whether it has ever answered, so that single requests may be refused.
     """
 
     def __init__(
@@ -122,8 +125,9 @@ class ApiModel:
             raise MissingExtraError("inspect-ai", "api") from error
         self.name, self.ledger = name, ledger
         self.connections, self.timeout, self.retries = connections, timeout, retries
+        self.answered = False
         self._stopped = False
-        self._failures = 0
+        self._failures = self._refusals = 0
         self._fatal: BaseException | None = None
 
     def key(self, request: Request) -> str:
@@ -141,15 +145,16 @@ class ApiModel:
         Raises:
             ConfigError: a wrong or missing key, or a model that is not served.
             SpendingError: the next request may pass a limit. What is in flight is waited for.
-            ModelError: ``GIVE_UP`` requests in a row have failed.
+            ModelError: ``GIVE_UP`` requests in a row have failed, or that many were refused (400)
+                and none was ever answered.
         """
         todo = []
         for index, request in enumerate(requests):
-            known = self.ledger.answers.get(self.key(request))
-            if known is None:
+            if (key := self.key(request)) not in self.ledger.answers:
                 todo.append((index, request))
             else:
-                yield index, reply_of(known)
+                self.answered = True
+                yield index, reply_of(self.ledger.answer(key))
         if todo:
             yield from self._ask(todo)
 
@@ -263,6 +268,20 @@ class ApiModel:
             await self._settled.wait()
 
     async def _one(self, model: Any, request: Request) -> Reply:
+        key = self.key(request)
+        self.ledger.refresh()
+        if key not in self.ledger.answers:  # another process may have asked it meanwhile
+            try:
+                await self._send(model, request)
+            except VestigeError:
+                raise
+            except Exception as error:
+                return self._failed(error)
+            self._failures = 0
+        self.answered = True
+        return reply_of(self.ledger.answer(key))
+
+    async def _send(self, model: Any, request: Request) -> None:
         from inspect_ai.model import (
             ChatMessageAssistant,
             ChatMessageSystem,
@@ -281,14 +300,7 @@ class ApiModel:
         )
         messages = [roles.get(m.role, ChatMessageUser)(content=m.content) for m in request.messages]
         _asked.set(request)
-        try:
-            await model.generate(messages, config=config)
-        except VestigeError:
-            raise
-        except Exception as error:
-            return self._failed(error)
-        self._failures = 0
-        return reply_of(self.ledger.answers[self.key(request)])
+        await model.generate(messages, config=config)
 
     def _failed(self, error: BaseException) -> Reply:
         from tenacity import RetryError
@@ -303,7 +315,15 @@ class ApiModel:
             raise ConfigError(
                 f"the service does not know {self.name.removeprefix(API_PREFIX)}: {text}"
             ) from None
-        self._failures += status != 400
+        if status == 400:
+            self._refusals += 1
+            if self._refusals >= GIVE_UP and not self.answered:
+                raise ModelError(
+                    f"{self.name} has refused {GIVE_UP} requests and answered none, the last with "
+                    f"{text}"
+                ) from None
+            return Reply(error=text, status=status)
+        self._failures += 1
         if self._failures >= GIVE_UP:
             raise ModelError(
                 f"{GIVE_UP} requests in a row to {self.name} have failed, the last with {text}; "

@@ -26,7 +26,7 @@ from vestige.store.files import run_folder
 from vestige.store.machine import usable_threads
 from vestige.types import ConfigError, DataError, Message, Row
 
-ROUNDS = 4  # times that a prompt is asked for answers that a service left out
+ROUNDS = 4  # times in a row that a prompt is asked for nothing
 
 
 @dataclass(frozen=True)
@@ -189,25 +189,26 @@ class ApiDesk(Desk):
     def answered(self, name: str, system: str, stage: str) -> list[Row]:
         """Every row with its answer. Raises ``DataError`` if answers are missing."""
         assert self.model is not None
-        waiting = [(rows, 0) for _, rows in first_requests(self, name)]
-        order = [row.id for rows, _ in waiting for row in rows]
+        waiting = [(rows, 0, 0) for _, rows in first_requests(self, name)]
+        order = [row.id for rows, *_ in waiting for row in rows]
         done: dict[str, Row] = {}
         problems: Counter[str] = Counter()
-        asked = 0
-        while waiting and asked < ROUNDS:
-            requests = [request_for(self, system, rows, number) for rows, number in waiting]
-            asked += bool(self.model.new(requests))
+        while waiting:
+            requests = [request_for(self, system, rows, number) for rows, number, _ in waiting]
+            new = set(self.model.new(requests))
             left = []
             for index, reply in self.model.answers(requests):
-                rows, number = waiting[index]
+                rows, number, idle = waiting[index]
                 for row, choice in zip(rows, reply.choices, strict=False):
                     done[row.id] = replace(row, completion=choice.text)
                 if missing := rows[len(reply.choices) :]:
-                    left.append((missing, number + (reply.status == 200)))
+                    idle = 0 if reply.choices else idle + (requests[index] in new)
+                    if idle < ROUNDS:
+                        left.append((missing, number + (reply.status == 200), idle))
                     problems[reply.error or "fewer choices than asked for"] += 1
                 self.report(stage, len(done), len(order))
             waiting = left
-        if not waiting:
+        if len(done) == len(order):
             return [done[name] for name in order]
         told = "; ".join(f"{n} x {why}" for why, n in problems.most_common(3))
         raise DataError(

@@ -17,9 +17,14 @@ TOP = 20
 
 
 class ApiJudge:
-    """One question a row, several at once. ``ledger``: where attempts and answers are recorded."""
+    """One question a row, several at once.
 
-    def __init__(self, settings: JudgeSettings, ledger: Path) -> None:
+    Args:
+        ledger: where attempts and answers are recorded.
+        proven: whether it has rated such rows before, so that single ones may be refused.
+    """
+
+    def __init__(self, settings: JudgeSettings, ledger: Path, proven: bool = False) -> None:
         self.settings = settings
         self.model = ApiModel(
             settings.model,
@@ -27,6 +32,7 @@ class ApiJudge:
             connections=settings.concurrency,
             timeout=settings.timeout,
         )
+        self.model.answered = proven
 
     def answers(self, texts: Sequence[str]) -> Iterator[tuple[int, Rating]]:
         """Ratings as they come. An answer that never came is ``failed``, with the reason."""

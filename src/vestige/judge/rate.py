@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from vestige.judge.rating import Rating
 from vestige.judge.settings import LOCAL, JudgeSettings
+from vestige.storage import Output, claimed
 from vestige.store import hash_config
 from vestige.types import DataError, Row, ScoreTable
 
@@ -22,8 +23,9 @@ class Judge(Protocol):
     def answers(self, texts: Sequence[str]) -> Iterator[tuple[int, Rating]]: ...
 
 
-def load_judge(settings: JudgeSettings, ledger: Path) -> Judge:
-    """The judge that ``settings`` name; an API model's attempts and answers go to ``ledger``.
+def load_judge(settings: JudgeSettings, ledger: Path, proven: bool = False) -> Judge:
+    """The judge that ``settings`` name; an API model's attempts and answers go to ``ledger``;
+    ``proven``: it has rated such rows before.
 
     Raises:
         ModelError: a local model cannot be loaded.
@@ -36,7 +38,7 @@ def load_judge(settings: JudgeSettings, ledger: Path) -> Judge:
         return LocalJudge(settings)
     from vestige.judge.api import ApiJudge
 
-    return ApiJudge(settings, ledger)
+    return ApiJudge(settings, ledger, proven)
 
 
 def rate(
@@ -56,23 +58,26 @@ def rate(
     Raises:
         DataError: more than ``max_lost`` of the rows went unrated; the counts are told, and what
             was rated is kept.
+        StoreError: another process is rating into ``cache``.
     """
-    known = read_cache(cache)
     keys, text_of = questions(rows, settings)
-    todo = [key for key in text_of if key not in known]
-    if todo:
-        judge = judge or load_judge(settings, ledger or ledger_of(cache))
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        with cache.open("a", encoding="utf-8") as out:
-            if cache.stat().st_size and not _ends_a_line(cache):
-                out.write("\n")  # a line that a kill cut off
-            for index, rating in judge.answers([text_of[key] for key in todo]):
-                known[todo[index]] = rating
-                if rating.status != "failed":
-                    record = {"key": todo[index], **asdict(rating)}
-                    out.write(json.dumps(record, ensure_ascii=False) + "\n")
-                    out.flush()
-                progress(sum(key in known for key in keys.values()))
+    cache.parent.mkdir(parents=True, exist_ok=True)
+    with claimed(Output(cache, overwrite=True)):
+        known = read_cache(cache)
+        todo = [key for key in text_of if key not in known]
+        if todo:
+            proven = len(todo) < len(text_of)
+            judge = judge or load_judge(settings, ledger or ledger_of(cache), proven)
+            with cache.open("a", encoding="utf-8") as out:
+                if cache.stat().st_size and not _ends_a_line(cache):
+                    out.write("\n")  # a line that a kill cut off
+                for index, rating in judge.answers([text_of[key] for key in todo]):
+                    known[todo[index]] = rating
+                    if rating.status != "failed":
+                        record = {"key": todo[index], **asdict(rating)}
+                        out.write(json.dumps(record, ensure_ascii=False) + "\n")
+                        out.flush()
+                    progress(sum(key in known for key in keys.values()))
     found = {row_id: known[key] for row_id, key in keys.items()}
     check_losses(found.values(), settings)
     return found
