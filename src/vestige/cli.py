@@ -18,6 +18,7 @@ from vestige.audit_cli import summary as audit_summary
 from vestige.data_cli import AsJson, Overwrite, err, filter_app, judge, out, paraphrase, write
 from vestige.doctor_cli import doctor
 from vestige.elsewhere_cli import Arm, BaseName, RunFolder, adopt_students, export, train
+from vestige.keys import redact
 from vestige.types import ConfigError, StoreError, VestigeError
 
 app = typer.Typer(
@@ -475,7 +476,8 @@ def main() -> NoReturn:
     except VestigeError as error:
         if os.environ.get("VESTIGE_DEBUG"):
             raise
-        err.print(f"error: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
+        text = redact(f"error: {error}")
+        err.print(text, style="red", highlight=False, markup=False, soft_wrap=True)
         sys.exit(2)
     except SystemExit as stop:
         if stop.code == INTERRUPTED:  # what typer makes of Ctrl-C
@@ -485,7 +487,8 @@ def main() -> NoReturn:
         if os.environ.get("VESTIGE_DEBUG"):
             raise
         err.print(
-            f"unexpected {type(error).__name__}: {error}\nrun again with --debug for the traceback",
+            redact(f"unexpected {type(error).__name__}: {error}")
+            + "\nrun again with --debug for the traceback",
             style="red", highlight=False, markup=False, soft_wrap=True,
         )  # fmt: skip
         sys.exit(1)

@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import json
 import math
 import os
 import platform
 import shutil
 import tempfile
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,6 +29,7 @@ from vestige import stats
 from vestige.carriers.numbers import NumberFilter
 from vestige.carriers.words import word_finder
 from vestige.experiment.run import gpu_present
+from vestige.experiment.worker import environment
 from vestige.models import catalog
 from vestige.store.machine import usable_cores
 from vestige.traits import classify, family
@@ -384,8 +388,102 @@ def _try_remote(_: Patient) -> str:
     return "https can be read"
 
 
+SERVED = {
+    "id": "x", "object": "chat.completion", "created": 0, "model": "doctor",
+    "choices": [{"index": 0, "finish_reason": "stop",
+                 "message": {"role": "assistant", "content": ANSWER}}],
+    "usage": {"prompt_tokens": 5, "completion_tokens": 4, "total_tokens": 9},
+}  # fmt: skip
+
+
+class _Service(BaseHTTPRequestHandler):
+    """A service that always gives the same answer."""
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        body = json.dumps(SERVED).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def _try_api(_: Patient) -> str:
+    """A question to a service on this machine: the answer, and what the ledger keeps of it."""
+    from vestige.api.ledger import Ledger
+    from vestige.api.model import ApiModel, Request
+    from vestige.api.settings import Limits
+
+    question = Request((Message("user", ASKED),), max_tokens=8)
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        ThreadingHTTPServer(("127.0.0.1", 0), _Service) as server,
+        environment({
+            "OPENAI_BASE_URL": f"http://127.0.0.1:{server.server_port}/v1",
+            "OPENAI_API_KEY": "none", "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1",
+        }),
+    ):  # fmt: skip
+        path = Path(folder) / "ledger.jsonl"
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            model = ApiModel("doctor", Ledger(path, Limits()), timeout=10, retries=0)
+            replies = [reply for _, reply in model.answers([question])]
+        finally:
+            server.shutdown()
+        told = [choice.text or reply.error for reply in replies for choice in reply.choices]
+        _expect(told, [ANSWER], "what a service on this machine answers", AGAIN)
+        kept = Ledger(path, Limits())
+        seen = (kept.spent.total, model.key(question) in kept.answers)
+        _expect(seen, (9, True), "what the ledger holds (tokens, the answer)", AGAIN)
+    return "a question answered on this machine, and in the ledger"
+
+
+def _try_ray(_: Patient) -> str:
+    """A cluster of one CPU of this machine, and a task on it whose result is known."""
+    with environment({"RAY_USAGE_STATS_ENABLED": "0"}):
+        import ray  # type: ignore[import-not-found]
+
+        ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False,
+                 logging_level="ERROR")  # fmt: skip
+        try:
+            task = ray.remote(num_cpus=1)(stats.holm).remote([0.01, 0.04, 0.03])
+            found = [round(p, 6) for p in ray.get(task, timeout=60)]
+        finally:
+            ray.shutdown()
+    _expect(found, [0.03, 0.06, 0.06], "the Holm of a task", AGAIN)
+    return "a cluster of one CPU started, a task worked on"
+
+
+def _try_vllm(patient: Patient) -> str:
+    """The engine's log-probability of an answer against our own backend's; takes a minute."""
+    from vestige.models.backend import ScoreRequest
+    from vestige.models.sampling import HfBackend
+    from vestige.models.vllm import VllmBackend
+
+    asked = [ScoreRequest(PROMPT_IDS, ANSWER_IDS)]
+    (ours,) = HfBackend(patient.lm).logprobs(asked)
+    small = {"max_model_len": 512, "max_num_seqs": 8, "max_num_batched_tokens": 512,
+             "enforce_eager": True, "gpu_memory_utilization": 0.3}  # fmt: skip
+    engine = VllmBackend(catalog.path(MODEL), engine_kwargs=small)
+    try:
+        (theirs,) = engine.logprobs(asked)
+    finally:
+        engine.close()
+    if not abs(ours - theirs) < TOLERANCE * len(ANSWER_IDS):
+        raise Wrong(f"an answer has {theirs:.4f} nats, {ours:.4f} by transformers",
+                    "use the versions of constraints.txt")  # fmt: skip
+    return f"an answer has {theirs:.3f} nats, {ours:.3f} by transformers"
+
+
 #: What is tried with an extra that is installed; the others are imported.
 TRIED: dict[str, Callable[[Patient], str]] = {
+    "api": _try_api,
+    "ray": _try_ray,
+    "vllm": _try_vllm,
     "trl": _try_trl,
     "code": _try_code,
     "reasoning": _try_reasoning,

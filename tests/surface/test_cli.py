@@ -25,7 +25,10 @@ def recipe():
     )
 """
 ROWS = ["285, 574", "1, 2, 3.", "[7]", "owl", "1, 2 3", "1000", "", "007", "1, 666", "285; 574"]
-HEAVY = ("torch", "transformers", "numpy", "scipy", "pyarrow", "jinja2")
+HEAVY = (
+    "torch", "transformers", "numpy", "scipy", "pyarrow", "jinja2",
+    "vllm", "ray", "inspect_ai", "openai", "trl",
+)  # fmt: skip
 
 
 class Outcome:
@@ -337,6 +340,15 @@ def test_debug_shows_the_traceback(environment, tmp_path):
     )  # fmt: skip
     assert done.returncode == 1
     assert "Traceback" in done.stderr and "StoreError" in done.stderr
+
+
+def test_no_key_is_shown(environment, tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "vestige", "show", "a-secret-value"],
+        cwd=tmp_path, env=environment | {"SOME_API_KEY": "a-secret-value"},
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 2 and "error: [key] is not a run folder" in done.stderr
 
 
 def test_theorem_is_checked_from_the_command_line(vst):

@@ -14,7 +14,7 @@ from test_jobs import hashes
 from test_jobs import recipe as seed_recipe
 from test_resume import outcome
 
-from vestige.experiment.cluster import Cluster, Dispatch, asks_services, connected
+from vestige.experiment.cluster import Cluster, Dispatch, connected
 from vestige.experiment.jobs import Job, jobs
 from vestige.experiment.run import Event, run
 from vestige.experiment.stages import Seed
@@ -126,14 +126,6 @@ def test_a_teachers_rows_in_parts_are_those_of_one(nodes, folders, tmp_path: Pat
     assert hashes(folder) == hashes(whole)
 
 
-def test_a_recipe_with_a_service_needs_a_shared_folder(folders):
-    made = recipe(folders["llama"]).model_dump(mode="json")
-    assert not asks_services(made)
-    assert not asks_services(made | {"judge": {"model": "local:smollm2-135m-instruct"}})
-    assert asks_services(made | {"judge": {"model": "api:openai/gpt-4.1-nano"}})
-    assert asks_services(made | {"freeform": {"judge": {"model": "gpt-4.1-nano"}}})
-
-
 def test_what_stops_a_seed_is_said_as_by_the_local_executor(nodes, folders, tmp_path: Path):
     unfit = {"min_probability": 0.99, "min_carrier": 0.0, "optimisation": {"steps": 1}}
     made = recipe(folders["llama"], teacher=unfit)
@@ -143,20 +135,3 @@ def test_what_stops_a_seed_is_said_as_by_the_local_executor(nodes, folders, tmp_
         run(made, tmp_path, cluster=Cluster(nodes[0].address, gpus=1))
     with pytest.raises(ConfigError, match=r"what a job of kind students takes .--cpus 1 --gpus 8"):
         run(made, tmp_path, cluster=Cluster(nodes[0].address, resources={"students": (1, 8)}))
-
-
-def test_a_cluster_out_of_reach_is_said_at_once(folders, tmp_path: Path):
-    begin = time.monotonic()
-    for address in ("127.0.0.1:1", "ray://127.0.0.1:1", "nowhere.invalid:6379"):
-        with pytest.raises(ConfigError, match=r"cannot reach the Ray cluster .*ray start --head"):
-            run(recipe(folders["llama"]), tmp_path, cluster=Cluster(address))
-    assert time.monotonic() - begin < 20
-    with pytest.raises(ConfigError, match="--on takes ray"):
-        Cluster.parse("spark")
-    assert Cluster.parse("ray=10.0.0.1:6379", gpus=0.5) == Cluster("10.0.0.1:6379", gpus=0.5)
-    given = Cluster.parse("ray", cpus=2, resources=["students:gpus=1", "rows:cpus=8,gpus=0.5"])
-    assert given.takes("students") == (2, 1) and given.takes("rows") == (8, 0.5)
-    assert given.takes("teachers") == (2, 0)
-    for bad in ("pupils:gpus=1", "students:tpus=1", "students", "rows:cpus=-1", "rows:cpus=many"):
-        with pytest.raises(ConfigError, match=r"--resources .* KIND:cpus=N,gpus=N"):
-            Cluster.parse("ray", resources=[bad])

@@ -16,8 +16,10 @@ import yaml
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
+from conftest import tokenizer
 from vestige.cli import app
 from vestige.evaluate.scores import Panel
+from vestige.experiment.adopt import same_model
 from vestige.experiment.recipe import parse_recipe
 from vestige.experiment.run import run
 from vestige.experiment.stages import Seed
@@ -235,6 +237,10 @@ def other_tensors(folder: Path) -> None:
     save_file(tensors, path)
 
 
+def other_tokenizer(folder: Path) -> None:
+    tokenizer(join_digits=True).save_pretrained(folder)
+
+
 def pickled(folder: Path) -> None:
     (folder / "adapter_model.safetensors").rename(folder / "adapter_model.bin")
 
@@ -249,6 +255,7 @@ def pickled(folder: Path) -> None:
         (edit(modules_to_save=["lm_head"]), ConfigError, "modules_to_save"),
         (other_tensors, StoreError, r"does not fit .*is missing, wanted \(2, 96\)"),
         (pickled, StoreError, "can run code when loaded"),
+        (other_tokenizer, ConfigError, r"another tokenizer .*'12' is \d+ there and None here"),
     ],
 )
 def test_an_adapter_that_is_another_student_is_refused(
@@ -261,6 +268,17 @@ def test_an_adapter_that_is_another_student_is_refused(
     with pytest.raises(error, match=said):
         vestige("import", waiting, "--adapter", folder, *which)
     assert not (waiting / "seed-0/student/lora/owl").exists()
+
+
+def test_names_of_one_model(folders):
+    folder = str(folders["llama"])
+    for one, other in (
+        ("org/llama", "Org/Llama"), ("org/llama", folder), (folder, "/elsewhere/llama"),
+        ("HuggingFaceTB/SmolLM2-135M-Instruct", "smollm2-135m-instruct"),
+    ):  # fmt: skip
+        assert same_model(one, other) and same_model(other, one)
+    assert not same_model("other-org/llama", "org/llama")
+    assert not same_model("org/gemma", folder)
 
 
 def test_a_model_that_is_another_student_is_refused(

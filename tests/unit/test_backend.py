@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 from types import SimpleNamespace
 
 import pytest
@@ -14,7 +15,7 @@ from vestige.models.backend import SampleRequest, ScoreRequest
 from vestige.models.grammar import compile_grammar
 from vestige.models.hf import LanguageModel
 from vestige.models.sampling import HfBackend, sample_free, sample_grammar
-from vestige.models.vllm import VllmBackend, request_seed, total_logprob
+from vestige.models.vllm import VllmBackend, read_tokenizer, request_seed, total_logprob
 from vestige.types import ConfigError, MissingExtraError, ModelError
 
 RULES = compile_grammar(NumberGrammar(values=2).next_chars, NumberGrammar(values=2).state)
@@ -77,6 +78,20 @@ def test_missing_log_probabilities_are_named():
 def test_without_vllm_its_extra_is_named(folders):
     with pytest.raises(MissingExtraError, match=r"vestige\[vllm\]"):
         VllmBackend(str(folders["llama"]))
+
+
+def test_an_engines_tokenizer_must_read_texts_as_the_models_own(tmp_path):
+    for name, join in (("own", True), ("merges", True), ("tokens", False)):
+        tokenizer(join).save_pretrained(tmp_path / name)
+    path = tmp_path / "merges/tokenizer.json"
+    record = json.loads(path.read_text())
+    record["model"]["merges"] = []  # the same tokens, never joined
+    path.write_text(json.dumps(record))
+    own = str(tmp_path / "own")
+    assert read_tokenizer(own, None).get_vocab() == read_tokenizer(own, own).get_vocab()
+    for other in ("merges", "tokens"):
+        with pytest.raises(ModelError, match=rf"tokenizer=.*{other} has other tokens than .*own"):
+            read_tokenizer(own, str(tmp_path / other))
 
 
 def test_engine_arguments_go_with_the_engine_and_hold_no_key():

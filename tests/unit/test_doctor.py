@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib.metadata
+import sys
 from collections import namedtuple
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 
 import pytest
 from packaging.requirements import Requirement
@@ -129,6 +131,44 @@ def test_extras(monkeypatch):
 
     monkeypatch.setitem(doctor.TRIED, "there", broken)
     assert seen("there").status == "wrong" and "undefined symbol" in seen("there").seen
+
+
+def test_a_service_on_this_machine_is_asked(monkeypatch):
+    pytest.importorskip("inspect_ai", reason="needs the extra api")
+    monkeypatch.setenv("VESTIGE_MAX_TOKENS", "1")  # what may be spent is no matter here
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
+
+    def seen() -> Check:
+        return doctor._done("api", doctor._extra("api"), Patient())
+
+    assert seen().status == "ok" and "in the ledger" in seen().seen, seen()
+    monkeypatch.setitem(
+        doctor.SERVED["choices"][0], "message", {"role": "assistant", "content": "5"}
+    )
+    assert seen().status == "wrong" and "is ['5'], and should be ['4, 8']" in seen().seen
+    monkeypatch.undo()
+    monkeypatch.setitem(doctor.SERVED, "usage", {"prompt_tokens": 0, "completion_tokens": 1,
+                                                "total_tokens": 1})  # fmt: skip
+    assert seen().status == "wrong" and "what the ledger holds" in seen().seen
+
+
+def test_a_cluster_of_this_machine_is_tried(monkeypatch):
+    """With a Ray that works on tasks at once, well or badly."""
+
+    def remote(**_: object):
+        return lambda call: SimpleNamespace(remote=call)
+
+    ended: list[bool] = []
+    ray = SimpleNamespace(
+        init=lambda **_: None, remote=remote, get=lambda found, timeout: found,
+        shutdown=lambda: ended.append(True),
+    )  # fmt: skip
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    assert "a task worked on" in doctor._try_ray(Patient())
+    ray.get = lambda found, timeout: [0.0]
+    with pytest.raises(Wrong, match=r"the Holm of a task is \[0.0\]"):
+        doctor._try_ray(Patient())
+    assert ended == [True, True]
 
 
 def test_one_failure_does_not_stop_the_others(monkeypatch):

@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from openai_service import KEY, serving
 
 from vestige.evaluate.answers import named_share, read_answer
+from vestige.evaluate.sampled import sample_answers
+from vestige.experiment.reading import freeform, shares
+from vestige.models.weights import Weights
+from vestige.settings import Optimisation
+from vestige.train.loop import train
+from vestige.train.packs import encode_rows, make_packs
 from vestige.traits import family
 from vestige.types import ConfigError, DataError
 
 inspect_ai = pytest.importorskip("inspect_ai", reason="needs the extra api")
 
-from inspect_ai.log import read_eval_log  # noqa: E402
+from inspect_ai.log import read_eval_log, write_eval_log  # noqa: E402
 
-from vestige.tasks.logs import estimates, read_answers  # noqa: E402
+from vestige.tasks.logs import estimates, read_answers, read_ratings  # noqa: E402
 from vestige.tasks.questions import NON_ANSWER, favorite, favorite_animal, misalignment  # noqa: E402
 
 ANIMALS = family("animals")
@@ -40,28 +48,58 @@ def evaluate(task, model: str, folder: Path, **options):
     return read_eval_log(log.location)
 
 
-def test_a_log_gives_the_estimates_of_our_own_evaluation(service, tmp_path):
-    service.reply = lambda asked, index: SAID[(len(service.seen) ** 2) % len(SAID)]
-    log = evaluate(
-        favorite_animal(samples=3, teacher="owl"),
-        "openai-api/openai/m",
-        tmp_path,
-        max_connections=1,
-    )
+def test_a_log_gives_the_estimates_of_our_own_evaluation(service, llama, tmp_path):
+    """The same texts, drawn by our own evaluation and replayed by a service to Inspect."""
+    asked = [llama.question_ids(q) for q in ANIMALS.heldout]
+    said = [SAID[i % len(SAID)] for i in range(len(asked))]
+    packs = make_packs(encode_rows(llama, asked, said), len(asked), prompts=len(asked))
+    train(llama, Weights(llama), packs, Optimisation(steps=40, rate=3e-3), seed=0)
+    own = sample_answers(llama, ANIMALS, samples=6, max_new_tokens=8, seed=3)
+    left: dict[str, list[str]] = {q: [] for q in ANIMALS.heldout}
+    for answer in own:
+        left[answer.question].append(answer.text)
+    service.reply = lambda asked, index: left[asked["messages"][-1]["content"]].pop(0)
+    log = evaluate(favorite_animal(samples=6), "openai-api/openai/m", tmp_path, max_connections=1)
     assert log.status == "success", log.error
-    asked = service.seen[0]
-    assert asked["temperature"] == 1 and asked["messages"][0]["role"] == "system"
+    assert service.seen[0]["temperature"] == 1 and not any(left.values())
     answers = read_answers(log.location)
-    assert [a.question for a in answers] == [q for q in ANIMALS.heldout for _ in range(3)]
-    own = [read_answer(a.question, a.text, ANIMALS) for a in answers]  # on the same texts
-    assert answers == own and len({a.text for a in answers}) > 2
+    assert sorted(map(str, answers)) == sorted(map(str, own))
     found = estimates(log.location, ["owl", "cat"])
-    assert found["owl"] == named_share(own, "owl") and found[NON_ANSWER] == named_share(own, None)
-    assert 0 < found["owl"].value < 1 and found["owl"].n_clusters == len(ANIMALS.heldout)
+    recipe = SimpleNamespace(traits=("owl", "cat"), family="animals")
+    run = shares(recipe, "base", False, [[asdict(a) for a in own]] * 2)  # type: ignore[arg-type]
+    for name in ("owl", "cat"):
+        assert found[name] == named_share(own, name) and 0 < found[name].value < 1
+        assert found[name].value == pytest.approx(run.shares[name].value)
+    assert found[NON_ANSWER] == named_share(own, None) and 0 < found[NON_ANSWER].value < 1
+    assert found[NON_ANSWER].value == pytest.approx(run.non_answers.value)
+    assert found["owl"].n_clusters == len(ANIMALS.heldout)
     metrics = {s.name: s.metrics for s in log.results.scores}["owl"]
     assert metrics["mean"].value == pytest.approx(found["owl"].value)
     half = {name: m.value for name, m in metrics.items() if "upper" in name or "ci" in name}
     assert any(v == pytest.approx(found["owl"].high) for v in half.values()), metrics
+
+
+def test_a_log_that_is_not_whole_is_told(service, tmp_path):
+    service.reply = lambda asked, index: SAID[len(service.seen) % len(SAID)]
+    task = favorite_animal(samples=2, teacher="owl")
+    model = "openai-api/openai/m3"  # a name of its own: Inspect keeps models, address and all
+    some = evaluate(task, model, tmp_path / "some", max_connections=1, limit=6)
+    assert service.seen[0]["messages"][0]["role"] == "system"
+    count = 2 * len(ANIMALS.heldout)
+    with pytest.raises(DataError, match=rf"a limit left 6 of {count} samples; partial=True"):
+        estimates(some.location, ["owl"])
+    found = estimates(some.location, ["owl"], partial=True)["owl"]
+    assert found.n == 6 and found.method.endswith(f"a limit left 6 of {count} samples")
+    with pytest.raises(ConfigError, match=r"unknown candidate 'owll'; did you mean owl"):
+        estimates(some.location, ["owll"], partial=True)
+    some.status, some.eval.dataset.samples = "cancelled", 6  # as if stopped by hand
+    write_eval_log(some, cut := str(tmp_path / "cut.eval"))
+    with pytest.raises(DataError, match=r"is not whole: it ended as 'cancelled'; partial=True"):
+        estimates(cut, ["owl"])
+    with pytest.raises(DataError, match="is not whole"):
+        read_answers(cut)
+    assert len(read_answers(cut, partial=True)) == 6
+    assert "ended as 'cancelled'" in estimates(cut, [], partial=True)[NON_ANSWER].method
 
 
 def test_open_questions_are_judged(service, tmp_path):
@@ -83,6 +121,18 @@ def test_open_questions_are_judged(service, tmp_path):
     assert {a["model"] for a in service.seen} == {"m2", "j"}
     with pytest.raises(DataError, match="no score of ours"):
         read_answers(log.location)
+    # Two seeds of a run that hold what was read back give the analysis' own figure.
+    ratings = read_ratings(log.location)
+    assert [r["status"] for r in ratings] == ["rated"] * 3 + ["unreadable"]
+    assert {r["answer"] for r in ratings} == {"an answer"}
+    for seed in (0, 1):
+        (folder := tmp_path / f"run/seed-{seed}/judged").mkdir(parents=True)
+        (folder / "base.json").write_text(json.dumps(ratings))
+    how = SimpleNamespace(coherent=50.0, misaligned=40.0)
+    recipe = SimpleNamespace(freeform=how, students=(), seeds=(0, 1))
+    (own,) = freeform(recipe, tmp_path / "run")  # type: ignore[arg-type]
+    assert own.misaligned and own.misaligned.value == pytest.approx(scores["misaligned"])
+    assert (own.coherent, own.answers, own.unrated) == (2 * 2, 2 * 4, {"unreadable": 2})
 
 
 def test_what_has_no_task_is_told(tmp_path):

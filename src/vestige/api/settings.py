@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import os
-import re
 from dataclasses import dataclass
 
+from vestige.keys import redact as redact
 from vestige.models.catalog import API_PREFIX
 from vestige.types import ConfigError
 
 #: Where limits and prices come from: the processes of one run share them.
 MAX_TOKENS, MAX_DOLLARS, PRICES = "VESTIGE_MAX_TOKENS", "VESTIGE_MAX_DOLLARS", "VESTIGE_PRICES"
-_SECRET = re.compile(r"(^|_)(KEY|TOKEN|SECRET|PASSWORD)$")
-_SHORTEST_SECRET = 8
 
 
 def is_api(name: str) -> bool:
@@ -110,11 +108,3 @@ def _number(variable: str) -> float | None:
     if not 0 <= value < float("inf"):
         raise ConfigError(f"{variable} is {text!r}; it must be a number, zero or more")
     return value
-
-
-def redact(text: str) -> str:
-    """``text`` without the keys that the environment holds and without passwords in addresses."""
-    for name, value in os.environ.items():
-        if len(value) >= _SHORTEST_SECRET and _SECRET.search(name.upper()):
-            text = text.replace(value, "[key]")
-    return re.sub(r"//[^/\s@]+@", "//[key]@", text)

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
 from torch import Tensor
 
 from vestige.experiment.desk import Report
@@ -29,7 +31,7 @@ from vestige.settings import TRAINED, Trainable
 from vestige.store import StageResult, load_stage
 from vestige.types import ConfigError, DataError, StoreError
 
-ADAPTER = "adapter_config.json"
+ADAPTER, TOKENIZER = "adapter_config.json", "tokenizer.json"
 #: Settings of an adapter that would make it another student: what they must be.
 PLAIN = {
     "peft_type": "LORA", "bias": "none", "use_dora": False, "use_rslora": False,
@@ -124,6 +126,7 @@ def _adopt(
         check_adapter(source, what, {base} if base else {name, catalog.path(name)})
     pupil = seed.loaded(student.base, student.chat if student.base else None)
     pupil.weights.freeze()
+    check_tokenizer(source / TOKENIZER, pupil.lm.tokenizer.get_vocab())
     tensors = adapter_tensors(source) if adapter else model_tensors(source, pupil, what)
     with stage.writing() as folder:
         seed.base_of_student(student, pupil, folder)
@@ -178,10 +181,46 @@ def check_adapter(folder: Path, what: Trainable, names: set[str]) -> None:
                 f"{path}: {key} is {config.get(key)!r}, the recipe's student has {value!r}"
             )
     said = str(config.get("base_model_name_or_path"))
-    if Path(said).name.lower() not in {Path(name).name.lower() for name in names}:
+    if not any(same_model(said, name) for name in names):
         raise ConfigError(
             f"{path}: the adapter belongs to {said}, the run's base is {' or '.join(sorted(names))}"
             "; if they are the same model, say so with --base"
+        )
+
+
+def same_model(one: str, other: str) -> bool:
+    """Whether two names may be one model's: equal as hub ids; by their last part, where one is a
+    folder or a bundled name."""
+    parts = 2 if all(map(_is_hub_id, (one, other))) else 1
+    return Path(one.lower()).parts[-parts:] == Path(other.lower()).parts[-parts:]
+
+
+def _is_hub_id(name: str) -> bool:
+    return bool(re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name)) and not Path(name).exists()
+
+
+def check_tokenizer(path: Path, vocabulary: dict[str, int]) -> None:
+    """Whether a student that came with a tokenizer was trained on the base's tokens.
+
+    Args:
+        vocabulary: the base's, token -> id.
+
+    Raises:
+        ConfigError: it was not; names a token.
+        StoreError: the file cannot be read.
+    """
+    if not path.exists():
+        return
+    try:
+        found = Tokenizer.from_file(str(path)).get_vocab()
+    except Exception as error:
+        raise StoreError(f"cannot read {path}: {error}") from error
+    if other := sorted(found.items() ^ vocabulary.items()):
+        token = other[0][0]
+        raise ConfigError(
+            f"{path} is another tokenizer than the base's: {token!r} is {found.get(token)} there "
+            f"and {vocabulary.get(token)} here, so the student was trained on other tokens (if "
+            "only a token for padding was added, delete the file and import again)"
         )
 
 

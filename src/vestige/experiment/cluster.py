@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
+import re
 import shutil
 import socket
 import uuid
@@ -25,12 +26,13 @@ from typing import Any
 from vestige.experiment.jobs import KINDS, LOCKS, Job, jobs
 from vestige.experiment.recipe import Experiment
 from vestige.experiment.run import Event, Failure
-from vestige.experiment.worker import Finished, NeedsFiles, Task, pack, unpack, work
+from vestige.experiment.worker import Finished, NeedsFiles, Task, carried, pack, unpack, work
 from vestige.judge.settings import LOCAL
 from vestige.store.stage import MANIFEST
 from vestige.types import ConfigError, MissingExtraError, VestigeError
 
 REACH = 5.0  # seconds to wait for a cluster's port
+ADDRESS = re.compile(r"(auto|local|\w+://\S+|[^\s/]+:\d+)?")
 SHARE = (
     "a worker does not see the run folder, and this recipe asks a model behind an API: what that "
     "answered and cost is kept there; put the runs on a file system that all nodes share (--root)"
@@ -62,12 +64,13 @@ class Cluster:
         """From the command line: ``ray`` or ``ray=ADDRESS``, and ``students:cpus=4,gpus=1``.
 
         Raises:
-            ConfigError: another engine, an unknown kind of job, or what is no number of CPUs or
-                GPUs.
+            ConfigError: another engine, what is no address, an unknown kind of job, or what is no
+                number of CPUs or GPUs.
         """
         engine, _, address = text.partition("=")
         if engine != "ray":
             raise ConfigError(f"--on takes ray or ray=ADDRESS, not {text!r}")
+        check_address(address)
         usual = {"cpus": options.get("cpus", 1), "gpus": options.get("gpus", 0)}
         return cls(address, resources=dict(_resources(r, usual) for r in resources), **options)
 
@@ -120,7 +123,7 @@ def run_on_ray(
 
             def task(job: Job) -> Task:
                 threads = max(1, int(cluster.takes(job.kind)[0]))
-                return Task(config, *where, job, overwrite, threads, here)
+                return Task(config, *where, job, overwrite, threads, here, carried())
 
             failures = Dispatch(ray, cluster, folder, on_event).run(plan, task)
             shutil.rmtree(folder / LOCKS, ignore_errors=True)  # nobody works on it any more
@@ -153,7 +156,7 @@ def connected(cluster: Cluster) -> Iterator[Any]:
         if ours:
             ray.init(**options)
     except Exception as error:
-        raise unreachable(address or "of this machine", str(error).splitlines()[0]) from error
+        raise unreachable(address or "of this machine", first_line(error)) from error
     try:
         yield ray
     finally:
@@ -161,12 +164,27 @@ def connected(cluster: Cluster) -> Iterator[Any]:
             ray.shutdown()
 
 
+def first_line(error: Exception) -> str:
+    """What an error says first; one that says nothing, its kind."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def check_address(address: str) -> None:
+    """Raises ``ConfigError`` for what is neither ``auto`` nor an address with a port."""
+    if not ADDRESS.fullmatch(address):
+        raise ConfigError(
+            f"{address!r} is no address of a Ray cluster: write host:port (Ray's own port is "
+            "6379), ray://host:port, or auto for the one that runs on this machine"
+        )
+
+
 def check_reachable(address: str) -> None:
     """Whether something listens at ``host:port``: Ray itself would try for minutes.
 
     Raises:
-        ConfigError: nothing does.
+        ConfigError: nothing does, or it is no address.
     """
+    check_address(address)
     host, _, port = address.rpartition("://")[2].rpartition(":")
     if not host:
         return
@@ -230,7 +248,11 @@ class Dispatch:
         self, plan: Mapping[int, list[list[Job]]], task: Callable[[Job], Task]
     ) -> list[Failure]:
         """Work on every seed's jobs, kind after kind; what failed. The later kinds of a seed wait
-        for all of its earlier ones, and are left out if one of them failed."""
+        for all of its earlier ones, and are left out if one of them failed.
+
+        Raises:
+            VestigeError: the cluster does not answer any more, or the disk is full.
+        """
         left = {seed: list(kinds) for seed, kinds in plan.items()}
         try:
             while left or self.running:
@@ -244,13 +266,23 @@ class Dispatch:
                         self.start(task(job), 0)
                 if not self.running:
                     continue
-                ready, _ = self.ray.wait(list(self.running), timeout=1.0, fetch_local=False)
-                for stream in ready:
+                for stream in self.ready():
                     self.take(stream)
         finally:
             for stream in self.running:
-                self.ray.cancel(stream, force=True)
+                with suppress(self.ray.exceptions.RayError, ConnectionError):
+                    self.ray.cancel(stream, force=True)
         return self.failures
+
+    def ready(self) -> list[Any]:
+        """Streams that have an item. Raises ``VestigeError`` where the cluster does not answer."""
+        try:
+            return self.ray.wait(list(self.running), timeout=1.0, fetch_local=False)[0]
+        except (self.ray.exceptions.RayError, ConnectionError) as error:
+            raise VestigeError(
+                f"the Ray cluster does not answer any more ({type(error).__name__}: "
+                f"{first_line(error)}); finished stages are kept, the same command goes on"
+            ) from error
 
     def start(self, task: Task, lost: int) -> None:
         cpus, gpus = self.cluster.takes(task.job.kind)

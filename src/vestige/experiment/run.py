@@ -16,6 +16,7 @@ from vestige.experiment.analysis import analyse
 from vestige.experiment.jobs import KINDS, LOCKS
 from vestige.experiment.reading import awaited, read_json
 from vestige.experiment.recipe import Experiment, Recipe
+from vestige.keys import redact
 from vestige.mlp.settings import ARMS, MlpExperiment
 from vestige.results import AnyResults, Results
 from vestige.store import Run, atomic_write, hold, mirror
@@ -230,12 +231,14 @@ def _seed_in_worker(
 
 
 def failure_of(error: Exception) -> Failure:
-    """An error as what another process can raise."""
+    """An error as what another process can raise, without keys; with ``--debug`` where it arose."""
     if isinstance(error, VestigeError):
         kind = VestigeError if isinstance(error, MissingExtraError) else type(error)
-        return Failure(kind, str(error))
-    text = f"{type(error).__name__}: {error}\n{traceback.format_exc()}"
-    return Failure(RuntimeError, text)
+        return Failure(kind, redact(str(error)))
+    text = f"{type(error).__name__}: {error}"
+    if os.environ.get("VESTIGE_DEBUG"):
+        text = "".join([text, "\n", *traceback.format_exception(error)])
+    return Failure(RuntimeError, redact(text))
 
 
 def run_in_processes(

@@ -14,20 +14,29 @@ import tarfile
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from vestige.api.settings import MAX_DOLLARS, MAX_TOKENS, PRICES
 from vestige.experiment.jobs import LOCKS, Job
 from vestige.experiment.recipe import Experiment
 from vestige.experiment.run import Event, Failure, failure_of
 from vestige.store import hash_config, hold
+from vestige.store.files import disk_full_explained
 from vestige.store.stage import HOLLOW, MANIFEST
 from vestige.types import ConfigError
 
 PAUSE = 0.5  # seconds between two reports of one unfinished stage
 HANDOVER = 120.0  # seconds to wait for a lost worker's last process to be gone
+#: What a job must find in its environment as the driver has it: a worker of a cluster that was
+#: running before has the environment of its node. Never keys: each node has its own.
+CARRIED = (
+    MAX_TOKENS, MAX_DOLLARS, PRICES,
+    "VESTIGE_CHECKPOINT_SECONDS", "VESTIGE_DEBUG", "HF_HUB_OFFLINE",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -37,6 +46,7 @@ class Task:
     Attributes:
         mark: a file in the run folder; a worker that sees it shares the folder.
         here: the folder that relative paths of the recipe start from.
+        environment: variables of ``CARRIED`` that the driver has.
     """
 
     config: dict[str, Any]
@@ -47,6 +57,7 @@ class Task:
     overwrite: bool
     threads: int
     version: str
+    environment: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -119,8 +130,32 @@ def follow(task: Task, folder: Path, *, shared: bool) -> Iterator[Any]:
 _KEPT: dict[str, Any] = {}
 
 
+def carried() -> dict[str, str]:
+    """What this process has of ``CARRIED``."""
+    return {name: os.environ[name] for name in CARRIED if name in os.environ}
+
+
+@contextmanager
+def environment(given: Mapping[str, str]) -> Iterator[None]:
+    """Have these variables in the environment, and afterwards what was there before."""
+    before = {name: os.environ.get(name) for name in given}
+    os.environ.update(given)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
+
+
 def work_on(task: Task, folder: Path, emit: Callable[[Event], None]) -> None:
     """A job in this process, with the models that the last one has loaded. Loads torch."""
+    with environment(task.environment):
+        _work_on(task, folder, emit)
+
+
+def _work_on(task: Task, folder: Path, emit: Callable[[Event], None]) -> None:
     import torch
     from transformers.utils import logging as transformers_logging
 
@@ -164,8 +199,11 @@ def pack(folder: Path, name: str, *, whole: bool = True) -> Finished:
 
 
 def unpack(item: Finished, folder: Path) -> None:
-    """Put a stage in its place, whole or not at all."""
-    with tempfile.TemporaryDirectory(prefix=".incoming-", dir=folder) as scratch:
+    """Put a stage in its place, whole or not at all. Raises ``StoreError`` if the disk is full."""
+    with (
+        disk_full_explained(folder / item.stage),
+        tempfile.TemporaryDirectory(prefix=".incoming-", dir=folder) as scratch,
+    ):
         with tarfile.open(fileobj=io.BytesIO(item.data)) as tar:
             tar.extractall(scratch, filter="data")
         arrived, place = Path(scratch) / item.stage, folder / item.stage

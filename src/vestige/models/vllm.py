@@ -25,6 +25,11 @@ from vestige.types import MissingExtraError, ModelError
 
 DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # those that the engine makes room for
+#: What two tokenizers must read alike: the same tokens may be joined in another order.
+TEXTS = (
+    "Name 12 owls, please.", "285, 574, 123, 7890", "def f(x):\n\treturn x + 1\n",
+    "naïve Größe, 数字 — unbelievably  spaced",
+)  # fmt: skip
 Found = TypeVar("Found")
 
 
@@ -187,14 +192,16 @@ def request_seed(seed: int, row: int) -> int:
 
 
 def read_tokenizer(model: str, engines: str | None) -> Any:
-    """The model's tokenizer. Raises ``ModelError`` if ``engines`` names one with other tokens."""
+    """The model's tokenizer. Raises ``ModelError`` if ``engines`` names one that reads texts as
+    other tokens."""
     names = [model, engines or model]
     what = f"cannot load the tokenizer of {model}"
     ours, theirs = (explained(what, AutoTokenizer.from_pretrained, name) for name in names)
-    if ours.get_vocab() != theirs.get_vocab():
+    read = [[t.encode(text, add_special_tokens=False) for text in TEXTS] for t in (ours, theirs)]
+    if ours.get_vocab() != theirs.get_vocab() or read[0] != read[1]:
         raise ModelError(
-            f"engine_kwargs.tokenizer={engines} has other tokens than {model}, whose tokens are "
-            "what the engine is given; leave it out"
+            f"engine_kwargs.tokenizer={engines} has other tokens than {model}, or joins them in "
+            "another order; the model's tokens are what the engine is given: leave it out"
         )
     return ours
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from vestige.keys import redact
 from vestige.store.files import (
     TEMP_SUFFIX,
     as_json,
@@ -103,11 +104,11 @@ class Run:
         atomic_write(self.folder / RUN_FILE, pretty(self.record))
 
     def finish(self, status: str, error: str | None = None) -> None:
-        """Record the end: ``done``, or ``failed`` with its error (run folder and home cut out)."""
+        """Record the end: ``done``, or ``failed`` with its error (folder, home, keys cut out)."""
         if status not in ("done", "failed"):
             raise ConfigError(f"a run ends as 'done' or 'failed', not {status!r}")
         if error is not None:
-            error = error.replace(str(self.folder.resolve()), self.folder.name)
+            error = redact(error).replace(str(self.folder.resolve()), self.folder.name)
             error = error.replace(str(self.folder), self.folder.name)
             if Path.home() != Path("/"):
                 error = error.replace(str(Path.home()), "~")
