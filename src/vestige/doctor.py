@@ -137,12 +137,20 @@ def _requirements(extra: str = "") -> list[Requirement]:
             and r not in always]  # fmt: skip
 
 
+def _installed(name: str) -> str:
+    """The version of a package, or of its build for CPUs."""
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return importlib.metadata.version(f"{name}-cpu")
+
+
 def _versions(wanted: list[Requirement], extra: str = "") -> tuple[list[str], list[str]]:
     """(versions that are here, names that are missing). Raises ``Wrong`` for one out of range."""
     here, missing = [], []
     for each in wanted:
         try:
-            version = importlib.metadata.version(each.name)
+            version = _installed(each.name)
         except importlib.metadata.PackageNotFoundError:
             missing.append(each.name)
             continue
