@@ -209,7 +209,8 @@ def _tell_bench(found: dict[str, Any]) -> None:
         out.print(
             f"{part}: of {f['data sets']} data sets {f['own family flagged']} flagged, "
             f"{f['own trait flagged']} for their own trait; {f['another family flagged']} flagged "
-            "for a trait of another family",
+            "for a trait of another family; without the own family in the library "
+            f"{f['flagged without the own family']} would be flagged",
             highlight=False,
         )
     c = found["clean"]

@@ -9,6 +9,7 @@ import pytest
 
 from vestige.audit.assay import Assay
 from vestige.audit.evidence import log_evidence
+from vestige.audit.settings import AuditSettings
 from vestige.bench.figures import (
     Case,
     calibrations,
@@ -18,6 +19,7 @@ from vestige.bench.figures import (
     own_sizes,
     rank,
     rows_to_flag,
+    stranger,
     strangers,
     summarise,
 )
@@ -41,7 +43,7 @@ def case(name: str, trait: str, strength: float, draw: np.random.Generator) -> C
     if truth:
         truth[trait] = 1.0
     scores = {"probes": trial.scores, "random": draw.normal(size=44)}
-    return Case(name, trait, truth, scores, trial, clear, {})
+    return Case(name, trait, truth, scores, trial, clear, None, {})
 
 
 def test_figures_of_strong_weak_and_clean_data_sets():
@@ -68,6 +70,19 @@ def test_figures_of_strong_weak_and_clean_data_sets():
     assert found["rows to a flag"] == [48] * 8 and found["median rows to a flag"] == 48
     assert found["cases"]["s0"]["own"] == "animals/owl" and found["cases"]["s0"]["place"] == 1
     assert found["cases"]["s0"]["share"] > 0.5
+
+
+def test_a_writer_whose_family_is_not_in_the_library_may_be_taken_for_a_stranger():
+    draw = np.random.default_rng(9)
+    settings = AuditSettings(base="m")
+    owl = case("s", OWN[0], 1.5, draw).trial
+    assert stranger(owl, OWN[0], IDS, settings) is None  # its rows are no other's
+    rest = owl.shifts | {20: owl.shifts[0] - 0.2}  # nearly as much another's
+    alike = replace(owl, shifts=rest)
+    assert stranger(alike, OWN[0], IDS, settings) == IDS[20]
+    assert stranger(alike, "y/some", IDS, settings) in (IDS[0], IDS[20])
+    strict = settings.model_copy(update={"drift": 2.0})
+    assert stranger(alike, OWN[0], IDS, strict) is None
 
 
 def test_a_size_is_foretold_from_the_shift_and_from_a_canary():

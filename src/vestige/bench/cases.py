@@ -34,7 +34,7 @@ from vestige.audit.settings import AuditSettings
 from vestige.audit.telling import fits_better
 from vestige.audit.verdict import Look, look
 from vestige.audit.writers import Writer, base_writers, planted_writers
-from vestige.bench.figures import CLEAN, RANDOM, WRONG, Case, summarise
+from vestige.bench.figures import CLEAN, RANDOM, WRONG, Case, stranger, summarise
 from vestige.experiment.analysis import Shifts
 from vestige.experiment.reading import read_kept
 from vestige.experiment.recipe import NO_TRAIT, Experiment, parse_recipe
@@ -185,7 +185,8 @@ class _Sets:
 
         record = bench.kept(f"{self.prefix}-verdict-{name}", make)
         trial = Assay.from_json(record)
-        n = len(bench.lab.library.ids)
+        lab = bench.lab
+        n = len(lab.library.ids)
         taken = bench.kept(
             f"{self.prefix}-expected-{name}", lambda: expect(bench.probes, trial).tolist()
         )
@@ -207,6 +208,7 @@ class _Sets:
             scores=scores | wrong | {RANDOM: draw.normal(size=n)},
             trial=trial,
             flagged={int(t): int(rows) for t, rows in record["flagged"].items()},
+            stranger=stranger(trial, trait, lab.library.ids, lab.settings),
             sizes={"expected": scores["expected"]} | ({"canary": seen.contrast} if seen else {}),
         )
 

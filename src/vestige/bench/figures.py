@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,6 +14,7 @@ from scipy import stats as distributions
 
 from vestige.audit import evidence
 from vestige.audit.assay import Assay
+from vestige.audit.settings import AuditSettings
 from vestige.bench.combine import calibration, features, fitted
 from vestige.experiment.recipe import NO_TRAIT
 from vestige.types import DataError
@@ -34,6 +36,7 @@ class Case:
         scores: by method, a number for each library trait, [T].
         trial: the probes' assay.
         flagged: by flagged trait, after how many rows it was.
+        stranger: the trait that is flagged where the library lacks the writer's family, if one is.
         sizes: by predictor, what it tells of every trait, [T]: ``expected``, in nats a whole probe;
             ``canary``, what one took on beside those of known writers' rows, nats.
     """
@@ -44,6 +47,7 @@ class Case:
     scores: dict[str, Array]
     trial: Assay
     flagged: dict[int, int]
+    stranger: str | None
     sizes: dict[str, Array]
 
 
@@ -77,6 +81,7 @@ def summarise(
                 "own trait flagged": sum(index[c.name] in c.flagged for c in members),
                 "own family flagged": sum(rows_to_flag(c, ids) is not None for c in members),
                 "another family flagged": sum(bool(strangers(c, ids)) for c in members),
+                "flagged without the own family": sum(c.stranger is not None for c in members),
                 "own trait as likely as the best": sum(
                     index[c.name] in likeliest(c) for c in members
                 ),
@@ -256,6 +261,23 @@ def strangers(case: Case, ids: Sequence[str]) -> list[str]:
     """Traits of other families than the writer's that were flagged."""
     family = case.trait.rpartition("/")[0]
     return [ids[t] for t in case.flagged if ids[t].rpartition("/")[0] != family]
+
+
+def stranger(trial: Assay, trait: str, ids: Sequence[str], settings: AuditSettings) -> str | None:
+    """The trait that would be flagged if the family of the writer's trait were not in the library,
+    on the rows that were read; the last test aside, which holds them against reference rows."""
+    family = trait.rpartition("/")[0]
+    families = [name.rpartition("/")[0] for name in ids]
+    needed = math.log(len(ids) / settings.alpha_each)
+    for n in range(settings.batch, trial.rows + 1, settings.batch):
+        left = [t for t, s in trial.shifts.items() if len(s) >= n and families[t] != family]
+        if not left:
+            break
+        table = np.stack([trial.shifts[t][:n] for t in left])
+        found = evidence.log_evidence(table, [families[t] for t in left], settings.drift)
+        if found.max() >= needed:
+            return ids[left[int(found.argmax())]]
+    return None
 
 
 def rows_to_flag(case: Case, ids: Sequence[str]) -> int | None:
