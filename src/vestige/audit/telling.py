@@ -347,8 +347,8 @@ def sentence(
         more = f" and {len(named) - 3} more" if len(named) > 3 else ""
         doubt = f" (perhaps rather {', '.join(others[:3])})" if others else ""
         return (
-            f"Flagged: these rows are written the way {base} writes once it has the trait "
-            f"{', '.join(named[:3])}{more}{doubt}."
+            f"Flagged for {', '.join(named[:3])}{more}{doubt}: a model tuned from {base} wrote "
+            f"these rows, and of {len(traits)} traits this is the likeliest."
         )
     if outcome == "not_found":
         seen = (
