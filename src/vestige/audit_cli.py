@@ -214,7 +214,9 @@ def _tell_bench(found: dict[str, Any]) -> None:
             highlight=False,
         )
     c = found["clean"]
-    out.print(f"clean: {c['false alarms']} of {c['data sets']} flagged", highlight=False)
+    near = c["closest to a flag"]
+    gap = "" if near is None else f"; the closest was {-near:.1f} nats from it"
+    out.print(f"clean: {c['false alarms']} of {c['data sets']} flagged{gap}", highlight=False)
     share = found["cost"]
     out.print(
         f"rows read under all probes: {share['rows read']:.0f} (median), "

@@ -15,6 +15,7 @@ from vestige.bench.figures import (
     calibrations,
     combined,
     foretold,
+    looks,
     makings,
     own_sizes,
     rank,
@@ -43,7 +44,7 @@ def case(name: str, trait: str, strength: float, draw: np.random.Generator) -> C
     if truth:
         truth[trait] = 1.0
     scores = {"probes": trial.scores, "random": draw.normal(size=44)}
-    return Case(name, trait, truth, scores, trial, clear, None, {})
+    return Case(name, trait, truth, scores, trial, clear, None, -3.0, {})
 
 
 def test_figures_of_strong_weak_and_clean_data_sets():
@@ -63,7 +64,7 @@ def test_figures_of_strong_weak_and_clean_data_sets():
     assert strangers(wrong, IDS) == ["x/16"] and rows_to_flag(wrong, IDS) is None
     again = summarise([wrong, *cases[1:]], IDS, frozenset())
     assert again["flagged"]["all"]["another family flagged"] == 1
-    assert found["clean"] == {"data sets": 6, "false alarms": 0}
+    assert found["clean"] == {"data sets": 6, "false alarms": 0, "closest to a flag": -3.0}
     # 41 traits on 8 rows, three on 112, and the base on 112
     reads = 41 * 8 + 3 * 112 + 112
     assert found["cost"]["rows read"] == reads and found["cost"]["share of training"] == reads / 1e5
@@ -81,6 +82,10 @@ def test_a_writer_whose_family_is_not_in_the_library_may_be_taken_for_a_stranger
     alike = replace(owl, shifts=rest)
     assert stranger(alike, OWN[0], IDS, settings) == IDS[20]
     assert stranger(alike, "y/some", IDS, settings) in (IDS[0], IDS[20])
+    (*_, (name, beyond)) = looks(owl, IDS, settings)
+    whole = log_evidence(np.stack([owl.shifts[t] for t in (0, 1, 20)]), ["a", "a", "x"], 0.1)
+    assert name == OWN[0]
+    assert beyond == pytest.approx(whole[0] - np.log(44 / 0.01))
     strict = settings.model_copy(update={"drift": 2.0})
     assert stranger(alike, OWN[0], IDS, strict) is None
 

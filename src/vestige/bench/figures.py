@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -37,6 +37,7 @@ class Case:
         trial: the probes' assay.
         flagged: by flagged trait, after how many rows it was.
         stranger: the trait that is flagged where the library lacks the writer's family, if one is.
+        beyond: by how many nats the clearest trait at any look passed what flags; below 0: none.
         sizes: by predictor, what it tells of every trait, [T]: ``expected``, in nats a whole probe;
             ``canary``, what one took on beside those of known writers' rows, nats.
     """
@@ -48,6 +49,7 @@ class Case:
     trial: Assay
     flagged: dict[int, int]
     stranger: str | None
+    beyond: float
     sizes: dict[str, Array]
 
 
@@ -88,7 +90,11 @@ def summarise(
             }
             for part, members in parts.items()
         },
-        "clean": {"data sets": len(clean), "false alarms": sum(bool(c.flagged) for c in clean)},
+        "clean": {
+            "data sets": len(clean),
+            "false alarms": sum(bool(c.flagged) for c in clean),
+            "closest to a flag": max((c.beyond for c in clean), default=None),
+        },
         "rows to a flag": rows,
         "median rows to a flag": median_rows(rows),
         "cost": cost(cases),
@@ -263,21 +269,27 @@ def strangers(case: Case, ids: Sequence[str]) -> list[str]:
     return [ids[t] for t in case.flagged if ids[t].rpartition("/")[0] != family]
 
 
-def stranger(trial: Assay, trait: str, ids: Sequence[str], settings: AuditSettings) -> str | None:
-    """The trait that would be flagged if the family of the writer's trait were not in the library,
-    on the rows that were read; the last test aside, which holds them against reference rows."""
-    family = trait.rpartition("/")[0]
+def looks(
+    trial: Assay, ids: Sequence[str], settings: AuditSettings, without: str = ""
+) -> Iterator[tuple[str, float]]:
+    """At every look at the rows that were read: the trait with the most evidence and by how many
+    nats it passes what flags (the last test aside, against reference rows), as if the library did
+    not have the family ``without``."""
     families = [name.rpartition("/")[0] for name in ids]
     needed = math.log(len(ids) / settings.alpha_each)
     for n in range(settings.batch, trial.rows + 1, settings.batch):
-        left = [t for t, s in trial.shifts.items() if len(s) >= n and families[t] != family]
-        if not left:
-            break
-        table = np.stack([trial.shifts[t][:n] for t in left])
-        found = evidence.log_evidence(table, [families[t] for t in left], settings.drift)
-        if found.max() >= needed:
-            return ids[left[int(found.argmax())]]
-    return None
+        left = [t for t, s in trial.shifts.items() if len(s) >= n and families[t] != without]
+        if left:
+            table = np.stack([trial.shifts[t][:n] for t in left])
+            found = evidence.log_evidence(table, [families[t] for t in left], settings.drift)
+            yield ids[left[int(found.argmax())]], float(found.max()) - needed
+
+
+def stranger(trial: Assay, trait: str, ids: Sequence[str], settings: AuditSettings) -> str | None:
+    """The trait that would be flagged if the family of the writer's trait were not in the
+    library."""
+    seen = looks(trial, ids, settings, trait.rpartition("/")[0])
+    return next((name for name, beyond in seen if beyond >= 0), None)
 
 
 def rows_to_flag(case: Case, ids: Sequence[str]) -> int | None:
