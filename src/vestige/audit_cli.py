@@ -146,7 +146,7 @@ def bench_audit(
     ],
     base: Annotated[str, typer.Option(help="The runs' base model.")] = "smollm2-135m-instruct",
     traits: Annotated[str, typer.Option(help="library, families or .toml files.")] = "library",
-    rows: Annotated[int, typer.Option(min=16, help="Rows that are read at most.")] = 112,
+    rows: Annotated[int, typer.Option(min=16, help="Rows that are read at most.")] = 256,
     methods: Annotated[
         str, typer.Option(help="Others to compare: pull,influence,activations,prompts,canary.")
     ] = "",
