@@ -32,8 +32,8 @@ class AuditSettings(Settings):
         lora_rank: 0 tunes these layers' weights themselves.
         alpha: chance that any trait is flagged falsely, over the whole library and all looks.
         drift: nats a row by which a trait has to explain the rows better than any writer of the
-            null does. 0.1 keeps every trait of another family than the writer's unflagged in the
-            benchmark's data sets that are not held out (0.083 were needed).
+            null does. At 0.1 two of the benchmark's 29 data sets are flagged for a trait of another
+            family; no rate keeps both out and finds most writers (``docs/log.md``).
         max_new_tokens: longer answers are cut there, the data's and the references' alike.
     """
 
