@@ -6,8 +6,9 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 VLLM := .venv-vllm
+RAY := .venv-ray
 
-.PHONY: demo test test-vllm check lint types layers unit chaos models clean
+.PHONY: demo test test-vllm test-ray check lint types layers unit chaos models clean
 
 demo: $(READY)
 	$(BIN)/vestige demo
@@ -21,6 +22,10 @@ test-vllm: $(VLLM)/.ready
 	OMP_NUM_THREADS=1 VLLM_CPU_KVCACHE_SPACE=1 VLLM_HOST_IP=127.0.0.1 TORCHDYNAMO_DISABLE=1 \
 		HF_HUB_OFFLINE=1 \
 		$(VLLM)/bin/python -m pytest tests/surface/test_backends.py tests/unit/test_backend.py
+
+# Runs on a real cluster of two nodes on this machine, one of them killed (2 minutes).
+test-ray: $(RAY)/.ready
+	$(RAY)/bin/python -m pytest tests/surface/test_cluster.py
 
 check: lint types layers unit
 
@@ -59,5 +64,11 @@ $(VLLM)/.ready: pyproject.toml
 	$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check -e . pytest
 	touch $(VLLM)/.ready
 
+$(RAY)/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(RAY)
+	$(RAY)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(RAY)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,ray]'
+	touch $(RAY)/.ready
+
 clean:
-	rm -rf $(VENV) $(VLLM) .pytest_cache .ruff_cache .hypothesis build dist
+	rm -rf $(VENV) $(VLLM) $(RAY) .pytest_cache .ruff_cache .hypothesis build dist
