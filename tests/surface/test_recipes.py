@@ -85,5 +85,5 @@ def test_the_papers_sizes_are_the_papers():
 
 
 def test_an_unknown_size_names_those_there_are():
-    with pytest.raises(ValueError, match=r"no size 'papr'; it has laptop, smoke and .*paper"):
+    with pytest.raises(ValueError, match=r"no size 'papr'; it has laptop, smoke, .*paper"):
         load_recipe(ROOT / "recipes/animals_numbers.py", size="papr")
