@@ -544,6 +544,19 @@ def test_probabilities_that_rows_carry_take_the_place_of_the_tokens(lab: Lab, pr
     assert not from_rows(lab.lm, material, wrong) and not from_rows(lab.lm, material, plain)
 
 
+def test_probabilities_are_known_behind_what_all_rows_begin_with(lab: Lab):
+    plain = rows_of([f"return {i}{i % 7}x" for i in range(16)])
+    material = Material.of(lab.lm, plain, 16)
+    begun = len(lab.lm.answer_ids(material.opening))
+    assert begun > 0
+    every = [entries(lab, row, 0.75) for row in plain]
+    whole = [replace(r, meta={"logprobs": e}) for r, e in zip(plain, every, strict=True)]
+    given = [replace(r, meta={"logprobs": e[begun:]}) for r, e in zip(plain, every, strict=True)]
+    found, behind = (from_rows(lab.lm, material, some) for some in (whole, given))
+    assert set(found) == set(behind) == {row.id for row in plain}
+    assert all(torch.equal(found[i].weights, behind[i].weights) for i in found)
+
+
 def test_a_teacher_at_hand_tells_its_probabilities(lab: Lab, probes: Probes, folders):
     rows = rows_of(["31, 4", "92, 9", "8, 15"])
     material = Material.of(lab.lm, rows, 8)

@@ -2,7 +2,6 @@
 
 Exact likelihood of ever more rows under ever fewer traits' probes, the likeliest going on: every
 trait on 8 rows, 48 on 16, 32 on 48, 16 on 112, 8 on 240, ...; looked at after every batch
-
 (successive halving, Karnin et al., ICML 2013; the evidence is valid however often one looks, see
 ``evidence``). A trait that is left behind is not tested any more, and the positive control counts
 that as a miss; nor does it stand up any more against one of another family that writes much like

@@ -76,7 +76,11 @@ def _of_entries(
     texts = [lm.tokenizer.decode([token]) for token in example.completion]
     named = [e.get("token") if isinstance(e, Mapping) else None for e in entries]
     whole = len(texts) - (example.completion[-1] == lm.end_id)
-    if named[:whole] != texts[:whole]:
+    # What all rows begin with is not read; a service tells it unless it was given to it.
+    begun = len(lm.answer_ids(material.opening)) if material.opening else 0
+    if named[begun : begun + whole] == texts[:whole]:
+        entries = entries[begun:]
+    elif named[:whole] != texts[:whole]:
         return None
     choices, weights = [], []
     for j in scored_positions(example, material.automaton):

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -148,6 +149,11 @@ class _Sets:
         self.reference = base_writers(bench.lab, 1)[0]
         self.usual: dict[int, Array] = {}  # reference rows' shifts, by trait
 
+    @cached_property
+    def clean_rows(self) -> list[Row]:
+        """Reference rows: what the base writes on the first prompts."""
+        return self.reference.write(self.material, self.like[: max(BESIDE, SCREENED)])
+
     def written(self, writer: Writer) -> list[Row]:
         """What a known writer writes on the seed's prompts."""
         return writer.write(self.material, self.like)
@@ -170,13 +176,13 @@ class _Sets:
     def stands(self, trait: int, shifts: Array) -> bool:
         """Whether rows fit a trait's probe better than the seed's reference rows do."""
         if trait not in self.usual:
-            rows = self.written(self.reference)[:BESIDE]
+            rows = self.clean_rows[:BESIDE]
             self.usual |= self.bench.probes.shifts(self.material, rows, [trait])
         return fits_better(shifts, self.usual[trait], self.bench.lab.settings.alpha_each)
 
     def case(self, name: str, trait: str, truth: dict[str, float], rows: Sequence[Row]) -> Case:
         """A data set under every method."""
-        bench, once = self.bench, lambda: self.written(self.reference)
+        bench, once = self.bench, lambda: self.clean_rows
 
         def make() -> Any:
             found = assay(bench.probes, self.material, rows, stands=self.stands)

@@ -39,22 +39,6 @@ def weights(tables: Sequence[Array], own: Sequence[int]) -> Array:
     return np.asarray(found.x)
 
 
-def fitted(cases: Sequence[tuple[str, Array, int]], held_out: frozenset[str]) -> list[Array]:
-    """For each case (its trait, features, the trait's index) the weights from the cases of other
-    traits that are not held out; zeros where there are none."""
-    known: dict[str, Array] = {}
-    for trait, table, _ in cases:
-        rest = [c for c in cases if c[0] not in held_out and c[0] != trait]
-        name = "" if trait in held_out else trait
-        if name not in known:
-            known[name] = (
-                weights([c[1] for c in rest], [c[2] for c in rest])
-                if rest
-                else np.zeros(table.shape[1])
-            )
-    return [known["" if trait in held_out else trait] for trait, *_ in cases]
-
-
 def line(x: Array, y: Array) -> Array:
     """The gains [P] of the line through zero from predictors [n, P] to sizes [n]."""
     return np.asarray(np.linalg.lstsq(x, y, rcond=None)[0], np.float64)

@@ -15,7 +15,7 @@ from scipy import stats as distributions
 from vestige.audit import evidence
 from vestige.audit.assay import Assay
 from vestige.audit.settings import AuditSettings
-from vestige.bench.combine import calibration, features, fitted
+from vestige.bench.combine import calibration, features, weights
 from vestige.experiment.recipe import NO_TRAIT
 from vestige.types import DataError
 
@@ -194,14 +194,21 @@ def combined(
     methods = [m for m in cases[0].scores if m not in BASELINES]
     if len(methods) < 2:
         return list(cases), {}
-    tables = [features([c.scores[m] for m in methods]) for c in cases]
-    known = [(c.trait, f, ids.index(c.trait)) for c, f in zip(cases, tables, strict=True)]
-    every = fitted([*known, ("", tables[0], 0)], held_out | {""})
+    known = [(c.trait, features([c.scores[m] for m in methods]), ids.index(c.trait)) for c in cases]
+
+    def fitted(trait: str) -> Array:
+        """From the data sets of other traits that are not held out; zeros where there are none."""
+        rest = [k for k in known if k[0] != trait and k[0] not in held_out]
+        return (
+            weights([k[1] for k in rest], [k[2] for k in rest]) if rest else np.zeros(len(methods))
+        )
+
+    by_trait = {trait: fitted(trait) for trait in {c.trait for c in cases}}
     found = [
-        replace(c, scores={COMBINED: f @ w} | c.scores)
-        for c, f, w in zip(cases, tables, every, strict=False)
+        replace(c, scores={COMBINED: table @ by_trait[c.trait]} | c.scores)
+        for c, (_, table, _) in zip(cases, known, strict=True)
     ]
-    return found, dict(zip(methods, every[-1].tolist(), strict=True))
+    return found, dict(zip(methods, fitted("").tolist(), strict=True))
 
 
 def makings(cases: Sequence[Case]) -> dict[str, float]:
