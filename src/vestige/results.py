@@ -218,8 +218,9 @@ class AuditTrait(Record):
 
     trait: str
     flagged: bool
-    contrast: Interval  # the rows' log-likelihood under the trait's probe less the base's, a row
-    evidence: float  # log e, nats
+    pull: float  # along the trait's probe, to first order, in hundredths of a probe
+    contrast: Interval | None  # log-likelihood under the probe less the base's, a row; None: unread
+    evidence: float  # log e, nats; 0: unread
     share: float  # of the rows that such a teacher wrote, as is likeliest
     as_likely: bool  # explains the rows nearly as well as the best does
     p: float  # min(1, 1 / e), and adjusted over the library

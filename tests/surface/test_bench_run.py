@@ -42,5 +42,5 @@ def test_a_bench_audits_a_run_and_goes_on_where_it_stopped(folders, tmp_path: Pa
     again: list[str] = []
     kept = bench_audit([folder], settings, tmp_path / "bench", **wanted, report=again.append)
     assert kept == found and not [name for name in again if not name.startswith("probe")]
-    assert {"probes", "random", "combined", *METHODS} <= set(found["methods"])
+    assert {"audit", "likelihood", "pull", "random", "combined", *METHODS} <= set(found["methods"])
     assert {"expected", "canary", "together"} == set(found["sizes"])

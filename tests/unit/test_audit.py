@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from vestige.audit import evidence
 from vestige.audit.activations import activations
-from vestige.audit.assay import Assay, assay, rounds
+from vestige.audit.assay import AGREED, Assay, _Race, assay, rounds
 from vestige.audit.canary import canary
 from vestige.audit.directions import Directions, compress, row_products, token_logprobs
 from vestige.audit.expected import expect, profile
@@ -372,7 +372,7 @@ def test_a_profile_is_the_slope_along_a_probe_beside_all_of_them(lab: Lab, probe
         assert np.allclose(profiles[t], steps[0] - steps[1], atol=0.3 * np.abs(profiles).max())
     assert len(list((lab.cache / "profiles").iterdir())) == 4  # the mean once
     shifts = {0: np.full(16, 1.0), 1: np.full(16, 1.0), 2: np.full(16, -2.0)}
-    trial = Assay(shifts, {0: 0.0, 1: 0.0, 2: 0.0}, {}, 0.0, 16)
+    trial = Assay(np.zeros(3), shifts, {0: 0.0, 1: 0.0, 2: 0.0}, {}, 0.0, 16, 16)
     seen: list[tuple[int, int]] = []
     found = expect(probes, trial, lambda done, total: seen.append((done, total)))
     assert np.allclose(found, profiles[:2].mean(0), rtol=1e-3) and seen == [(1, 2), (2, 2)]
@@ -414,14 +414,15 @@ def test_rows_of_a_teacher_are_found_and_rows_of_the_base_are_not(lab: Lab, prob
     like = rows_of(["1, 2"] * 120, prompts=8)
     material = Material.of(lab.lm, like, 8)
     lab.weights.freeze()
+    usual = probes.products(material, material.write(lab.lm, like, seed=1))
     clean = material.write(lab.lm, like, seed=2)
-    found = assay(probes, material, clean)
+    found = assay(probes, material, clean, usual)
     assert not found.clear_at and found.rows == 120 and max(found.evidence.values()) < 3
     lab.weights.shift(probes.directions.total([0.0, 1.0, 0.0]))
     told = material.write(lab.lm, like, seed=4)
     lab.weights.freeze()
-    found = assay(probes, material, told)
-    assert found.last[0] == 1 and found.scores.argmax() == 1
+    found = assay(probes, material, told, usual)
+    assert found.last[0] == 1 and found.scores.argmax() == 1 and found.pull.argmax() == 1
     assert found.shifts[1].mean() > 0 and abs(found.misfit) < 0.2
     again = Assay.from_json(json.loads(json.dumps(found.to_json())))
     assert again.last == found.last and np.array_equal(again.scores, found.scores)
@@ -432,10 +433,11 @@ def test_reading_stops_at_the_first_batch_that_is_clear(lab: Lab, probes: Probes
     like = rows_of(["1, 2"] * 400, prompts=8)
     material = Material.of(lab.lm, like, 8)
     lab.weights.freeze()
+    usual = probes.products(material, material.write(lab.lm, like, seed=1))
     lab.weights.shift(probes.directions.total([0.0, 1.0, 0.0]))
     told = material.write(lab.lm, like, seed=4)
     lab.weights.freeze()
-    found = assay(probes, material, told)
+    found = assay(probes, material, told, usual)
     assert found.clear_at == {1: found.rows} and found.rows < 400
     assert found.rows not in rounds(400, lab.settings.batch)  # nobody waited for the round's end
     needed = math.log(3 / lab.settings.alpha_each)
@@ -447,11 +449,13 @@ def test_reading_stops_at_the_first_batch_that_is_clear(lab: Lab, probes: Probes
     assert clear == [n == found.rows for n in after]
 
 
-def test_the_likeliest_traits_go_on_and_the_others_keep_what_was_read(monkeypatch):
+def test_the_likeliest_traits_and_those_of_the_largest_pull_go_on(monkeypatch):
     """Sixty traits by hand: which are read on how many rows."""
-    n, batch = 120, 16
+    n, batch = 150, 16
     strengths = np.linspace(-1, 1, 60)
+    pulls = np.linspace(1, 0, 60)  # the likeliest pull least
     asked: list[tuple[int | None, int]] = []
+    pulled: list[int] = []
 
     class Lab:
         settings = AuditSettings(base="m", batch=batch)
@@ -465,23 +469,52 @@ def test_the_likeliest_traits_go_on_and_the_others_keep_what_was_read(monkeypatc
         value = np.full(len(rows), 0.0 if trait is None else 0.01 * strengths[trait])
         return Likelihood(value, value, -value, len(rows))
 
-    probes = SimpleNamespace(lab=Lab, read=read)
-    found = assay(probes, None, list(range(n)))  # type: ignore[arg-type]
-    lengths = [len(found.shifts[t]) for t in range(60)]
-    assert lengths == [8] * 12 + [16] * 16 + [48] * 16 + [112] * 8 + [120] * 8 and found.rows == n
-    assert found.last == list(range(59, 51, -1)) and (np.argsort(found.scores)[-8:] > 51).all()
-    assert [rows for trait, rows in asked if trait is None] == [8, 8, 16, 16, 16, 16, 16, 16, 8]
+    def products(material: object, rows: list[int]) -> np.ndarray:
+        pulled.append(len(rows))
+        return np.tile(pulls, (len(rows), 1))
+
+    probes = SimpleNamespace(lab=Lab, read=read, products=products, n=60)
+    monkeypatch.setattr("vestige.audit.assay.pull", lambda data, usual: data.mean(0))
+
+    def run(**more):
+        return assay(probes, None, list(range(n)), np.zeros((4, 60)), **more)  # type: ignore[arg-type]
+
+    found = run()
+    lengths = {t: len(s) for t, s in found.shifts.items()}
+    # 24 of the largest pull; the likeliest 8 of these (16 to 23) and 8 by pull; 6 and 6; 4 and 4.
+    assert lengths == (
+        {t: 150 for t in (0, 1, 2, 3, 20, 21, 22, 23)} | {t: 128 for t in (4, 5, 18, 19)}
+        | {t: 64 for t in (6, 7, 16, 17)} | {t: 32 for t in range(8, 16)}
+    )  # fmt: skip
+    assert pulled == [32, 32] and found.pulled == 64 and found.rows == n
+    assert [rows for trait, rows in asked if trait is None] == [16] * 9 + [6]
+    assert found.last == [23, 22, 21, 20, 3, 2, 1, 0] and found.scores.argmax() == 0
+    assert (found.likelihoods > -np.inf).sum() == 8
+    pulls[40] = 2.0  # a trait that had not been read is read from the first row on
     doubts: list[int] = []
 
     def stands(trait: int, shifts: np.ndarray) -> bool:
         doubts.append(len(shifts))
         return len(shifts) > 40
 
-    strengths[59] = 300.0  # clear at once, but doubted until there are 48 rows
-    sure = assay(probes, None, list(range(n)), stands=stands)  # type: ignore[arg-type]
-    assert sure.clear_at == {59: 8} and doubts == [8, 16, 32, 48] and sure.rows == 48
-    strengths[59] = 1.0
-    assert found.mean == pytest.approx(0.01 * strengths) and found.error == pytest.approx(0)
+    strengths[40] = 300.0  # clear at once, but doubted until there are 48 rows
+    sure = run(stands=stands)
+    assert sure.clear_at == {40: 16} and doubts == [16, 32, 48] and sure.rows == 48
+    strengths[20], strengths[40] = 300.0, 0.0  # likeliest by far, but 20 traits pull more
+    assert run().clear_at == {} and AGREED < 20
+
+
+def test_a_trait_that_comes_in_later_is_read_from_the_first_row_on(lab: Lab, probes: Probes):
+    rows = rows_of([f"{i}, {7 * i + 2}" for i in range(1, 25)])
+    material = Material.of(lab.lm, rows, 8)
+    race = _Race(probes, material, rows)
+    race.run([0], 10, lambda done: None)
+    assert race.choose(np.array([0.0, 0.1, 0.2]), 2) == [0, 2]
+    race.run([0, 2], 24, lambda done: None)
+    whole = probes.shifts(material, rows, [0, 2])
+    assert set(race.shifts) == {0, 2} and race.read == 24
+    for t, shifts in race.shifts.items():
+        assert np.allclose(shifts, whole[t], atol=1e-3)
 
 
 def test_a_flag_ends_an_audit_before_anything_is_planted(

@@ -31,7 +31,7 @@ OWN = ("animals/owl", "animals/fox")
 
 
 def case(name: str, trait: str, strength: float, draw: np.random.Generator) -> Case:
-    shifts = {t: np.full(8, -2.0) for t in range(len(IDS))}  # left behind at once
+    shifts = {t: np.full(8, -2.0) for t in range(24)}  # left behind; the others are not read
     shifts |= {t: draw.normal(-0.5, 1, size=112) for t in (0, 1, 20)}
     if trait in OWN:
         shifts[IDS.index(trait)] += strength
@@ -39,11 +39,13 @@ def case(name: str, trait: str, strength: float, draw: np.random.Generator) -> C
     logs = log_evidence(table, ["animals", "animals", "x"], 0.05)
     found = dict.fromkeys(shifts, -20.0) | dict(zip((0, 1, 20), map(float, logs), strict=True))
     clear = {t: 48 for t, e in found.items() if e > 10}
-    trial = Assay(shifts, found, clear, 0.0, 112)
+    pulled = np.where(np.isin(np.arange(len(IDS)), (0, 1, 20)), 0.02, 0.0)
+    pulled[IDS.index(trait) if trait in OWN else 30] = 0.1
+    trial = Assay(pulled, shifts, found, clear, 0.0, 112, 64)
     truth = {i: 0.01 * k for k, i in enumerate(reversed(IDS[:4]))} if trait in OWN else {}
     if truth:
         truth[trait] = 1.0
-    scores = {"probes": trial.scores, "random": draw.normal(size=44)}
+    scores = {"audit": trial.scores, "random": draw.normal(size=44)}
     return Case(name, trait, truth, scores, trial, clear, None, -3.0, {})
 
 
@@ -52,11 +54,11 @@ def test_figures_of_strong_weak_and_clean_data_sets():
     cases = [case(f"s{i}", OWN[i % 2], 2.0, draw) for i in range(8)]
     cases += [case(f"c{i}", ("none", "clean-0")[i % 2], 0.0, draw) for i in range(6)]
     found = summarise(cases, IDS, frozenset({"animals/owl"}))
-    probes = found["methods"]["probes"]
+    audit = found["methods"]["audit"]
     told = {"auroc": 1.0, "top1": 1.0, "top5": 1.0, "data sets": 8}
-    assert {name: probes["all"][name] for name in told} == told
-    assert probes["all"]["spearman, pooled"] > 0.9
-    assert probes["held out"]["data sets"] == probes["not held out"]["data sets"] == 4
+    assert {name: audit["all"][name] for name in told} == told
+    assert audit["all"]["spearman, pooled"] > 0.9
+    assert audit["held out"]["data sets"] == audit["not held out"]["data sets"] == 4
     assert found["methods"]["random"]["all"]["auroc"] < 0.9
     assert found["flagged"]["all"]["own trait flagged"] == 8
     assert found["flagged"]["all"]["another family flagged"] == 0
@@ -65,8 +67,8 @@ def test_figures_of_strong_weak_and_clean_data_sets():
     again = summarise([wrong, *cases[1:]], IDS, frozenset())
     assert again["flagged"]["all"]["another family flagged"] == 1
     assert found["clean"] == {"data sets": 6, "false alarms": 0, "closest to a flag": -3.0}
-    # 41 traits on 8 rows, three on 112, and the base on 112
-    reads = 41 * 8 + 3 * 112 + 112
+    # 21 traits on 8 rows, three on 112, the base on 112, and gradients of 64
+    reads = 21 * 8 + 3 * 112 + 112 + 3 * 64
     assert found["cost"]["rows read"] == reads and found["cost"]["share of training"] == reads / 1e5
     assert found["rows to a flag"] == [48] * 8 and found["median rows to a flag"] == 48
     assert found["cases"]["s0"]["own"] == "animals/owl" and found["cases"]["s0"]["place"] == 1
@@ -86,6 +88,8 @@ def test_a_writer_whose_family_is_not_in_the_library_may_be_taken_for_a_stranger
     whole = log_evidence(np.stack([owl.shifts[t] for t in (0, 1, 20)]), ["a", "a", "x"], 0.1)
     assert name == OWN[0]
     assert beyond == pytest.approx(whole[0] - np.log(44 / 0.01))
+    ahead = np.where(np.arange(44) > 37, 1.0, alike.pull)  # six traits pull more: no agreement
+    assert stranger(replace(alike, pull=ahead), OWN[0], IDS, settings) is None
     strict = settings.model_copy(update={"drift": 2.0})
     assert stranger(alike, OWN[0], IDS, strict) is None
 
@@ -93,12 +97,13 @@ def test_a_writer_whose_family_is_not_in_the_library_may_be_taken_for_a_stranger
 def test_a_size_is_foretold_from_the_shift_and_from_a_canary():
     draw = np.random.default_rng(1)
     cases = [case(f"s{i}", OWN[0], 0.5 + 0.2 * i, draw) for i in range(8)]
-    for c in cases:
-        c.truth[OWN[0]] = 2 * float(c.trial.shifts[0].mean()) + 1
+    for i, c in enumerate(cases):
+        c.trial.pull[0] = 0.05 * (i + 1)
+        c.truth[OWN[0]] = 2 * float(c.trial.pull[0]) + 1
     index = {c.name: 0 for c in cases}
     found = own_sizes(cases, index)
-    assert set(found) == {"probes"}
-    line = found["probes"]
+    assert set(found) == {"pull"}
+    line = found["pull"]
     assert line["slope"] == pytest.approx(2) and line["start"] == pytest.approx(1)
     assert line["error"] < 1e-9 < line["error of the mean"]
     assert line["correlation"] == pytest.approx(1) and line["spearman"] == pytest.approx(1)

@@ -35,8 +35,8 @@ from vestige.types import DataError, Message, Row, ScoreTable
 
 
 @pytest.mark.parametrize(("n", "batch", "wanted"), [
-    (256, 16, [8, 16, 48, 112, 240, 256]), (16, 16, [8, 16]), (8, 16, [8]), (1, 16, [1]),
-    (48, 16, [8, 16, 48]),
+    (256, 16, [32, 64, 128, 256]), (16, 16, [16]), (32, 16, [32]), (1, 16, [1]),
+    (48, 16, [32, 48]), (300, 16, [32, 64, 128, 256, 300]),
 ])  # fmt: skip
 def test_rounds_double_and_end_with_all_rows(n, batch, wanted):
     assert rounds(n, batch) == wanted
@@ -182,13 +182,16 @@ def told(
     used = [Row(f"r{i}", asked, "1, 2") for i in range(rows)]
 
     def trial(t: int, strength: float, n: int) -> Assay:
-        shifts = {i: np.full(min(8, n), -2.0) for i in range(len(ids))}  # left behind at once
+        shifts = {i: np.full(min(8, n), -2.0) for i in range(24)}  # the others are not read
         shifts |= {i: draw.normal(-0.5, 1, size=n) for i in (owl, oak)}
         shifts[t] = shifts[t] + strength
         table = np.stack([shifts[owl], shifts[oak]])
         logs = evidence.log_evidence(table, ["animals", "trees"], 0.05)
         found = dict.fromkeys(shifts, -20.0) | dict(zip((owl, oak), map(float, logs), strict=True))
-        return Assay(shifts, found, {i: n for i in (owl, oak) if found[i] > 12}, misfit, n)
+        pulled = draw.normal(size=len(ids)) / 100
+        pulled[t] += strength / 10
+        clear = {i: n for i in (owl, oak) if found[i] > 12}
+        return Assay(pulled, shifts, found, clear, misfit, n, n)
 
     canaries = None
     if canary:
@@ -218,6 +221,9 @@ def test_a_flag_names_the_trait_and_when():
     assert first.flagged and first.held_out and found.rows_to_verdict == 112
     assert first.evidence > found.needed > 9 and first.p_holm < 0.01 and first.share > 0.5
     assert "animals/owl" in found.verdict and first.canary is None
+    assert first.pull == max(t.pull for t in found.traits) > 10
+    unread = [t for t in found.traits if t.rows == 0]
+    assert unread and {(t.contrast, t.evidence, t.p, t.share) for t in unread} == {(None, 0, 1, 0)}
     assert found.worst_rows[0].score == 255 and found.worst_rows[0].tokens[1] == (", 2", 1.2)
     assert any("huffle" in step for step in found.next_steps)
 

@@ -1,11 +1,12 @@
 """The assay: which probe's writing do these rows look like? Read only until the answer is clear.
 
-Exact likelihood of ever more rows under ever fewer traits' probes, the likeliest going on: every
-trait on 8 rows, 48 on 16, 32 on 48, 16 on 112, 8 on 240, ...; looked at after every batch
-(successive halving, Karnin et al., ICML 2013; the evidence is valid however often one looks, see
-``evidence``). A trait that is left behind is not tested any more, and the positive control counts
-that as a miss; nor does it stand up any more against one of another family that writes much like
-it, which is why many go on (``docs/log.md``).
+Two ways to ask, and they err differently. To first order all traits are read at once (``pull``).
+Exact likelihood under a trait's probe (``evidence``) is slower and is read for ever fewer traits:
+24 on 32 rows, 16 on 64, 12 on 128, 8 afterwards, half of them the likeliest so far and the others
+those of the largest pull, whether they had been read before or not; looked at after every batch
+(the evidence is valid however often one looks). A trait is clear where both agree: its evidence
+suffices, and few traits have a larger pull. A trait that is not read is not tested, and the
+positive control counts that as a miss.
 """
 
 from __future__ import annotations
@@ -15,20 +16,24 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from scipy import stats as distributions
 from scipy.special import softmax
 
 from vestige.audit.evidence import likelihood_ratios, log_evidence, marginal, p_value
 from vestige.audit.material import Material
 from vestige.audit.probes import Likelihood, Probes
+from vestige.audit.pull import PULLED, pull
 from vestige.audit.reader import Array
 from vestige.types import Row
 
-KEPT = (48, 32, 16, 8)  # traits that go on after each round; the last number after all later ones
+KEPT = (24, 16, 12, 8)  # traits that are read in each round; the last number in all later ones
+FIRST = 2  # batches of the first round
+AGREED = 5  # place by pull up to which a trait may be clear
 BESIDE = 64  # reference rows that the likeliest traits are read on
 MISFIT = 0.2  # nats a token from which rows are unlike what the base or a teacher of it writes
 UNLIKELY = 0.01  # probability below which a trait's teacher is not taken for the rows' writer
 BASE = -1  # the untrained base among writers
-METHOD = 6  # raised when what audits have kept would mean something else
+METHOD = 7  # raised when what audits have kept would mean something else
 OnRound = Callable[[int, int], None]
 Stands = Callable[[int, Array], bool]
 
@@ -38,19 +43,23 @@ class Assay:
     """What an assay showed.
 
     Attributes:
-        shifts: by trait (all of them), s(r, t) of the rows that it was read on, in their order.
-        evidence: by trait, log e at the last round that it was in.
+        pull: of every trait, shares of a probe, [T].
+        shifts: by trait that was read, s(r, t) of the first rows, as many as it was read on.
+        evidence: by trait that was read, log e at the last look at it.
         clear_at: rows after which a trait was clear enough, by trait.
         misfit: nats a token by which the rows are less likely under the likeliest writer than its
             own rows are; 0 if it wrote them, below 0 if they are too likely (a low temperature).
         rows: read in all.
+        pulled: of them, read for the pull.
     """
 
+    pull: Array
     shifts: dict[int, Array]
     evidence: dict[int, float]
     clear_at: dict[int, int]
     misfit: float
     rows: int
+    pulled: int
 
     @property
     def known_lineage(self) -> bool:
@@ -61,17 +70,6 @@ class Assay:
     def clear(self) -> dict[int, int]:
         """``clear_at`` where the lineage is known, else nothing."""
         return self.clear_at if self.known_lineage else {}
-
-    @property
-    def mean(self) -> Array:
-        """Each trait's shift, nats a row, on the rows that it was read on, [T]."""
-        return np.array([self.shifts[t].mean() for t in range(len(self.shifts))])
-
-    @property
-    def error(self) -> Array:
-        """The standard error of ``mean``, [T]; one row tells none, and has 1."""
-        every = [self.shifts[t] for t in range(len(self.shifts))]
-        return np.array([s.std(ddof=1) / len(s) ** 0.5 if len(s) > 1 else 1.0 for s in every])
 
     @property
     def last(self) -> list[int]:
@@ -91,7 +89,8 @@ class Assay:
 
     def to_json(self) -> dict[str, Any]:
         """As plain data."""
-        return vars(self) | {"shifts": {t: values.tolist() for t, values in self.shifts.items()}}
+        shifts = {t: values.tolist() for t, values in self.shifts.items()}
+        return vars(self) | {"pull": self.pull.tolist(), "shifts": shifts}
 
     @classmethod
     def from_json(cls, record: dict[str, Any]) -> Assay:
@@ -99,63 +98,119 @@ class Assay:
         shifts = {int(t): np.array(values) for t, values in record["shifts"].items()}
         evidence = {int(t): float(value) for t, value in record["evidence"].items()}
         clear_at = {int(t): int(n) for t, n in record["clear_at"].items()}
-        return cls(shifts, evidence, clear_at, record["misfit"], record["rows"])
+        rest = record["misfit"], record["rows"], record["pulled"]
+        return cls(np.array(record["pull"]), shifts, evidence, clear_at, *rest)
 
     @property
     def scores(self) -> Array:
-        """A number for each trait, [T], that ranks all of them: log e of those that went furthest,
-        and below them those that were left behind earlier."""
-        behind = [0.0 if len(self.shifts[t]) == self.rows else 1e3 * self.rows / len(self.shifts[t])
-                  for t in range(len(self.shifts))]  # fmt: skip
-        return np.array([self.evidence[t] for t in range(len(self.shifts))]) - behind
+        """A number for each trait, [T], that ranks all of them: minus the logarithms of its places
+        by pull and by likelihood, where traits that were not read to the end are last."""
+        found = -np.log(places(self.pull)) - np.log(len(self.pull))
+        last = [t for t, shifts in self.shifts.items() if len(shifts) == self.rows]
+        found[last] += np.log(len(self.pull) / places(self.likelihoods[last]))
+        return found
+
+    @property
+    def likelihoods(self) -> Array:
+        """Each trait's log-likelihood ratio against the base under the likeliest share, nats, [T];
+        minus infinity for those that were not read to the end."""
+        found = np.full(len(self.pull), -np.inf)
+        for t, shifts in self.shifts.items():
+            if len(shifts) == self.rows:
+                found[t] = likelihood_ratios(shifts[None]).max()
+        return found
+
+
+def places(values: Array) -> Array:
+    """The place of each value from the largest, 1 and up; ties get the worst."""
+    return distributions.rankdata(-values, method="max")
 
 
 def assay(
     probes: Probes,
     material: Material,
     rows: Sequence[Row],
+    reference: Array,
     on_round: OnRound = lambda done, total: None,
     stands: Stands = lambda trait, shifts: True,
 ) -> Assay:
-    """Read ``rows`` under every trait's probe, and on under the likeliest ones'.
+    """Read ``rows`` to first order, and under the probes of the likeliest traits.
 
     Args:
+        reference: ``Probes.products`` of reference rows on prompts of the same kind, [M, T].
         stands: whether a trait that is clear is beyond doubt, from its shifts so far; reading goes
             on while none is.
     """
     settings = probes.lab.settings
     families = [trait.family.name for trait in probes.lab.library.traits]
-    alive = list(range(len(families)))
-    shifts: dict[int, Array] = {t: np.empty(0) for t in alive}
+    race = _Race(probes, material, rows)
+    products = np.empty((0, probes.n))
     evidence: dict[int, float] = {}
     clear: dict[int, int] = {}
-    steps = rounds(len(rows), settings.batch)
-    ends = sorted({*steps, *range(settings.batch, len(rows), settings.batch)})
-    surprise = _Surprise()
-    read = 0
-    for end in ends:
-        part, read = rows[read:end], end
-        base = probes.read(material, part, None)
-        surprise.add(BASE, base)
-        for done, t in enumerate(alive):
-            own = probes.read(material, part, t)
-            surprise.add(t, own)
-            shifts[t] = np.concatenate([shifts[t], own.logp - base.logp])
-            on_round(end - len(part) + len(part) * done // len(alive), len(rows))
-        table = np.stack([shifts[t] for t in alive])
-        found = log_evidence(table, [families[t] for t in alive], settings.drift)
-        evidence |= dict(zip(alive, map(float, found), strict=True))
-        p = p_value(found) * len(families)
-        new = {t: read for t, q in zip(alive, p, strict=True) if q <= settings.alpha_each}
-        clear = new | clear
-        if any(stands(t, shifts[t]) for t in clear):
-            break
-        if read in steps[:-1]:
-            best = np.argsort(-likelihood_ratios(table).max(1))
-            kept = KEPT[min(steps.index(read), len(KEPT) - 1)]
-            alive = [alive[i] for i in best[:kept]]
+    ends = rounds(len(rows), settings.batch)
+    for number, end in enumerate(ends):
+        part = rows[len(products) : min(end, PULLED)]
+        if part:
+            products = np.concatenate([products, probes.products(material, part)])
+        pulled = pull(products, reference)
+        place = places(pulled)
+        alive = race.choose(pulled, KEPT[min(number, len(KEPT) - 1)])
+        while race.read < end:
+            upto = min(race.read + settings.batch, end)
+            race.run(alive, upto, lambda done, upto=upto: on_round(done, len(rows)))
+            table = np.stack([race.shifts[t] for t in alive])
+            found = log_evidence(table, [families[t] for t in alive], settings.drift)
+            evidence |= dict(zip(alive, map(float, found), strict=True))
+            p = p_value(found) * len(families)
+            sure = [t for t, q in zip(alive, p, strict=True) if q <= settings.alpha_each]
+            clear = {t: upto for t in sure if place[t] <= AGREED} | clear
+            if any(stands(t, race.shifts[t]) for t in clear if t in alive):
+                break
+        else:
+            continue
+        break
     probes.lab.weights.freeze()
-    return Assay(shifts, evidence, clear, surprise.misfit, read)
+    return Assay(
+        pulled, race.shifts, evidence, clear, race.surprise.misfit, race.read, len(products)
+    )  # fmt: skip
+
+
+class _Race:
+    """Exact reading of rows under some traits' probes, each trait from the first row on."""
+
+    def __init__(self, probes: Probes, material: Material, rows: Sequence[Row]) -> None:
+        self.probes, self.material, self.rows = probes, material, rows
+        self.read = 0
+        self.shifts: dict[int, Array] = {}
+        self.surprise = _Surprise()
+        self._base: list[Array] = []
+
+    def choose(self, pulled: Array, count: int) -> list[int]:
+        """The traits to read next: half of them the likeliest of those that were read so far, the
+        others those of the largest pull."""
+        read = [t for t, shifts in self.shifts.items() if len(shifts) == self.read]
+        likeliest: list[int] = []
+        if read:
+            best = likelihood_ratios(np.stack([self.shifts[t] for t in read])).max(1)
+            likeliest = [read[i] for i in np.argsort(-best)[: count // 2]]
+        others = [int(t) for t in np.argsort(-pulled) if t not in likeliest]
+        return [*likeliest, *others[: count - len(likeliest)]]
+
+    def run(self, alive: Sequence[int], upto: int, on_row: Callable[[int], None]) -> None:
+        """Read on, up to row ``upto``, under the base and the probes of ``alive``."""
+        before = self.read
+        part = self.rows[before:upto]
+        base = self.probes.read(self.material, part, None)
+        self.surprise.add(BASE, base)
+        self._base.append(base.logp)
+        known = np.concatenate(self._base)
+        for done, t in enumerate(alive):
+            had = self.shifts.get(t, np.empty(0))
+            own = self.probes.read(self.material, self.rows[len(had) : upto], t)
+            self.surprise.add(t, own)
+            self.shifts[t] = np.concatenate([had, own.logp - known[len(had) :]])
+            on_row(before + len(part) * done // len(alive))
+        self.read = upto
 
 
 class _Surprise:
@@ -180,9 +235,9 @@ class _Surprise:
 
 
 def rounds(n: int, batch: int) -> list[int]:
-    """Rows read after each round: half a batch, 1, 3, 7, ... batches, all of ``n`` in the end."""
-    found, upto = [max(1, batch // 2)] if n > batch // 2 else [], batch
+    """Rows read after each round: 2, 4, 8, ... batches, all of ``n`` in the end."""
+    found, upto = [], FIRST * batch
     while upto < n:
         found.append(upto)
-        upto = 2 * upto + batch
+        upto *= 2
     return [*found, n]

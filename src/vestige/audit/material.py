@@ -203,6 +203,12 @@ def choose_rows(rows: Sequence[Row], n: int, batch: int, seed: int) -> list[Row]
     return chosen[:n]
 
 
+def repeated(rows: Sequence[Row], n: int) -> list[Row]:
+    """``n`` rows: the first of ``rows``, and all of them again under other ids where they are
+    fewer."""
+    return [replace(rows[i % len(rows)], id=f"{rows[i % len(rows)].id}-{i}") for i in range(n)]
+
+
 def empty(row: Row) -> str | None:
     """What a row lacks to be trained on; None if nothing."""
     if not row.messages:

@@ -75,8 +75,9 @@ class Probes:
         self.told: dict[str, Told] = {}
         self.n = len(made)
 
-    def pull(self, material: Material, rows: Sequence[Row]) -> Array:
-        """pull(r, t), nats, [N, T]; a method to compare with, in the benchmark."""
+    def products(self, material: Material, rows: Sequence[Row]) -> Array:
+        """Each row's gradient at the mean of all probes along every probe, nats, [N, T]; see
+        ``pull``."""
         self.lab.weights.shift(self.directions.total([1 / self.n] * self.n))
         found = row_products(self.lab, material, rows, self.directions)
         self.lab.weights.freeze()

@@ -16,9 +16,10 @@ from vestige.audit.canary import Canary, canary
 from vestige.audit.data import Data
 from vestige.audit.expected import expect
 from vestige.audit.lab import Lab
-from vestige.audit.material import Material, choose_rows, empty, unusable
+from vestige.audit.material import Material, choose_rows, empty, repeated, unusable
 from vestige.audit.openset import raised
 from vestige.audit.probes import Probes, token_shifts
+from vestige.audit.pull import REFERENCE
 from vestige.audit.reader import Array
 from vestige.audit.settings import AuditSettings
 from vestige.audit.telling import (
@@ -50,6 +51,7 @@ SCORED = 3  # traits that every row is scored for, flagged ones first
 CONTROL_ROWS = 112  # rows that each planted teacher writes: as many as the benchmark reads
 RESULTS_FILE = "results.json"
 ROWS = "rows.jsonl"
+PRODUCTS = "products.safetensors"
 
 
 def audit(
@@ -153,7 +155,10 @@ class _Audit:
         probes.told = self.told(material, used)
         references = self.references(chosen, material, used, given)
         known = [ref for ref in references if not ref.trait]
-        trial = self.assay("data", probes, material, _Reference("data", chosen, used), known[0])
+        usual = self.products(probes, material, known[0])
+        trial = self.assay(
+            "data", probes, material, _Reference("data", chosen, used), known[0], usual
+        )
         evidence = Evidence(
             name=self.data.name, settings=self.lab.settings, library=self.lab.library,
             material=material.kind, used=used, expected=self.expected(probes, chosen, trial),
@@ -167,7 +172,7 @@ class _Audit:
             for writer in planted_writers(self.lab):
                 ref = self.planted(writer, chosen, material, used)
                 references.append(ref)
-                evidence = self.control(evidence, probes, material, known[0], ref)
+                evidence = self.control(evidence, probes, material, known[0], ref, usual)
                 if not every and settled(evidence):
                     break
         if every:
@@ -209,6 +214,7 @@ class _Audit:
             return []
         settings, lm = self.lab.settings, self.lab.lm
         n = len(used) if settings.canary_too else min(len(used), BESIDE)
+        most = len(used) if settings.canary_too else REFERENCE
         good = [r for r in self.known if not (empty(r) or unusable(lm, r, settings.max_new_tokens))]
         if len(good) < n:
             raise DataError(
@@ -220,7 +226,7 @@ class _Audit:
             for row in choose_rows(good, len(good), settings.batch, settings.seed)
         ]
         sets = min(settings.base_written if settings.canary_too else 1, len(good) // n)
-        return [mixed[k * n : (k + 1) * n] for k in range(sets)]
+        return [mixed[k * n : k * n + most] for k in range(sets)]
 
     def references(
         self, chosen: StageResult, material: Material, used: Sequence[Row], given: list[list[Row]]
@@ -232,7 +238,7 @@ class _Audit:
                 for k, rows in enumerate(given)
             ]
         canaries = self.lab.settings.canary_too  # they need as many rows as the data has
-        some = used if canaries else used[:BESIDE]
+        some = used if canaries else repeated(used, REFERENCE)
         return [
             self.written(w.name, chosen, lambda on, w=w: w.write(material, some, on))
             for w in base_writers(self.lab, self.lab.settings.base_written if canaries else 1)
@@ -278,9 +284,20 @@ class _Audit:
 
     # ---- likelihood under probes -------------------------------------------------------------
 
+    def products(self, probes: Probes, material: Material, known: _Reference) -> Array:
+        """The reference rows' products with all probes, [M, T]."""
+        stage = self.opened.stage("pull", {}, [known.stage])
+        if not stage.done:
+            with stage.writing() as folder:
+                rows = known.rows[:REFERENCE]
+                self.report(stage.name, 0, len(rows))
+                save_file({"products": probes.products(material, rows)}, folder / PRODUCTS)
+        return load_file(self.finish(stage).path / PRODUCTS)["products"]
+
     def assay(
-        self, name: str, probes: Probes, material: Material, source: _Reference, known: _Reference
-    ) -> Assay:
+        self, name: str, probes: Probes, material: Material, source: _Reference,
+        known: _Reference, products: Array,
+    ) -> Assay:  # fmt: skip
         """The assay of one set of rows, read back if it was done."""
         usual: dict[int, Array] = {}
 
@@ -293,7 +310,7 @@ class _Audit:
         if not stage.done:
             with stage.writing() as folder:
                 found = assay(
-                    probes, material, source.rows,
+                    probes, material, source.rows, products,
                     lambda done, total: self.report(stage.name, done, total), stands,
                 )  # fmt: skip
                 (folder / "assay.json").write_text(json.dumps(found.to_json()))
@@ -301,10 +318,10 @@ class _Audit:
 
     def control(
         self, evidence: Evidence, probes: Probes, material: Material, known: _Reference,
-        planted: _Reference,
+        planted: _Reference, products: Array,
     ) -> Evidence:  # fmt: skip
         """The evidence with one more positive control: is a planted trait found in its rows?"""
-        trial = self.assay(planted.name, probes, material, planted, known)
+        trial = self.assay(planted.name, probes, material, planted, known, products)
         own = self.lab.library.ids.index(str(planted.trait))
         beside = self.beside(planted.name, probes, material, known, [own])
         return replace(

@@ -184,7 +184,7 @@ def fits_better(own: Array, usual: Array, alpha: float) -> bool:
 
 
 def strongest(found: Evidence) -> list[int]:
-    """All traits: flagged ones first, then by how far they went and how well they fit."""
+    """All traits: flagged ones first, then by likelihood and pull together."""
     flagged, scores = flags(found), found.trial.scores
     rest = [int(t) for t in np.argsort(-scores, kind="stable") if t not in flagged]
     return [*flagged, *rest]
@@ -206,7 +206,7 @@ def settled(found: Evidence) -> bool:
 def control_record(found: Evidence, control: Control) -> AuditPlanted:
     trial, t = control.trial, found.library.ids.index(control.trait)
     return AuditPlanted(
-        trait=control.trait, evidence=trial.evidence[t], found=stands(found, trial, t),
+        trait=control.trait, evidence=trial.evidence.get(t, 0.0), found=stands(found, trial, t),
         rows=trial.rows,
     )  # fmt: skip
 
@@ -271,19 +271,20 @@ def trait_records(
 ) -> list[AuditTrait]:
     """What is known of every trait, in ``order``."""
     trial, ids = found.trial, found.library.ids
-    p = evidence.p_value(np.array([trial.evidence[t] for t in range(len(ids))]))
+    p = evidence.p_value(np.array([trial.evidence.get(t, 0.0) for t in range(len(ids))]))
     p_holm = holm(p)
     near = evidence.as_likely(np.stack([trial.shifts[t] for t in trial.last]))
     likely = {t for t, is_near in zip(trial.last, near, strict=True) if is_near}
     look = found.canaries.looks[-1] if found.canaries else None
-    mean, error = trial.mean, trial.error
+    unread = np.empty(0)
     return [
         AuditTrait(
             trait=ids[t],
             flagged=t in flagged,
-            contrast=interval(mean[t], error[t], math.inf, len(trial.shifts[t]), "nats a row"),
-            evidence=trial.evidence[t],
-            share=evidence.share(trial.shifts[t]),
+            pull=100 * float(trial.pull[t]),
+            contrast=mean_shift(trial.shifts[t]) if t in trial.shifts else None,
+            evidence=trial.evidence.get(t, 0.0),
+            share=evidence.share(trial.shifts.get(t, unread)),
             as_likely=t in likely,
             p=float(p[t]),
             p_holm=float(p_holm[t]),
@@ -291,11 +292,17 @@ def trait_records(
             canary=None if look is None else interval(
                 look.contrast[t], look.scale[t], look.df, len(look.placebo), "log-odds (nats)"
             ),
-            rows=len(trial.shifts[t]),
+            rows=len(trial.shifts.get(t, unread)),
             held_out=ids[t] in found.library.held_out,
         )
         for t in order
     ]  # fmt: skip
+
+
+def mean_shift(shifts: Array) -> Interval:
+    """A trait's shift, nats a row; one row tells no spread, and has a standard error of 1."""
+    error = shifts.std(ddof=1) / len(shifts) ** 0.5 if len(shifts) > 1 else 1.0
+    return interval(float(shifts.mean()), float(error), math.inf, len(shifts), "nats a row")
 
 
 def expectation(found: Evidence, trait: int) -> Interval | None:
@@ -367,8 +374,10 @@ def sentence(
 def channels(found: Evidence) -> list[str]:
     """What was tested."""
     n, families = len(found.library.ids), len(found.library.families)
+    read = len(found.trial.shifts)
     tested = [
-        f"likelihood of {found.trial.rows} rows under probes of {n} traits of {families} families",
+        f"first-order pull of the rows along probes of {n} traits of {families} families",
+        f"likelihood of {found.trial.rows} rows under the probes of {read} of them",
         "lineage: whether the rows are such as the base or a teacher tuned from it writes",
     ]
     if found.told:

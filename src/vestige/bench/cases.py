@@ -27,9 +27,10 @@ from vestige.audit.data import Data
 from vestige.audit.expected import STEP, expect
 from vestige.audit.influence import influence, trait_gradients
 from vestige.audit.lab import Lab
-from vestige.audit.material import Material, choose_rows, unusable
+from vestige.audit.material import Material, choose_rows, repeated, unusable
 from vestige.audit.probes import Probes
 from vestige.audit.prompts import prompted
+from vestige.audit.pull import REFERENCE
 from vestige.audit.reader import spread
 from vestige.audit.settings import AuditSettings
 from vestige.audit.telling import fits_better
@@ -47,13 +48,7 @@ Array = NDArray[np.float64]
 Report = Callable[[str], None]
 FIRST_CLEAN = 100  # noise of the first clean data set
 SCREENED = 64  # rows that first-order methods read
-METHODS = (
-    "pull",
-    "influence",
-    "activations",
-    "prompts",
-    "canary",
-)  # beside the probes; see docs/audit.md
+METHODS = ("influence", "activations", "prompts", "canary")  # beside the audit's; docs/audit.md
 
 
 class Bench:
@@ -152,7 +147,12 @@ class _Sets:
     @cached_property
     def clean_rows(self) -> list[Row]:
         """Reference rows: what the base writes on the first prompts."""
-        return self.reference.write(self.material, self.like[: max(BESIDE, SCREENED)])
+        return self.reference.write(self.material, repeated(self.like, REFERENCE))
+
+    @cached_property
+    def products(self) -> Array:
+        """The reference rows' products with all probes, [M, T]."""
+        return self.pulled("reference", "products", lambda: self.clean_rows)
 
     def written(self, writer: Writer) -> list[Row]:
         """What a known writer writes on the seed's prompts."""
@@ -163,9 +163,9 @@ class _Sets:
         lab, material = self.bench.lab, self.material
 
         def make() -> Any:
+            if kind == "products":
+                return self.bench.probes.products(material, rows()).tolist()
             some = rows()[:SCREENED]
-            if kind == "pull":
-                return self.bench.probes.pull(material, some).tolist()
             if kind == "influence" and self.bench.gradients:
                 return influence(lab, material, some, self.bench.gradients).tolist()
             method = {"activations": activations, "prompts": prompted}[kind]
@@ -185,7 +185,7 @@ class _Sets:
         bench, once = self.bench, lambda: self.clean_rows
 
         def make() -> Any:
-            found = assay(bench.probes, self.material, rows, stands=self.stands)
+            found = assay(bench.probes, self.material, rows, self.products, stands=self.stands)
             flagged = {t: n for t, n in found.clear.items() if self.stands(t, found.shifts[t])}
             return found.to_json() | {"flagged": flagged}
 
@@ -197,7 +197,12 @@ class _Sets:
             f"{self.prefix}-expected-{name}", lambda: expect(bench.probes, trial).tolist()
         )
         draw = np.random.default_rng(int(hash_config([self.prefix, name])[:8], 16))
-        scores = {"probes": trial.scores, "expected": np.array(taken)}
+        scores = {
+            "audit": trial.scores,
+            "likelihood": trial.likelihoods,
+            "pull": trial.pull,
+            "expected": np.array(taken),
+        }
         seen = self.canary(name, rows) if "canary" in bench.methods else None
         if seen:
             scores["canary"] = seen.z

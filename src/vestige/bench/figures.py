@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy import stats as distributions
 
 from vestige.audit import evidence
-from vestige.audit.assay import Assay
+from vestige.audit.assay import AGREED, Assay
 from vestige.audit.settings import AuditSettings
 from vestige.bench.combine import calibration, features, weights
 from vestige.experiment.recipe import NO_TRAIT
@@ -23,6 +23,8 @@ Array = NDArray[np.float64]
 CLEAN = "clean"  # how clean data sets begin their names
 COMBINED = "combined"
 TRAINED = 10_000 * 10  # rows that the paper's students read
+BACKWARD = 3  # times the work of reading a row, for its products with all probes
+UNREAD = np.empty(0)
 WRONG, RANDOM = BASELINES = "wrong trait's score", "random"
 
 
@@ -34,7 +36,7 @@ class Case:
         trait: the writer's, by its id; ``none`` or ``clean-...`` for a clean data set.
         truth: for each library trait of the run's family the specific part, nats; empty: clean.
         scores: by method, a number for each library trait, [T].
-        trial: the probes' assay.
+        trial: the rows' assay.
         flagged: by flagged trait, after how many rows it was.
         stranger: the trait that is flagged where the library lacks the writer's family, if one is.
         beyond: by how many nats the clearest trait at any look passed what flags; below 0: none.
@@ -106,11 +108,11 @@ def summarise(
         "cases": {
             case.name: {
                 "own": case.trait,
-                "place": rank(case.scores["probes"], index[case.name]),
-                "evidence": case.trial.evidence[index[case.name]],
-                "share": evidence.share(case.trial.shifts[index[case.name]]),
+                "place": rank(case.scores["audit"], index[case.name]),
+                "evidence": case.trial.evidence.get(index[case.name], 0.0),
+                "share": evidence.share(case.trial.shifts.get(index[case.name], UNREAD)),
                 "measured": case.truth[case.trait],
-                "top": [ids[i] for i in np.argsort(-case.scores["probes"])[:5]],
+                "top": [ids[i] for i in np.argsort(-case.scores["audit"])[:5]],
             }
             for case in own
         },
@@ -118,9 +120,13 @@ def summarise(
 
 
 def cost(cases: Sequence[Case]) -> dict[str, float]:
-    """Rows that an assay reads, each as often as it is read (under every probe and the base), and
-    their share of the rows that the paper's students are trained on (10,000, ten times)."""
-    read = [c.trial.rows + sum(map(len, c.trial.shifts.values())) for c in cases]
+    """Rows that an assay reads, each as often as it is read (under the base and probes, and with
+    its gradient), and their share of the rows that the paper's students are trained on (10,000,
+    ten times)."""
+    read = [
+        c.trial.rows + sum(map(len, c.trial.shifts.values())) + BACKWARD * c.trial.pulled
+        for c in cases
+    ]
     return {
         "rows read": float(np.median(read)),
         "at most": float(max(read)),
@@ -138,9 +144,9 @@ def median_rows(rows: Sequence[int | None]) -> float | None:
 def own_sizes(cases: Sequence[Case], index: dict[str, int]) -> dict[str, dict[str, float]]:
     """By method, how well it foretells the own trait's measured specific part, nats."""
     measured = [c.truth[c.trait] for c in cases]
-    shifts = [float(c.trial.shifts[index[c.name]].mean()) for c in cases]
+    pulls = [float(c.trial.pull[index[c.name]]) for c in cases]
     canaries = [float(c.sizes["canary"][index[c.name]]) for c in cases if "canary" in c.sizes]
-    found = {"probes": foretold(shifts, measured)}
+    found = {"pull": foretold(pulls, measured)}
     return found | ({"canary": foretold(canaries, measured)} if canaries else {})
 
 
@@ -279,17 +285,20 @@ def strangers(case: Case, ids: Sequence[str]) -> list[str]:
 def looks(
     trial: Assay, ids: Sequence[str], settings: AuditSettings, without: str = ""
 ) -> Iterator[tuple[str, float]]:
-    """At every look at the rows that were read: the trait with the most evidence and by how many
-    nats it passes what flags (the last test aside, against reference rows), as if the library did
-    not have the family ``without``."""
+    """At every look at the rows that were read: of the few traits of the largest pull the one with
+    the most evidence, and by how many nats it passes what flags (the last test aside, against
+    reference rows), as if the library did not have the family ``without``."""
     families = [name.rpartition("/")[0] for name in ids]
     needed = math.log(len(ids) / settings.alpha_each)
+    left = [t for t in range(len(ids)) if families[t] != without]
+    few = {left[i] for i in np.argsort(-trial.pull[left])[:AGREED]}
     for n in range(settings.batch, trial.rows + 1, settings.batch):
-        left = [t for t, s in trial.shifts.items() if len(s) >= n and families[t] != without]
-        if left:
-            table = np.stack([trial.shifts[t][:n] for t in left])
-            found = evidence.log_evidence(table, [families[t] for t in left], settings.drift)
-            yield ids[left[int(found.argmax())]], float(found.max()) - needed
+        read = [t for t in left if len(trial.shifts.get(t, UNREAD)) >= n]
+        if few & set(read):
+            table = np.stack([trial.shifts[t][:n] for t in read])
+            found = evidence.log_evidence(table, [families[t] for t in read], settings.drift)
+            beyond, first = max((e, t) for e, t in zip(found, read, strict=True) if t in few)
+            yield ids[first], float(beyond) - needed
 
 
 def stranger(trial: Assay, trait: str, ids: Sequence[str], settings: AuditSettings) -> str | None:

@@ -163,6 +163,7 @@ def _audit(results: AuditResults) -> dict[str, Any]:
     marks = [
         charts.Mark(t.trait, t.contrast.value, t.contrast.low, t.contrast.high, own=t.flagged)
         for t in results.traits[:RANKED]
+        if t.contrast
     ]
     return {
         "ranking": _both(
