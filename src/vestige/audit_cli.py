@@ -219,7 +219,7 @@ def _tell_bench(found: dict[str, Any]) -> None:
     out.print(f"clean: {c['false alarms']} of {c['data sets']} flagged{gap}", highlight=False)
     share = found["cost"]
     out.print(
-        f"rows read under all probes: {share['rows read']:.0f} (median), "
+        f"rows read, each as often as it is: {share['rows read']:.0f} (median), "
         f"{share['share of training']:.1%} of what the paper's students are trained on",
         highlight=False,
     )
@@ -252,14 +252,14 @@ def status(outcome: Literal["flagged", "not_found", "inconclusive"], fail_on: st
 def summary(found: AuditResults) -> None:
     """The strongest traits and the planted ones, on the terminal."""
     table = Table(title=f"{found.data} for {found.base}", title_justify="left", title_style="bold")
-    columns = ["trait", "evidence (nats)", "p (Holm)", "share of rows", "rows read"]
+    columns = ["trait", "evidence (nats)", "p (Holm)", "share of rows", "pull (%)", "rows read"]
     first = found.traits[0]
     columns += ["expected (nats)"] if first.expected else []
     columns += ["canary (nats)"] if first.canary else []
     for column in [*columns, ""]:
         table.add_column(column, justify="left" if column == "trait" else "right")
     for t in found.traits[:SHOWN]:
-        cells = [f"{t.evidence:+.1f}", f"{t.p_holm:.2g}", f"{t.share:.0%}"]
+        cells = [f"{t.evidence:+.1f}", f"{t.p_holm:.2g}", f"{t.share:.0%}", f"{t.pull:+.1f}"]
         more = [f"{v.value:+.2f}" for v in (t.expected, t.canary) if v]
         note = "flagged" if t.flagged else "as likely" if t.as_likely else ""
         table.add_row(t.trait, *cells, str(t.rows), *more, note)

@@ -75,13 +75,30 @@ class Probes:
         self.told: dict[str, Told] = {}
         self.n = len(made)
 
-    def products(self, material: Material, rows: Sequence[Row]) -> Array:
+    def products(
+        self, material: Material, rows: Sequence[Row], on_rows: OnDone = lambda done: None
+    ) -> Array:
         """Each row's gradient at the mean of all probes along every probe, nats, [N, T]; see
         ``pull``."""
         self.lab.weights.shift(self.directions.total([1 / self.n] * self.n))
-        found = row_products(self.lab, material, rows, self.directions)
+        found = row_products(self.lab, material, rows, self.directions, on_rows)
         self.lab.weights.freeze()
         return found
+
+    def reference(
+        self, material: Material, rows: Sequence[Row], on_rows: OnDone = lambda done: None
+    ) -> Array:
+        """``products`` of reference rows, kept for the next audit beside the same rows."""
+        lab = self.lab
+        read = [[*((m.role, m.content) for m in row.messages), row.completion] for row in rows]
+        form = [material.kind, material.longest, material.opening, material.lines]
+        probes = [[t.name, *key(lab, t)] for t in lab.library.traits]
+
+        def make() -> list[dict[str, Tensor]]:
+            return [{"products": torch.from_numpy(self.products(material, rows, on_rows))}]
+
+        found = lab.keep("products", [material.kind], [read, form, probes], make)
+        return found[0]["products"].numpy()
 
     def read(self, material: Material, rows: Sequence[Row], trait: int | None) -> Likelihood:
         """The rows' likelihood under one trait's probe, or under the base (None); the model is

@@ -152,7 +152,7 @@ class _Sets:
     @cached_property
     def products(self) -> Array:
         """The reference rows' products with all probes, [M, T]."""
-        return self.pulled("reference", "products", lambda: self.clean_rows)
+        return self.bench.probes.reference(self.material, self.clean_rows)
 
     def written(self, writer: Writer) -> list[Row]:
         """What a known writer writes on the seed's prompts."""
@@ -163,8 +163,6 @@ class _Sets:
         lab, material = self.bench.lab, self.material
 
         def make() -> Any:
-            if kind == "products":
-                return self.bench.probes.products(material, rows()).tolist()
             some = rows()[:SCREENED]
             if kind == "influence" and self.bench.gradients:
                 return influence(lab, material, some, self.bench.gradients).tolist()
