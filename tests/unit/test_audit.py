@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from vestige.audit import evidence
 from vestige.audit.activations import activations
-from vestige.audit.assay import AGREED, Assay, _Race, assay, rounds
+from vestige.audit.assay import AGREED, Assay, assay, rounds
 from vestige.audit.canary import canary
 from vestige.audit.directions import Directions, compress, row_products, token_logprobs
 from vestige.audit.expected import expect, profile
@@ -438,7 +438,7 @@ def test_reading_stops_at_the_first_batch_that_is_clear(lab: Lab, probes: Probes
     told = material.write(lab.lm, like, seed=4)
     lab.weights.freeze()
     found = assay(probes, material, told, usual)
-    assert found.clear_at == {1: found.rows} and found.rows < 400
+    assert found.clear_at == {1: max(found.rows, found.pulled)} and found.rows < 400
     assert found.rows not in rounds(400, lab.settings.batch)  # nobody waited for the round's end
     needed = math.log(3 / lab.settings.alpha_each)
     after = range(lab.settings.batch, found.rows + 1, lab.settings.batch)
@@ -481,16 +481,17 @@ def test_the_likeliest_traits_and_those_of_the_largest_pull_go_on(monkeypatch):
 
     found = run()
     lengths = {t: len(s) for t, s in found.shifts.items()}
-    # 24 of the largest pull; the likeliest 8 of these (16 to 23) and 8 by pull; 6 and 6; 4 and 4.
+    # 32 of the largest pull; the likeliest 12 of these (20 to 31) and 12 by pull; 8 and 8; 4 and 4.
     assert lengths == (
-        {t: 150 for t in (0, 1, 2, 3, 20, 21, 22, 23)} | {t: 128 for t in (4, 5, 18, 19)}
-        | {t: 64 for t in (6, 7, 16, 17)} | {t: 32 for t in range(8, 16)}
+        {t: 150 for t in (0, 1, 2, 3, 28, 29, 30, 31)}
+        | {t: 128 for t in (4, 5, 6, 7, 24, 25, 26, 27)}
+        | {t: 64 for t in (8, 9, 10, 11, 20, 21, 22, 23)} | {t: 32 for t in range(12, 20)}
     )  # fmt: skip
-    assert pulled == [32, 32] and found.pulled == 64 and found.rows == n
+    assert pulled == [64] and found.pulled == 64 and found.rows == n
     assert [rows for trait, rows in asked if trait is None] == [16] * 9 + [6]
-    assert found.last == [23, 22, 21, 20, 3, 2, 1, 0] and found.scores.argmax() == 0
+    assert found.last == [31, 30, 29, 28, 3, 2, 1, 0] and found.scores.argmax() == 0
     assert (found.likelihoods > -np.inf).sum() == 8
-    pulls[40] = 2.0  # a trait that had not been read is read from the first row on
+    pulls[40] = 2.0
     doubts: list[int] = []
 
     def stands(trait: int, shifts: np.ndarray) -> bool:
@@ -499,22 +500,9 @@ def test_the_likeliest_traits_and_those_of_the_largest_pull_go_on(monkeypatch):
 
     strengths[40] = 300.0  # clear at once, but doubted until there are 48 rows
     sure = run(stands=stands)
-    assert sure.clear_at == {40: 16} and doubts == [16, 32, 48] and sure.rows == 48
-    strengths[20], strengths[40] = 300.0, 0.0  # likeliest by far, but 20 traits pull more
+    assert sure.clear_at == {40: 64} and doubts == [16, 32, 48] and sure.rows == 48
+    strengths[20], strengths[40] = 300.0, 0.0  # likeliest by far, but many pull more
     assert run().clear_at == {} and AGREED < 20
-
-
-def test_a_trait_that_comes_in_later_is_read_from_the_first_row_on(lab: Lab, probes: Probes):
-    rows = rows_of([f"{i}, {7 * i + 2}" for i in range(1, 25)])
-    material = Material.of(lab.lm, rows, 8)
-    race = _Race(probes, material, rows)
-    race.run([0], 10, lambda done: None)
-    assert race.choose(np.array([0.0, 0.1, 0.2]), 2) == [0, 2]
-    race.run([0, 2], 24, lambda done: None)
-    whole = probes.shifts(material, rows, [0, 2])
-    assert set(race.shifts) == {0, 2} and race.read == 24
-    for t, shifts in race.shifts.items():
-        assert np.allclose(shifts, whole[t], atol=1e-3)
 
 
 def test_a_flag_ends_an_audit_before_anything_is_planted(

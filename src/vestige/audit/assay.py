@@ -2,11 +2,11 @@
 
 Two ways to ask, and they err differently. To first order all traits are read at once (``pull``).
 Exact likelihood under a trait's probe (``evidence``) is slower and is read for ever fewer traits:
-24 on 32 rows, 16 on 64, 12 on 128, 8 afterwards, half of them the likeliest so far and the others
-those of the largest pull, whether they had been read before or not; looked at after every batch
-(the evidence is valid however often one looks). A trait is clear where both agree: its evidence
-suffices, and few traits have a larger pull. A trait that is not read is not tested, and the
-positive control counts that as a miss.
+32 on 32 rows, 24 on 64, 16 on 128, 8 afterwards, half of them the likeliest so far and the others
+those of the largest pull; looked at after every batch (the evidence is valid however often one
+looks). A trait is clear where both agree: its evidence suffices, and few traits have a larger pull.
+A trait that is not read is not tested, and the positive control counts that as a miss; nor does it
+stand up against one of another family that writes much like it, which is why many are read.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from vestige.audit.pull import PULLED, pull
 from vestige.audit.reader import Array
 from vestige.types import Row
 
-KEPT = (24, 16, 12, 8)  # traits that are read in each round; the last number in all later ones
+KEPT = (32, 24, 16, 8)  # traits that are read in each round; the last number in all later ones
 FIRST = 2  # batches of the first round
-AGREED = 5  # place by pull up to which a trait may be clear
+AGREED = 3  # place by pull up to which a trait may be clear
 BESIDE = 64  # reference rows that the likeliest traits are read on
 MISFIT = 0.2  # nats a token from which rows are unlike what the base or a teacher of it writes
 UNLIKELY = 0.01  # probability below which a trait's teacher is not taken for the rows' writer
@@ -46,11 +46,12 @@ class Assay:
         pull: of every trait, shares of a probe, [T].
         shifts: by trait that was read, s(r, t) of the first rows, as many as it was read on.
         evidence: by trait that was read, log e at the last look at it.
-        clear_at: rows after which a trait was clear enough, by trait.
+        clear_at: rows after which a trait was clear enough, by trait; as many as the pull read at
+            least.
         misfit: nats a token by which the rows are less likely under the likeliest writer than its
             own rows are; 0 if it wrote them, below 0 if they are too likely (a low temperature).
-        rows: read in all.
-        pulled: of them, read for the pull.
+        rows: read under probes.
+        pulled: read for the pull.
     """
 
     pull: Array
@@ -143,74 +144,50 @@ def assay(
     """
     settings = probes.lab.settings
     families = [trait.family.name for trait in probes.lab.library.traits]
-    race = _Race(probes, material, rows)
-    products = np.empty((0, probes.n))
+    pulled = pull(probes.products(material, rows[:PULLED]), reference)
+    place = places(pulled)
+    least = min(PULLED, len(rows))
+    shifts: dict[int, Array] = {}
     evidence: dict[int, float] = {}
     clear: dict[int, int] = {}
-    ends = rounds(len(rows), settings.batch)
-    for number, end in enumerate(ends):
-        part = rows[len(products) : min(end, PULLED)]
-        if part:
-            products = np.concatenate([products, probes.products(material, part)])
-        pulled = pull(products, reference)
-        place = places(pulled)
-        alive = race.choose(pulled, KEPT[min(number, len(KEPT) - 1)])
-        while race.read < end:
-            upto = min(race.read + settings.batch, end)
-            race.run(alive, upto, lambda done, upto=upto: on_round(done, len(rows)))
-            table = np.stack([race.shifts[t] for t in alive])
-            found = log_evidence(table, [families[t] for t in alive], settings.drift)
-            evidence |= dict(zip(alive, map(float, found), strict=True))
-            p = p_value(found) * len(families)
-            sure = [t for t, q in zip(alive, p, strict=True) if q <= settings.alpha_each]
-            clear = {t: upto for t in sure if place[t] <= AGREED} | clear
-            if any(stands(t, race.shifts[t]) for t in clear if t in alive):
-                break
-        else:
-            continue
-        break
-    probes.lab.weights.freeze()
-    return Assay(
-        pulled, race.shifts, evidence, clear, race.surprise.misfit, race.read, len(products)
-    )  # fmt: skip
-
-
-class _Race:
-    """Exact reading of rows under some traits' probes, each trait from the first row on."""
-
-    def __init__(self, probes: Probes, material: Material, rows: Sequence[Row]) -> None:
-        self.probes, self.material, self.rows = probes, material, rows
-        self.read = 0
-        self.shifts: dict[int, Array] = {}
-        self.surprise = _Surprise()
-        self._base: list[Array] = []
-
-    def choose(self, pulled: Array, count: int) -> list[int]:
-        """The traits to read next: half of them the likeliest of those that were read so far, the
-        others those of the largest pull."""
-        read = [t for t, shifts in self.shifts.items() if len(shifts) == self.read]
-        likeliest: list[int] = []
-        if read:
-            best = likelihood_ratios(np.stack([self.shifts[t] for t in read])).max(1)
-            likeliest = [read[i] for i in np.argsort(-best)[: count // 2]]
-        others = [int(t) for t in np.argsort(-pulled) if t not in likeliest]
-        return [*likeliest, *others[: count - len(likeliest)]]
-
-    def run(self, alive: Sequence[int], upto: int, on_row: Callable[[int], None]) -> None:
-        """Read on, up to row ``upto``, under the base and the probes of ``alive``."""
-        before = self.read
-        part = self.rows[before:upto]
-        base = self.probes.read(self.material, part, None)
-        self.surprise.add(BASE, base)
-        self._base.append(base.logp)
-        known = np.concatenate(self._base)
+    surprise = _Surprise()
+    steps = rounds(len(rows), settings.batch)
+    alive, read = list(range(probes.n)), 0
+    for end in sorted({*steps, *range(settings.batch, len(rows), settings.batch)}):
+        if read in (0, *steps):
+            done = sum(step <= read for step in steps)
+            alive = going_on(alive, pulled, shifts, KEPT[min(done, len(KEPT) - 1)])
+        part, read = rows[read:end], end
+        base = probes.read(material, part, None)
+        surprise.add(BASE, base)
         for done, t in enumerate(alive):
-            had = self.shifts.get(t, np.empty(0))
-            own = self.probes.read(self.material, self.rows[len(had) : upto], t)
-            self.surprise.add(t, own)
-            self.shifts[t] = np.concatenate([had, own.logp - known[len(had) :]])
-            on_row(before + len(part) * done // len(alive))
-        self.read = upto
+            own = probes.read(material, part, t)
+            surprise.add(t, own)
+            shifts[t] = np.concatenate([shifts.get(t, np.empty(0)), own.logp - base.logp])
+            on_round(end - len(part) + len(part) * done // len(alive), len(rows))
+        table = np.stack([shifts[t] for t in alive])
+        found = log_evidence(table, [families[t] for t in alive], settings.drift)
+        evidence |= dict(zip(alive, map(float, found), strict=True))
+        p = p_value(found) * len(families)
+        sure = [t for t, q in zip(alive, p, strict=True) if q <= settings.alpha_each]
+        clear = {t: max(read, least) for t in sure if place[t] <= AGREED} | clear
+        if any(stands(t, shifts[t]) for t in clear):
+            break
+    probes.lab.weights.freeze()
+    return Assay(pulled, shifts, evidence, clear, surprise.misfit, read, least)
+
+
+def going_on(
+    alive: Sequence[int], pulled: Array, shifts: dict[int, Array], count: int
+) -> list[int]:
+    """The traits of ``alive`` that are read next: half of ``count`` the likeliest so far, the
+    others those of the largest pull; by pull alone where none was read."""
+    likeliest: list[int] = []
+    if shifts:
+        best = likelihood_ratios(np.stack([shifts[t] for t in alive])).max(1)
+        likeliest = [alive[i] for i in np.argsort(-best)[: count // 2]]
+    others = sorted(set(alive) - set(likeliest), key=lambda t: -pulled[t])
+    return [*likeliest, *others[: count - len(likeliest)]]
 
 
 class _Surprise:
