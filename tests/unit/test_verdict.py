@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vestige.audit import evidence
-from vestige.audit.assay import Assay, rounds
+from vestige.audit.assay import AGREED, Assay, agreed, rounds
 from vestige.audit.openset import Word
 from vestige.audit.run import in_doubt
 from vestige.audit.settings import AuditSettings
@@ -105,6 +105,17 @@ def test_pulls_are_told_beside_reference_rows_without_what_all_traits_share():
     base[:, 4], data[:, 4] = np.nan, np.nan  # a trait that a method has nothing for
     assert np.isfinite(evidence.pulls(data, base)[0][:4]).all()
     assert [list(part) for part in evidence.pulls(data[:1], base)] == [[0] * 5, [1] * 5]
+
+
+def test_likelihood_and_pull_must_agree_on_a_trait():
+    shifts = np.array([[3.0], [2.0], [1.0], [0.0]])  # places by likelihood 1, 2, 3, 4
+    kinds = ["a", "a", "b", "c"]
+    assert list(agreed(np.array([1, 9, 3, 4]), shifts, kinds)) == [True, False, False, False]
+    # Relatives are no rivals.
+    assert list(agreed(np.array([2, 1, 9, 8]), shifts, kinds)) == [True, True, False, False]
+    # The likeliest has too small a pull, the others are not before all of other families.
+    assert not agreed(np.array([AGREED + 1, 9, 1, 2]), shifts, kinds).any()
+    assert not agreed(np.array([3, 9, 1, 7]), shifts, kinds).any()  # 1 * 3 and 3 * 1: nobody is
 
 
 # ---- the verdict --------------------------------------------------------------------------------

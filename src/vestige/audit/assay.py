@@ -4,9 +4,9 @@ Two ways to ask, and they err differently. To first order all traits are read at
 Exact likelihood under a trait's probe (``evidence``) is slower and is read for ever fewer traits:
 32 on 32 rows, 24 on 64, 16 on 128, 8 afterwards, half of them the likeliest so far and the others
 those of the largest pull; looked at after every batch (the evidence is valid however often one
-looks). A trait is clear where both agree: its evidence suffices, and few traits have a larger pull.
-A trait that is not read is not tested, and the positive control counts that as a miss; nor does it
-stand up against one of another family that writes much like it, which is why many are read.
+looks). A trait is clear where its evidence suffices and both agree on it (``agreed``). A trait that
+is not read is not tested, and the positive control counts that as a miss; nor does it stand up
+against one of another family that writes much like it, which is why many are read.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import stats as distributions
 from scipy.special import softmax
 
@@ -168,13 +169,27 @@ def assay(
         table = np.stack([shifts[t] for t in alive])
         found = log_evidence(table, [families[t] for t in alive], settings.drift)
         evidence |= dict(zip(alive, map(float, found), strict=True))
-        p = p_value(found) * len(families)
-        sure = [t for t, q in zip(alive, p, strict=True) if q <= settings.alpha_each]
-        clear = {t: max(read, least) for t in sure if place[t] <= AGREED} | clear
+        sure = p_value(found) * len(families) <= settings.alpha_each
+        sure &= agreed(place[alive], table, [families[t] for t in alive])
+        clear = {alive[i]: max(read, least) for i in np.flatnonzero(sure)} | clear
         if any(stands(t, shifts[t]) for t in clear):
             break
     probes.lab.weights.freeze()
     return Assay(pulled, shifts, evidence, clear, surprise.misfit, read, least)
+
+
+def agreed(place: Array, shifts: Array, families: Sequence[str]) -> NDArray[np.bool_]:
+    """Which traits [K] likelihood and pull both name: among the ``AGREED`` of the largest pull, and
+    before every trait of another family by both places together.
+
+    Args:
+        place: by pull, among all traits, [K].
+        shifts: [K, n].
+    """
+    together = np.log(place) + np.log(places(likelihood_ratios(shifts).max(1)))
+    kind = np.asarray(families)
+    rivals = np.array([together[kind != name].min(initial=np.inf) for name in kind])
+    return (place <= AGREED) & (together < rivals)
 
 
 def going_on(

@@ -218,7 +218,7 @@ class _Sets:
             trial=trial,
             flagged={int(t): int(rows) for t, rows in record["flagged"].items()},
             stranger=stranger(trial, trait, lab.library.ids, lab.settings),
-            beyond=max((b for _, b in looks(trial, lab.library.ids, lab.settings)), default=-1.0),
+            beyond=max((b for _, b in looks(trial, lab.library.ids, lab.settings)), default=None),
             sizes={"expected": scores["expected"]} | ({"canary": seen.contrast} if seen else {}),
         )
 

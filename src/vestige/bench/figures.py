@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy import stats as distributions
 
 from vestige.audit import evidence
-from vestige.audit.assay import AGREED, Assay
+from vestige.audit.assay import Assay, agreed, places
 from vestige.audit.settings import AuditSettings
 from vestige.bench.combine import calibration, features, weights
 from vestige.experiment.recipe import NO_TRAIT
@@ -39,7 +39,8 @@ class Case:
         trial: the rows' assay.
         flagged: by flagged trait, after how many rows it was.
         stranger: the trait that is flagged where the library lacks the writer's family, if one is.
-        beyond: by how many nats the clearest trait at any look passed what flags; below 0: none.
+        beyond: by how many nats the clearest trait at any look passed what flags; below 0: none;
+            None: likelihood and pull agreed on no trait.
         sizes: by predictor, what it tells of every trait, [T]: ``expected``, in nats a whole probe;
             ``canary``, what one took on beside those of known writers' rows, nats.
     """
@@ -51,7 +52,7 @@ class Case:
     trial: Assay
     flagged: dict[int, int]
     stranger: str | None
-    beyond: float
+    beyond: float | None
     sizes: dict[str, Array]
 
 
@@ -95,7 +96,9 @@ def summarise(
         "clean": {
             "data sets": len(clean),
             "false alarms": sum(bool(c.flagged) for c in clean),
-            "closest to a flag": max((c.beyond for c in clean), default=None),
+            "closest to a flag": max(
+                (c.beyond for c in clean if c.beyond is not None), default=None
+            ),
         },
         "rows to a flag": rows,
         "median rows to a flag": median_rows(rows),
@@ -285,20 +288,22 @@ def strangers(case: Case, ids: Sequence[str]) -> list[str]:
 def looks(
     trial: Assay, ids: Sequence[str], settings: AuditSettings, without: str = ""
 ) -> Iterator[tuple[str, float]]:
-    """At every look at the rows that were read: of the few traits of the largest pull the one with
-    the most evidence, and by how many nats it passes what flags (the last test aside, against
-    reference rows), as if the library did not have the family ``without``."""
+    """At every look at the rows that were read: of the traits that likelihood and pull agree on the
+    one with the most evidence, and by how many nats it passes what flags (the last test aside,
+    against reference rows), as if the library did not have the family ``without``."""
     families = [name.rpartition("/")[0] for name in ids]
     needed = math.log(len(ids) / settings.alpha_each)
     left = [t for t in range(len(ids)) if families[t] != without]
-    few = {left[i] for i in np.argsort(-trial.pull[left])[:AGREED]}
+    place = dict(zip(left, places(trial.pull[left]), strict=True))
     for n in range(settings.batch, trial.rows + 1, settings.batch):
         read = [t for t in left if len(trial.shifts.get(t, UNREAD)) >= n]
-        if few & set(read):
-            table = np.stack([trial.shifts[t][:n] for t in read])
-            found = evidence.log_evidence(table, [families[t] for t in read], settings.drift)
-            beyond, first = max((e, t) for e, t in zip(found, read, strict=True) if t in few)
-            yield ids[first], float(beyond) - needed
+        if not read:
+            continue
+        table, kinds = np.stack([trial.shifts[t][:n] for t in read]), [families[t] for t in read]
+        found = evidence.log_evidence(table, kinds, settings.drift)
+        found[~agreed(np.array([place[t] for t in read]), table, kinds)] = -np.inf
+        if np.isfinite(found).any():
+            yield ids[read[int(found.argmax())]], float(found.max()) - needed
 
 
 def stranger(trial: Assay, trait: str, ids: Sequence[str], settings: AuditSettings) -> str | None:
