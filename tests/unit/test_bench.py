@@ -17,6 +17,7 @@ from vestige.bench.figures import (
     foretold,
     looks,
     makings,
+    order_correlation,
     own_sizes,
     rank,
     rows_to_flag,
@@ -195,6 +196,11 @@ def test_rows_of_another_lineage_are_not_flagged():
 
 def test_places_are_counted_from_the_largest_and_ties_count_against():
     assert [rank(np.array([3.0, 1.0, 3.0, 2.0]), i) for i in range(4)] == [2, 4, 2, 3]
+
+
+def test_equal_scores_tell_no_order():
+    assert order_correlation([1, 1, 1], [1, 2, 3]) == order_correlation([1, 2], [5, 5]) == 0
+    assert order_correlation([-np.inf, 1.0, 2.0], [1, 2, 3]) == pytest.approx(1)
 
 
 def test_a_bench_without_a_trait_of_the_library_is_refused():

@@ -442,7 +442,7 @@ def caveats(found: Evidence) -> list[str]:
         *measured,
         "The evidence is against the base and against teachers of other families' traits. A writer "
         "that was tuned on something else may be flagged for a trait that it does not have: of the "
-        "benchmark's 29 data sets 2 were flagged for a trait of another family, and 10 would have "
+        "benchmark's 29 data sets 2 were flagged for a trait of another family, and 6 would have "
         "been had their own family not been in the library (docs/results.md).",
         "A trait's relatives write alike: where several explain the rows nearly as well, the first "
         "is the best guess, not the only one.",

@@ -247,9 +247,9 @@ def figures(
     places = np.array([rank(c.scores[method], index[c.name]) for c in cases])
     # A rank correlation over one or two traits says nothing (misalignment has one).
     rho = [
-        distributions.spearmanr(
+        order_correlation(
             [c.scores[method][ids.index(name)] for name in c.truth], list(c.truth.values())
-        )[0]
+        )
         for c in cases
         if len(c.truth) > 2
     ]
@@ -261,10 +261,17 @@ def figures(
         "top1": float(np.mean(places == 1)),
         "top5": float(np.mean(places <= 5)),
         "median place": float(np.median(places)),
-        "spearman": float(np.mean(rho)) if rho else 0.0,  # type: ignore[arg-type]
-        "spearman, pooled": float(distributions.spearmanr(pairs)[0]),  # type: ignore[arg-type]
+        "spearman": float(np.mean(rho)) if rho else 0.0,
+        "spearman, pooled": order_correlation(*zip(*pairs, strict=True)),
         "data sets": len(cases),
     }
+
+
+def order_correlation(x: Sequence[float], y: Sequence[float]) -> float:
+    """Spearman's rank correlation; 0 where all of one side are equal, which tell no order."""
+    if len(set(x)) < 2 or len(set(y)) < 2:
+        return 0.0
+    return float(distributions.spearmanr(x, y)[0])  # type: ignore[arg-type]
 
 
 def rank(scores: Array, index: int) -> int:
