@@ -210,13 +210,18 @@ def _tell_bench(found: dict[str, Any]) -> None:
             f"{part}: of {f['data sets']} data sets {f['own family flagged']} flagged, "
             f"{f['own trait flagged']} for their own trait; {f['another family flagged']} flagged "
             "for a trait of another family; without the own family in the library "
-            f"{f['flagged without the own family']} would be flagged",
+            f"{f['flagged without the own family']} would be flagged; a tuned writer is seen in "
+            f"{f['a tuned writer seen']}",
             highlight=False,
         )
     c = found["clean"]
     near = c["closest to a flag"]
     gap = "" if near is None else f"; the closest was {-near:.1f} nats from it"
-    out.print(f"clean: {c['false alarms']} of {c['data sets']} flagged{gap}", highlight=False)
+    out.print(
+        f"clean: {c['false alarms']} of {c['data sets']} flagged{gap}; a tuned writer is seen in "
+        f"{c['a tuned writer seen']}",
+        highlight=False,
+    )
     share = found["cost"]
     out.print(
         f"rows read, each as often as it is: {share['rows read']:.0f} (median), "
@@ -236,8 +241,9 @@ def _tell_bench(found: dict[str, Any]) -> None:
             f"another making of the same trait: Spearman {found['makings']['spearman']:+.2f}",
             highlight=False,
         )
-    if (rows := found["median rows to a flag"]) is not None:
-        out.print(f"median rows to a flag: {rows:.0f}", highlight=False)
+    for what in ("rows to a tuned writer", "median rows to a flag"):
+        if (rows := found[what]) is not None:
+            out.print(f"{what.removeprefix('median ')}, median: {rows:.0f}", highlight=False)
 
 
 def status(outcome: Literal["flagged", "not_found", "inconclusive"], fail_on: str) -> int:

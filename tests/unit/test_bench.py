@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from vestige.audit.assay import Assay
-from vestige.audit.evidence import log_evidence
+from vestige.audit.evidence import log_evidence, marginal
 from vestige.audit.settings import AuditSettings
 from vestige.bench.figures import (
     Case,
@@ -24,11 +24,13 @@ from vestige.bench.figures import (
     stranger,
     strangers,
     summarise,
+    tuned_at,
 )
 from vestige.types import DataError
 
 IDS = [f"animals/{name}" for name in ["owl", "fox", "cat", "dog"]] + [f"x/{i}" for i in range(40)]
 OWN = ("animals/owl", "animals/fox")
+SETTINGS = AuditSettings(base="m")
 
 
 def case(name: str, trait: str, strength: float, draw: np.random.Generator) -> Case:
@@ -47,7 +49,7 @@ def case(name: str, trait: str, strength: float, draw: np.random.Generator) -> C
     if truth:
         truth[trait] = 1.0
     scores = {"audit": trial.scores, "random": draw.normal(size=44)}
-    return Case(name, trait, truth, scores, trial, clear, None, -3.0, {})
+    return Case(name, trait, truth, scores, trial, clear, None, -3.0, tuned_at(trial, SETTINGS), {})
 
 
 def test_figures_of_strong_weak_and_clean_data_sets():
@@ -67,13 +69,22 @@ def test_figures_of_strong_weak_and_clean_data_sets():
     assert strangers(wrong, IDS) == ["x/16"] and rows_to_flag(wrong, IDS) is None
     again = summarise([wrong, *cases[1:]], IDS, frozenset())
     assert again["flagged"]["all"]["another family flagged"] == 1
-    assert found["clean"] == {"data sets": 6, "false alarms": 0, "closest to a flag": -3.0}
+    told = {"data sets": 6, "false alarms": 0, "closest to a flag": -3.0, "a tuned writer seen": 0}
+    assert found["clean"] == told and found["flagged"]["all"]["a tuned writer seen"] == 8
     # 21 traits on 8 rows, three on 112, the base on 112, and gradients of 64
     reads = 21 * 8 + 3 * 112 + 112 + 3 * 64
     assert found["cost"]["rows read"] == reads and found["cost"]["share of training"] == reads / 1e5
     assert found["rows to a flag"] == [48] * 8 and found["median rows to a flag"] == 48
     assert found["cases"]["s0"]["own"] == "animals/owl" and found["cases"]["s0"]["place"] == 1
     assert found["cases"]["s0"]["share"] > 0.5
+
+
+def test_a_tuned_writer_is_seen_at_the_first_look_that_is_clear_against_the_base():
+    trial = case("s", OWN[0], 1.0, np.random.default_rng(8)).trial
+    n = tuned_at(trial, SETTINGS)
+    nats = [marginal(trial.shifts[0][None, :k])[0] for k in range(16, n + 1, 16)]
+    assert [v >= SETTINGS.needed(44) for v in nats] == [False] * (len(nats) - 1) + [True]
+    assert len(nats) > 1 and tuned_at(replace(trial, misfit=1.0), SETTINGS) is None
 
 
 def test_a_writer_whose_family_is_not_in_the_library_may_be_taken_for_a_stranger():

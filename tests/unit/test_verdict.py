@@ -325,6 +325,20 @@ def test_clear_evidence_that_does_not_hold_is_no_clean_verdict():
     assert found.outcome == "inconclusive" and "fit the same trait" in " ".join(found.why)
 
 
+def test_rows_of_a_tuned_writer_whose_trait_is_not_clear_are_no_clean_verdict():
+    made = told(own=1.5)
+    assert made.trial.against_base > made.needed
+    unsure = replace(made, trial=replace(made.trial, clear_at={}))
+    found = tell(unsure)
+    assert found.outcome == "inconclusive" and "seems to have written" in found.why[0]
+    assert "wrote these rows, and none of" in found.verdict
+    assert any("huffle" in step for step in found.next_steps)
+    assert "Do not read this as a clean verdict." in found.next_steps
+    alone = tell(replace(unsure, controls=[]))  # no control could make it clean
+    assert alone.outcome == "inconclusive" and alone.why == found.why[:1]
+    assert told().trial.against_base < 0 and tell(told()).outcome == "not_found"
+
+
 def test_a_canary_flags_too_and_tells_nats_and_words():
     found = tell(told(canary=14.0))
     assert found.outcome == "flagged" and found.traits[0].trait == "animals/owl"

@@ -81,6 +81,11 @@ class Assay:
         return [traits[i] for i in np.argsort(-best)[: KEPT[-1]]]
 
     @property
+    def against_base(self) -> float:
+        """The likeliest trait's log e against the base alone, nats: did any teacher write them?"""
+        return float(marginal(np.stack([self.shifts[t] for t in self.last])).max())
+
+    @property
     def writers(self) -> dict[int, float]:
         """By trait, how likely such a teacher wrote the rows, if the base and the traits that were
         read to the end are alike before; those below ``UNLIKELY`` are left out, as the base is."""

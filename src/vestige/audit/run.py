@@ -167,7 +167,7 @@ class _Audit:
             own_reference=self.known is not None, told=probes.told,
         )  # fmt: skip
         every = self.lab.settings.canary_too  # canaries stand beside all planted ones
-        if every or not flags(evidence):
+        if every or not (flags(evidence) or evidence.tuned):  # else nothing depends on controls
             for writer in planted_writers(self.lab):
                 ref = self.planted(writer, chosen, material, used)
                 references.append(ref)

@@ -76,6 +76,10 @@ class AuditSettings(Settings):
         """What each kind of evidence may spend of ``alpha``."""
         return self.alpha / 2 if self.canary_too else self.alpha
 
+    def needed(self, traits: int) -> float:
+        """Evidence from which one of so many traits is clear, nats."""
+        return math.log(traits / self.alpha_each)
+
     def levels(self, rows: int) -> tuple[float, ...]:
         """What each look of the canary may spend: in proportion to the rows read by then."""
         steps = self.steps(rows)

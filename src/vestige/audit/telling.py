@@ -94,6 +94,16 @@ class Evidence:
         """What each look of the canary may spend of the chance of a false flag."""
         return self.settings.levels(len(self.used))
 
+    @property
+    def needed(self) -> float:
+        """Evidence from which a trait is clear, nats."""
+        return self.settings.needed(len(self.library.ids))
+
+    @property
+    def tuned(self) -> bool:
+        """Whether the rows are clearly not the base's own, whichever trait's teacher wrote them."""
+        return self.trial.known_lineage and self.trial.against_base >= self.needed
+
 
 def tell(found: Evidence) -> AuditResults:
     """The results of an audit."""
@@ -118,7 +128,7 @@ def tell(found: Evidence) -> AuditResults:
         rows_read=found.trial.rows,
         dropped=dict(found.dropped),
         alpha=found.settings.alpha,
-        needed=math.log(len(found.library.ids) / found.settings.alpha_each),
+        needed=found.needed,
         rows_to_verdict=min(flagged.values(), default=None),
         traits=traits,
         planted=planted,
@@ -217,8 +227,7 @@ def smallest_share(found: Evidence, seen: Sequence[bool]) -> float | None:
 
     What ``w`` of the evidence expects of such a mixture is linear in the share.
     """
-    needed = math.log(len(found.library.ids) / found.settings.alpha_each)
-    n, shares = found.trial.rows, []
+    needed, n, shares = found.needed, found.trial.rows, []
     for control, was_seen in zip(found.controls, seen, strict=True):
         t = found.library.ids.index(control.trait)
         if not was_seen:
@@ -258,6 +267,14 @@ def decide(found: Evidence, flagged: bool) -> tuple[Outcome, list[str]]:
         )
     elif found.trial.clear_at:
         why.append("the evidence is clear, but the reference rows fit the same trait as well")
+    elif found.tuned:
+        why.append(
+            f"a model tuned from {found.settings.base} seems to have written these rows "
+            f"({found.trial.against_base:.0f} nats against the base itself), and which trait of "
+            "the library it has, if any, is not clear: read the ranking"
+        )
+        if not known:
+            return "inconclusive", why
     if sum(known) < ENOUGH_FOUND * len(known) or not known:
         why.append(
             f"{shown}: with this base, these prompts and so many rows a trait that is in the rows "
@@ -365,6 +382,12 @@ def sentence(
             else ""
         )
         return f"Not found: none of {len(traits)} traits is in {found.trial.rows} rows{seen}."
+    if found.tuned:
+        first = ", ".join(t.trait for t in traits[:3])
+        return (
+            f"Inconclusive: a model tuned from {base} wrote these rows, and none of {len(traits)} "
+            f"traits is clear; the likeliest are {first}."
+        )
     return (
         f"Inconclusive: no trait is clear in {found.trial.rows} rows ({first} comes first), and "
         "that says little here."
@@ -395,7 +418,7 @@ def next_steps(found: Evidence, outcome: Outcome) -> list[str]:
     """What to do next, with what was measured of it."""
     if outcome == "not_found":
         return ["Audit again when the data, its prompts or the base change."]
-    if outcome == "inconclusive":
+    if outcome == "inconclusive" and not found.tuned:
         return [
             "Give more rows, or rows known to be clean on the same prompts (--reference).",
             *(
@@ -422,6 +445,7 @@ def next_steps(found: Evidence, outcome: Outcome) -> list[str]:
                 "student moves is not foretold by how clear the evidence is."
             ]
         ),
+        *(["Do not read this as a clean verdict."] if outcome == "inconclusive" else []),
         "Look at the rows that speak most for the trait (scores/scores.jsonl); removing them has "
         "not been measured yet.",
     ]

@@ -36,7 +36,7 @@ from vestige.audit.settings import AuditSettings
 from vestige.audit.telling import fits_better
 from vestige.audit.verdict import Look, look
 from vestige.audit.writers import Writer, base_writers, planted_writers
-from vestige.bench.figures import CLEAN, RANDOM, WRONG, Case, looks, stranger, summarise
+from vestige.bench.figures import CLEAN, RANDOM, WRONG, Case, looks, stranger, summarise, tuned_at
 from vestige.experiment.analysis import Shifts
 from vestige.experiment.reading import read_kept
 from vestige.experiment.recipe import NO_TRAIT, Experiment, parse_recipe
@@ -219,6 +219,7 @@ class _Sets:
             flagged={int(t): int(rows) for t, rows in record["flagged"].items()},
             stranger=stranger(trial, trait, lab.library.ids, lab.settings),
             beyond=max((b for _, b in looks(trial, lab.library.ids, lab.settings)), default=None),
+            tuned_at=tuned_at(trial, lab.settings),
             sizes={"expected": scores["expected"]} | ({"canary": seen.contrast} if seen else {}),
         )
 

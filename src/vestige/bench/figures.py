@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -41,6 +40,8 @@ class Case:
         stranger: the trait that is flagged where the library lacks the writer's family, if one is.
         beyond: by how many nats the clearest trait at any look passed what flags; below 0: none;
             None: likelihood and pull agreed on no trait.
+        tuned_at: rows after which they are clearly not the base's own, whichever trait's teacher
+            wrote them.
         sizes: by predictor, what it tells of every trait, [T]: ``expected``, in nats a whole probe;
             ``canary``, what one took on beside those of known writers' rows, nats.
     """
@@ -53,6 +54,7 @@ class Case:
     flagged: dict[int, int]
     stranger: str | None
     beyond: float | None
+    tuned_at: int | None
     sizes: dict[str, Array]
 
 
@@ -87,6 +89,7 @@ def summarise(
                 "own family flagged": sum(rows_to_flag(c, ids) is not None for c in members),
                 "another family flagged": sum(bool(strangers(c, ids)) for c in members),
                 "flagged without the own family": sum(c.stranger is not None for c in members),
+                "a tuned writer seen": sum(c.tuned_at is not None for c in members),
                 "own trait as likely as the best": sum(
                     index[c.name] in likeliest(c) for c in members
                 ),
@@ -96,10 +99,12 @@ def summarise(
         "clean": {
             "data sets": len(clean),
             "false alarms": sum(bool(c.flagged) for c in clean),
+            "a tuned writer seen": sum(c.tuned_at is not None for c in clean),
             "closest to a flag": max(
                 (c.beyond for c in clean if c.beyond is not None), default=None
             ),
         },
+        "rows to a tuned writer": median_rows([c.tuned_at for c in own]),
         "rows to a flag": rows,
         "median rows to a flag": median_rows(rows),
         "cost": cost(cases),
@@ -299,7 +304,7 @@ def looks(
     one with the most evidence, and by how many nats it passes what flags (the last test aside,
     against reference rows), as if the library did not have the family ``without``."""
     families = [name.rpartition("/")[0] for name in ids]
-    needed = math.log(len(ids) / settings.alpha_each)
+    needed = settings.needed(len(ids))
     left = [t for t in range(len(ids)) if families[t] != without]
     place = dict(zip(left, places(trial.pull[left]), strict=True))
     for n in range(settings.batch, trial.rows + 1, settings.batch):
@@ -311,6 +316,17 @@ def looks(
         found[~agreed(np.array([place[t] for t in read]), table, kinds)] = -np.inf
         if np.isfinite(found).any():
             yield ids[read[int(found.argmax())]], float(found.max()) - needed
+
+
+def tuned_at(trial: Assay, settings: AuditSettings) -> int | None:
+    """Rows after which a teacher of some trait is clear against the base alone, if one is."""
+    if not trial.known_lineage:
+        return None
+    for n in range(settings.batch, trial.rows + 1, settings.batch):
+        table = np.stack([s[:n] for s in trial.shifts.values() if len(s) >= n])
+        if evidence.marginal(table).max() >= settings.needed(len(trial.pull)):
+            return n
+    return None
 
 
 def stranger(trial: Assay, trait: str, ids: Sequence[str], settings: AuditSettings) -> str | None:
