@@ -48,7 +48,7 @@ from vestige.types import DataError, DroppedRow, Row, ScoreTable
 
 Report = Callable[[str, int, int], None]  # stage, done, total; total 0: just finished
 SCORED = 3  # traits that every row is scored for, flagged ones first
-CONTROL_ROWS = 112  # rows that each planted teacher writes: as many as the benchmark reads
+CONTROL_ROWS = 112  # rows that each planted teacher writes
 RESULTS_FILE = "results.json"
 ROWS = "rows.jsonl"
 
