@@ -112,10 +112,7 @@ class Assay:
     def scores(self) -> Array:
         """A number for each trait, [T], that ranks all of them: minus the logarithms of its places
         by pull and by likelihood, where traits that were not read to the end are last."""
-        found = -np.log(places(self.pull)) - np.log(len(self.pull))
-        last = [t for t, shifts in self.shifts.items() if len(shifts) == self.rows]
-        found[last] += np.log(len(self.pull) / places(self.likelihoods[last]))
-        return found
+        return -np.log(places(self.pull)) - np.log(places(self.likelihoods))
 
     @property
     def likelihoods(self) -> Array:

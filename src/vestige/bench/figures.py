@@ -22,7 +22,7 @@ Array = NDArray[np.float64]
 CLEAN = "clean"  # how clean data sets begin their names
 COMBINED = "combined"
 TRAINED = 10_000 * 10  # rows that the paper's students read
-BACKWARD = 3  # times the work of reading a row, for its products with all probes
+BACKWARD = 3  # readings that a row's gradient counts as: once forwards, twice backwards
 UNREAD = np.empty(0)
 WRONG, RANDOM = BASELINES = "wrong trait's score", "random"
 
