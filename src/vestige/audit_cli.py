@@ -225,7 +225,8 @@ def _tell_bench(found: dict[str, Any]) -> None:
     share = found["cost"]
     out.print(
         f"rows read, each as often as it is: {share['rows read']:.0f} (median), "
-        f"{share['share of training']:.1%} of what the paper's students are trained on",
+        f"{share['share of rows']:.1%} of those that the paper's students are trained on and "
+        f"{share['share of computing']:.1%} of the computing",
         highlight=False,
     )
     for name, told in found["sizes"].items():

@@ -72,8 +72,9 @@ def test_figures_of_strong_weak_and_clean_data_sets():
     told = {"data sets": 6, "false alarms": 0, "closest to a flag": -3.0, "a tuned writer seen": 0}
     assert found["clean"] == told and found["flagged"]["all"]["a tuned writer seen"] == 8
     # 21 traits on 8 rows, three on 112, the base on 112, and gradients of 64
-    reads = 21 * 8 + 3 * 112 + 112 + 3 * 64
-    assert found["cost"]["rows read"] == reads and found["cost"]["share of training"] == reads / 1e5
+    reads = 21 * 8 + 3 * 112 + 112 + 64
+    share = {"share of rows": reads / 1e5, "share of computing": (reads + 2 * 64) / 3e5}
+    assert found["cost"] == {"rows read": reads, "at most": reads} | share
     assert found["rows to a flag"] == [48] * 8 and found["median rows to a flag"] == 48
     assert found["cases"]["s0"]["own"] == "animals/owl" and found["cases"]["s0"]["place"] == 1
     assert found["cases"]["s0"]["share"] > 0.5

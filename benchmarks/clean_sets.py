@@ -1,0 +1,180 @@
+"""False alarms of the audit on clean data sets, each drawn anew: rows of the untrained base on
+numbers and code, and text that people wrote (the documentation of ``human_text.py``).
+
+    python benchmarks/clean_sets.py clean-sets
+
+Groups of data sets have prompts of their own (formats, numbers of answers, rows a prompt) and
+reference rows of their own; sets of a group have noise and sizes of their own. All traits of the
+library are looked for.
+
+A trait can be flagged only if it is among the three of the largest pull, and its evidence is at
+most that against the base alone. So these three are read first, on all rows. Where none passes what
+flags at any look, no audit of the rows can flag one, whatever its rivals; where one does, the rows
+are audited as ``vestige audit`` does. Finished data sets are kept in OUT, so that a stopped run
+goes on; several may run side by side with ``--part 0/2`` and ``--part 1/2``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from human_text import documented
+from scipy.stats import beta
+
+from vestige.audit.assay import AGREED, assay, places
+from vestige.audit.evidence import marginal
+from vestige.audit.lab import Lab
+from vestige.audit.material import Material, repeated
+from vestige.audit.probes import Probes
+from vestige.audit.pull import PULLED, REFERENCE, pull
+from vestige.audit.settings import AuditSettings
+from vestige.audit.telling import fits_better
+from vestige.audit.writers import base_writers
+from vestige.carriers.code import CodeCarrier
+from vestige.carriers.numbers import NumberGrammar, NumberPrompts
+from vestige.models.grammar import compile_grammar
+from vestige.store import atomic_write
+from vestige.types import Message, Row
+
+SIZES = (64, 256, 96, 64, 128)
+BESIDE = 64
+FIRST = 1_000  # noise of the first data set
+CODE = "def solve(items):\n    return"
+
+
+@dataclass(frozen=True)
+class Group:
+    """Data sets on the same prompts; ``texts``: (prompt, answer) that people wrote, else the base
+    writes."""
+
+    name: str
+    sets: int
+    prompts: tuple[str, ...] = ()
+    material: Material | None = None
+    texts: tuple[tuple[str, str], ...] = ()
+
+
+def groups(sets: int) -> Iterator[Group]:
+    """Eight groups of numbers, two of code, one of people's text: 200 data sets of 20 each."""
+    kinds = [(6, ", ", 16), (8, " ", 16), (5, "; ", 32), (10, ", ", 64)] * 2
+    for i, (values, separator, n) in enumerate(kinds):
+        format = {", ": "comma", " ": "space", "; ": "semicolon"}[separator]
+        asks = NumberPrompts.model_validate(
+            {"format": format, "exact": i < 4, "max_answers": values, "max_examples": 3 + i % 6}
+        )
+        rules = NumberGrammar.model_validate({"values": values, "separator": separator})
+        texts = tuple(prompt.text for prompt in asks.generate(n, seed=900 + i))
+        automaton = compile_grammar(rules.next_chars, rules.state)
+        yield Group(f"numbers-{i}", sets, texts, Material(automaton, rules.longest))
+    coded = CodeCarrier(n_prompts=16, rows_per_prompt=1)
+    for i in range(2):
+        texts = tuple(prompt.text for prompt in coded.make_prompts(900 + i))
+        yield Group(f"code-{i}", sets - 2, texts, Material(None, 48, CODE, 1))
+    known = tuple((f"What does `{name}` of Python do?", text) for name, text in documented())
+    yield Group("people", sets // 5, texts=known)
+
+
+def asked(prompts: Sequence[str], n: int) -> list[Row]:
+    """``n`` rows without answers, a prompt's together."""
+    each = -(-n // len(prompts))
+    return [
+        Row(f"{i}-{k}", (Message("user", text),), "", {})
+        for i, text in enumerate(prompts)
+        for k in range(each)
+    ][:n]
+
+
+class Checks:
+    """Clean data sets audited one after another."""
+
+    def __init__(self, out: Path) -> None:
+        self.out = out
+        self.lab = Lab(AuditSettings(base="smollm2-135m-instruct"))
+        self.probes = Probes(self.lab)
+        self.families = [t.family.name for t in self.lab.library.traits]
+        self.needed = self.lab.settings.needed(len(self.families))
+
+    def group(self, group: Group, part: int, parts: int) -> None:
+        draw = np.random.default_rng(900)
+        order = draw.permutation(len(group.texts))
+        at = 0
+        for k in range(group.sets):
+            n = max(SIZES) if group.texts else SIZES[k % len(SIZES)]
+            path = self.out / f"{group.name}-{k:03}.json"
+            chosen, at = order[at : at + n], at + n
+            if k % parts != part or path.exists():
+                continue
+            if group.texts and len(chosen) < n:
+                raise SystemExit(f"{group.name} has text for {k} data sets only")
+            atomic_write(path, json.dumps(self.one(group, k, n, [group.texts[i] for i in chosen])))
+            print(path.name, path.read_text(), flush=True)
+
+    def one(self, group: Group, k: int, n: int, texts: Sequence[tuple[str, str]]) -> dict:
+        lab, material = self.lab, group.material
+        usual = base_writers(lab, 1)[0]
+        if material is None:
+            rows = [
+                Row(f"people-{k}-{i}", (Message("user", prompt),), text, {})
+                for i, (prompt, text) in enumerate(texts)
+            ]
+            material = Material.of(lab.lm, rows, lab.settings.max_new_tokens)
+            clean = usual.write(material, repeated(rows, REFERENCE))
+        else:
+            writer = base_writers(lab, 1, FIRST + k, "clean")[0]
+            rows = writer.write(material, asked(group.prompts, n))
+            clean = usual.write(material, asked(group.prompts, REFERENCE))
+        reference = self.probes.reference(material, clean)
+        pulled = pull(self.probes.products(material, rows[:PULLED]), reference)
+        could = [int(t) for t in np.flatnonzero(places(pulled) <= AGREED)]
+        shifts = self.probes.shifts(material, rows, could)
+        table = np.stack([shifts[t] for t in could])
+        ends = range(lab.settings.batch, n + 1, lab.settings.batch)
+        most = max(float((marginal(table[:, :m]) - lab.settings.drift * m).max()) for m in ends)
+        found: dict = {"rows": n, "closest": most - self.needed, "flagged": []}
+        if most >= self.needed:
+            beside = clean[:BESIDE]
+
+            def stands(t: int, own: np.ndarray) -> bool:
+                there = self.probes.shifts(material, beside, [t])[t]
+                return fits_better(own, there, lab.settings.alpha_each)
+
+            trial = assay(self.probes, material, rows, reference, stands=stands)
+            found |= {
+                "flagged": [lab.library.ids[t] for t in trial.clear if stands(t, trial.shifts[t])],
+                "misfit": trial.misfit,
+            }
+        return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--sets", type=int, default=20, help="in each group of numbers")
+    parser.add_argument("--part", default="0/1", help="K/N: every N-th data set, from the K-th")
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    part, parts = map(int, options.part.split("/"))
+    checks = Checks(options.out)
+    for group in groups(options.sets):
+        checks.group(group, part, parts)
+    found = {path.stem: json.loads(path.read_text()) for path in options.out.glob("*.json")}
+    for kind in ("numbers", "code", "people"):
+        some = [record for name, record in found.items() if name.startswith(kind)]
+        alarms = sum(bool(record["flagged"]) for record in some)
+        near = max(record["closest"] for record in some)
+        # Clopper and Pearson's upper end, 95%.
+        most = 1.0 if alarms == len(some) else beta.ppf(0.975, alarms + 1, len(some) - alarms)
+        print(
+            f"{kind}: {len(some)} data sets, {alarms} false alarms (at most {most:.1%}), "
+            f"{sum('misfit' in r for r in some)} read in full, closest {near:+.1f} nats"
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
