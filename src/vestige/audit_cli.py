@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
+from rich import box
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -258,13 +259,23 @@ def status(outcome: Literal["flagged", "not_found", "inconclusive"], fail_on: st
 
 def summary(found: AuditResults) -> None:
     """The strongest traits and the planted ones, on the terminal."""
-    table = Table(title=f"{found.data} for {found.base}", title_justify="left", title_style="bold")
-    columns = ["trait", "evidence (nats)", "p (Holm)", "share of rows", "pull (%)", "rows read"]
+    table = Table(
+        title=f"{found.data} for {found.base}", title_justify="left", title_style="bold",
+        box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True,
+    )  # fmt: skip
+    columns = [
+        "trait",
+        "evidence\n(nats)",
+        "p\n(Holm)",
+        "share\nof rows",
+        "pull\n(%)",
+        "rows\nread",
+    ]
     first = found.traits[0]
-    columns += ["expected (nats)"] if first.expected else []
-    columns += ["canary (nats)"] if first.canary else []
+    columns += ["expected\n(nats)"] if first.expected else []
+    columns += ["canary\n(nats)"] if first.canary else []
     for column in [*columns, ""]:
-        table.add_column(column, justify="left" if column == "trait" else "right")
+        table.add_column(column, justify="left" if column == "trait" else "right", no_wrap=True)
     for t in found.traits[:SHOWN]:
         cells = [f"{t.evidence:+.1f}", f"{t.p_holm:.2g}", f"{t.share:.0%}", f"{t.pull:+.1f}"]
         more = [f"{v.value:+.2f}" for v in (t.expected, t.canary) if v]

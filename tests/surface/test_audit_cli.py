@@ -75,6 +75,7 @@ def test_an_audit_of_numbers_ends_in_a_report(place: Path, folders):
     assert before == {p: p.stat().st_mtime_ns for p in where.rglob("assay.json")} != {}  # read
     shown = vestige("show", where, cache=place / "cache")
     assert "positive control" in shown.stdout and found["verdict"][:20] in shown.stdout
+    assert found["traits"][0]["trait"] in shown.stdout and "…" not in shown.stdout
     refused = run(place, folders["llama"], "numbers.jsonl", "--sarif", sarif)
     assert refused.returncode == 2 and "exists" in refused.stderr
 

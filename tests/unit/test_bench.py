@@ -182,6 +182,9 @@ def test_methods_are_combined_on_traits_that_are_not_held_out():
     assert combined(turned, IDS, frozenset(IDS[:2]))[1] == pytest.approx(weights)
     alone = [replace(c, scores={"a": c.scores["a"]}) for c in cases]
     assert combined(alone, IDS, frozenset())[1] == {}
+    # Where one trait alone is not held out, nothing is left to fit what it is judged by.
+    few = [c for c in cases if c.trait in (*IDS[:2], IDS[2])]
+    assert combined(few, IDS, frozenset(IDS[:2])) == (few, {})
 
 
 def test_another_making_of_a_trait_says_how_well_it_can_be_foretold():

@@ -204,18 +204,17 @@ def combined(
     cases: Sequence[Case], ids: Sequence[str], held_out: frozenset[str]
 ) -> tuple[list[Case], dict[str, float]]:
     """The cases with a score of all methods together, and the weights of the methods where the
-    writer's trait is held out."""
+    writer's trait is held out; as they are where some have no others to fit weights on."""
     methods = [m for m in cases[0].scores if m not in BASELINES]
-    if len(methods) < 2:
+    fitted_on = {c.trait for c in cases} - held_out
+    if len(methods) < 2 or any(fitted_on <= {c.trait} for c in cases):
         return list(cases), {}
     known = [(c.trait, features([c.scores[m] for m in methods]), ids.index(c.trait)) for c in cases]
 
     def fitted(trait: str) -> Array:
-        """From the data sets of other traits that are not held out; zeros where there are none."""
+        """From the data sets of other traits that are not held out."""
         rest = [k for k in known if k[0] != trait and k[0] not in held_out]
-        return (
-            weights([k[1] for k in rest], [k[2] for k in rest]) if rest else np.zeros(len(methods))
-        )
+        return weights([k[1] for k in rest], [k[2] for k in rest])
 
     by_trait = {trait: fitted(trait) for trait in {c.trait for c in cases}}
     found = [
