@@ -155,7 +155,9 @@ class Checks:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--sets", type=int, default=20, help="in each group of numbers")
+    parser.add_argument(
+        "--sets", type=int, default=20, help="in each group of numbers; 0 tells what is there"
+    )
     parser.add_argument("--part", default="0/1", help="K/N: every N-th data set, from the K-th")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
@@ -166,6 +168,8 @@ def main() -> None:
     found = {path.stem: json.loads(path.read_text()) for path in options.out.glob("*.json")}
     for kind in ("numbers", "code", "people"):
         some = [record for name, record in found.items() if name.startswith(kind)]
+        if not some:
+            continue
         alarms = sum(bool(record["flagged"]) for record in some)
         near = max(record["closest"] for record in some)
         # Clopper and Pearson's upper end, 95%.

@@ -235,7 +235,8 @@ def _tell_bench(found: dict[str, Any]) -> None:
             if e := told.get(part):
                 out.print(
                     f"sizes, {name}, {part}: {e['off']:.2f} nats off (root mean square; the sizes "
-                    f"{e['spread']:.2f}), {e['covered']:.0%} in their 95% interval",
+                    f"{e['spread']:.2f}), {e['covered']:.0%} in their 95% interval; Spearman "
+                    f"{e['spearman']:+.2f}",
                     highlight=False,
                 )
     if found["makings"]["pairs"]:

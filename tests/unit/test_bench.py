@@ -156,6 +156,8 @@ def test_predictors_together_are_nearer_than_each():
     found = calibrations(cases, IDS, frozenset({OWN[0]}))
     assert found["together"]["gains"] == pytest.approx([0.5, 0.2])
     assert found["together"]["held out"]["off"] < 1e-9 < 0.1 < found["expected"]["held out"]["off"]
+    order = {name: told["held out"]["spearman"] for name, told in found.items()}
+    assert order["together"] == pytest.approx(1) and max(order["expected"], order["canary"]) < 1
 
 
 def test_methods_are_combined_on_traits_that_are_not_held_out():

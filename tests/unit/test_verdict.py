@@ -17,8 +17,10 @@ from vestige.audit.run import in_doubt
 from vestige.audit.settings import AuditSettings
 from vestige.audit.telling import (
     GAIN,
+    GAINS,
     MEASURED,
     OFF,
+    OFF_BESIDE,
     Canaries,
     Control,
     Evidence,
@@ -248,6 +250,20 @@ def test_what_a_student_would_take_on_depends_on_the_rows_lineage():
     elsewhere = told(own=1.5, misfit=0.6)
     assert {t.expected.value for t in tell(elsewhere).traits} == {0.0}  # numbers pass on nothing
     assert {t.expected for t in tell(replace(elsewhere, material="text")).traits} == {None}
+
+
+def test_a_canary_of_enough_rows_takes_part_in_what_is_expected():
+    made = told(own=1.5, canary=3.0)
+    last = made.canaries.looks[-1]
+    own = made.library.ids.index("animals/owl")
+    value = GAINS[0] * 14 + GAINS[1] * last.contrast[own]
+    (first, *_) = tell(made).traits
+    assert first.trait == "animals/owl" and first.expected.value == pytest.approx(value)
+    assert first.expected.high - value == pytest.approx(1.96 * OFF_BESIDE, abs=1e-3)
+    few = Canaries([replace(last, rows=112)], made.canaries.words)
+    settings = made.settings.model_copy(update={"looks": (1.0,)})
+    (first, *_) = tell(replace(made, canaries=few, settings=settings)).traits
+    assert first.expected.value == pytest.approx(14 * GAIN)
 
 
 def test_rows_are_shared_among_the_writers_that_they_may_have():

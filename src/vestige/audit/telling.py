@@ -30,6 +30,8 @@ SHIFT = "likelihood shift under the probe of "  # a table of row scores, before 
 #: Of a whole probe's slope, what students of 256 number rows took on, and how far they lay from
 #: that: on the benchmark's data sets that are not held out (docs/results.md).
 GAIN, OFF = 0.07, 0.55
+#: The same where a canary read about as many rows: of the slope, and of the canary's contrast.
+GAINS, OFF_BESIDE, CANARY_ROWS = (0.042, 0.596), 0.46, 192
 MEASURED = ("smollm2-135m-instruct",)  # bases with which these were measured
 ENOUGH_FOUND = 0.5  # share of planted traits that must be found for "not found" to mean anything
 
@@ -331,8 +333,14 @@ def expectation(found: Evidence, trait: int) -> Interval | None:
     """
     if found.expected is None or not (found.trial.known_lineage or found.material == "numbers"):
         return None
-    value = GAIN * float(found.expected[trait]) if found.trial.known_lineage else 0.0
-    return interval(value, OFF, math.inf, found.trial.rows, "log-odds (nats)")
+    value, off, n = GAIN * float(found.expected[trait]), OFF, found.trial.rows
+    last = found.canaries.looks[-1] if found.canaries else None
+    if last and last.rows >= CANARY_ROWS:
+        slope, took = float(found.expected[trait]), float(last.contrast[trait])
+        value, off, n = GAINS[0] * slope + GAINS[1] * took, OFF_BESIDE, last.rows
+    return interval(
+        value if found.trial.known_lineage else 0.0, off, math.inf, n, "log-odds (nats)"
+    )
 
 
 def interval(value: float, scale: float, df: float, n: int, units: str) -> Interval:

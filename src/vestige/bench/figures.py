@@ -186,18 +186,30 @@ def calibrations(
     sets and all traits of their families."""
     names = [name for name in cases[0].sizes if all(name in c.sizes for c in cases)]
     sets = {name: [name] for name in names} | ({"together": names} if len(names) > 1 else {})
-    return {
-        label: calibration({
-            part: np.array([
-                (*(c.sizes[name][ids.index(t)] for name in some), value, t == c.trait)
-                for c in cases
-                if (c.trait in held_out) == is_held_out
-                for t, value in c.truth.items()
-            ]).reshape(-1, len(some) + 2)
-            for part, is_held_out in (("not held out", False), ("held out", True))
-        })
-        for label, some in sets.items()
-    }  # fmt: skip
+    parts = {
+        "not held out": [c for c in cases if c.trait not in held_out],
+        "held out": [c for c in cases if c.trait in held_out],
+    }
+    found = {}
+    for label, some in sets.items():
+        tables = {part: [size_table(c, ids, some) for c in members]
+                  for part, members in parts.items()}  # fmt: skip
+        empty = np.empty((0, len(some) + 2))
+        found[label] = calibration({p: np.concatenate([empty, *t]) for p, t in tables.items()})
+        gains = found[label].get("gains")
+        for part, members in tables.items() if gains else ():
+            if rho := [order_correlation(t[:, :-2] @ gains, t[:, -2]) for t in members]:
+                found[label][part]["spearman"] = float(np.mean(rho))
+    return found
+
+
+def size_table(case: Case, ids: Sequence[str], predictors: Sequence[str]) -> Array:
+    """For each trait of the family what the predictors tell, what was measured, and whether it is
+    the writer's own, [n, P + 2]."""
+    return np.array([
+        (*(case.sizes[name][ids.index(t)] for name in predictors), value, t == case.trait)
+        for t, value in case.truth.items()
+    ])  # fmt: skip
 
 
 def combined(
@@ -271,7 +283,7 @@ def figures(
     }
 
 
-def order_correlation(x: Sequence[float], y: Sequence[float]) -> float:
+def order_correlation(x: Sequence[float] | Array, y: Sequence[float] | Array) -> float:
     """Spearman's rank correlation; 0 where all of one side are equal, which tell no order."""
     if len(set(x)) < 2 or len(set(y)) < 2:
         return 0.0
