@@ -158,13 +158,15 @@ def main() -> None:
     parser.add_argument(
         "--sets", type=int, default=20, help="in each group of numbers; 0 tells what is there"
     )
+    parser.add_argument("--only", default="", help="groups whose name begins so, such as code")
     parser.add_argument("--part", default="0/1", help="K/N: every N-th data set, from the K-th")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     part, parts = map(int, options.part.split("/"))
     checks = Checks(options.out)
     for group in groups(options.sets):
-        checks.group(group, part, parts)
+        if group.name.startswith(options.only):
+            checks.group(group, part, parts)
     found = {path.stem: json.loads(path.read_text()) for path in options.out.glob("*.json")}
     for kind in ("numbers", "code", "people"):
         some = [record for name, record in found.items() if name.startswith(kind)]
