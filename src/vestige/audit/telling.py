@@ -31,7 +31,7 @@ SHIFT = "likelihood shift under the probe of "  # a table of row scores, before 
 #: that: on the benchmark's data sets that are not held out (docs/results.md).
 GAIN, OFF = 0.07, 0.55
 #: The same where a canary read about as many rows: of the slope, and of the canary's contrast.
-GAINS, OFF_BESIDE, CANARY_ROWS = (0.042, 0.596), 0.46, 192
+GAINS, OFF_BESIDE, CANARY_ROWS = (0.047, 0.47), 0.45, 192
 MEASURED = ("smollm2-135m-instruct",)  # bases with which these were measured
 ENOUGH_FOUND = 0.5  # share of planted traits that must be found for "not found" to mean anything
 
