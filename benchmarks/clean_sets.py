@@ -27,7 +27,7 @@ import numpy as np
 from human_text import documented
 from scipy.stats import beta
 
-from vestige.audit.assay import AGREED, assay, places
+from vestige.audit.assay import AGREED, BESIDE, assay, places
 from vestige.audit.evidence import marginal
 from vestige.audit.lab import Lab
 from vestige.audit.material import Material, repeated
@@ -43,7 +43,6 @@ from vestige.store import atomic_write
 from vestige.types import Message, Row
 
 SIZES = (64, 256, 96, 64, 128)
-BESIDE = 64
 FIRST = 1_000  # noise of the first data set
 CODE = "def solve(items):\n    return"
 
@@ -97,8 +96,8 @@ class Checks:
         self.out = out
         self.lab = Lab(AuditSettings(base="smollm2-135m-instruct"))
         self.probes = Probes(self.lab)
-        self.families = [t.family.name for t in self.lab.library.traits]
-        self.needed = self.lab.settings.needed(len(self.families))
+        self.needed = self.lab.settings.needed(self.probes.n)
+        self.clean: dict[str, list[Row]] = {}  # reference rows, by group that shares them
 
     def group(self, group: Group, part: int, parts: int) -> None:
         draw = np.random.default_rng(900)
@@ -128,7 +127,10 @@ class Checks:
         else:
             writer = base_writers(lab, 1, FIRST + k, "clean")[0]
             rows = writer.write(material, asked(group.prompts, n))
-            clean = usual.write(material, asked(group.prompts, REFERENCE))
+            if group.name not in self.clean:
+                asks = asked(group.prompts, REFERENCE)
+                self.clean[group.name] = usual.write(material, asks)
+            clean = self.clean[group.name]
         reference = self.probes.reference(material, clean)
         pulled = pull(self.probes.products(material, rows[:PULLED]), reference)
         could = [int(t) for t in np.flatnonzero(places(pulled) <= AGREED)]

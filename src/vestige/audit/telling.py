@@ -333,14 +333,15 @@ def expectation(found: Evidence, trait: int) -> Interval | None:
     """
     if found.expected is None or not (found.trial.known_lineage or found.material == "numbers"):
         return None
-    value, off, n = GAIN * float(found.expected[trait]), OFF, found.trial.rows
-    last = found.canaries.looks[-1] if found.canaries else None
-    if last and last.rows >= CANARY_ROWS:
-        slope, took = float(found.expected[trait]), float(last.contrast[trait])
-        value, off, n = GAINS[0] * slope + GAINS[1] * took, OFF_BESIDE, last.rows
-    return interval(
-        value if found.trial.known_lineage else 0.0, off, math.inf, n, "log-odds (nats)"
-    )
+    value, off, n = 0.0, OFF, found.trial.rows
+    if found.trial.known_lineage:
+        slope = float(found.expected[trait])
+        value = GAIN * slope
+        last = found.canaries.looks[-1] if found.canaries else None
+        if last and last.rows >= CANARY_ROWS:
+            value = GAINS[0] * slope + GAINS[1] * float(last.contrast[trait])
+            off, n = OFF_BESIDE, last.rows
+    return interval(value, off, math.inf, n, "log-odds (nats)")
 
 
 def interval(value: float, scale: float, df: float, n: int, units: str) -> Interval:

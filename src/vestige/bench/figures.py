@@ -195,11 +195,12 @@ def calibrations(
         tables = {part: [size_table(c, ids, some) for c in members]
                   for part, members in parts.items()}  # fmt: skip
         empty = np.empty((0, len(some) + 2))
-        found[label] = calibration({p: np.concatenate([empty, *t]) for p, t in tables.items()})
-        gains = found[label].get("gains")
-        for part, members in tables.items() if gains else ():
-            if rho := [order_correlation(t[:, :-2] @ gains, t[:, -2]) for t in members]:
-                found[label][part]["spearman"] = float(np.mean(rho))
+        told = calibration({p: np.concatenate([empty, *t]) for p, t in tables.items()})
+        for part, members in tables.items():
+            if told and members:
+                rho = [order_correlation(t[:, :-2] @ told["gains"], t[:, -2]) for t in members]
+                told[part]["spearman"] = float(np.mean(rho))
+        found[label] = told
     return found
 
 
