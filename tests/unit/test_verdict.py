@@ -260,6 +260,8 @@ def test_a_canary_of_enough_rows_takes_part_in_what_is_expected():
     (first, *_) = tell(made).traits
     assert first.trait == "animals/owl" and first.expected.value == pytest.approx(value)
     assert first.expected.high - value == pytest.approx(1.96 * OFF_BESIDE, abs=1e-3)
+    elsewhere = tell(told(own=1.5, canary=3.0, misfit=0.6)).traits[0].expected
+    assert elsewhere.value == 0 and elsewhere.high == pytest.approx(1.96 * OFF, abs=1e-3)
     few = Canaries([replace(last, rows=112)], made.canaries.words)
     settings = made.settings.model_copy(update={"looks": (1.0,)})
     (first, *_) = tell(replace(made, canaries=few, settings=settings)).traits
