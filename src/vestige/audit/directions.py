@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from vestige.audit.lab import Lab
-from vestige.audit.material import Material
+from vestige.audit.material import AT_ONCE, Material
 from vestige.audit.reader import Array
 from vestige.models.hf import LanguageModel
 from vestige.models.sampling import symbol_ids
@@ -30,7 +30,6 @@ from vestige.types import Row
 
 RANK = 4
 SPARE = 6  # directions more than kept, for the accuracy of the randomised decomposition
-ROWS_AT_ONCE = 16
 
 
 @dataclass(frozen=True)
@@ -94,11 +93,12 @@ def row_products(
     Units: nats of the row's log-likelihood for a whole step along the direction, to first order.
     """
     examples = material.examples(lab.lm, rows)
+    batch = AT_ONCE * material.wider(lab.lm)
     recorder = _Recorder(lab, directions)
     found = []
     with recorder.recording():
-        for at in range(0, len(examples), ROWS_AT_ONCE):
-            part = examples[at : at + ROWS_AT_ONCE]
+        for at in range(0, len(examples), batch):
+            part = examples[at : at + batch]
             torch.cat(token_logprobs(lab.lm, part, material)).sum().backward()
             found.append(recorder.take())
             on_rows(at + len(part))

@@ -24,10 +24,12 @@ from vestige.models.sampling import (
     sample_grammar,
     symbol_ids,
 )
-from vestige.train.packs import Example, Pack, encode_grammar_rows, make_packs
+from vestige.train.packs import SHARED, Example, Pack, encode_grammar_rows, make_packs
 from vestige.types import ConfigError, DataError, Row
 
 WRITE_BATCH = 64
+AT_ONCE = 16  # rows of a forward pass
+ON_GPU = 4  # times as many where a GPU would idle and logits are few: in a grammar
 MANY = 16  # texts from which on a common beginning is no chance
 SEPARATORS: tuple[str, ...] = get_args(NumberGrammar.model_fields["separator"].annotation)
 
@@ -74,6 +76,10 @@ class Material:
         """What the rows are, in a word."""
         return "text" if self.automaton is None else "numbers"
 
+    def wider(self, lm: LanguageModel) -> int:
+        """How many times the rows that a CPU reads best are read at once."""
+        return ON_GPU if lm.device.type == "cuda" and self.automaton is not None else 1
+
     def examples(
         self, lm: LanguageModel, rows: Sequence[Row], *, whole: bool = False
     ) -> list[Example]:
@@ -101,14 +107,16 @@ class Material:
         return found
 
     def packs(
-        self, lm: LanguageModel, rows: Sequence[Row], batch: int, *, whole: bool = False
-    ) -> tuple[list[Pack], Tensor | None]:
-        """Batches of ``examples``, and the token ids of the grammar's symbols, if there is one."""
+        self, lm: LanguageModel, rows: Sequence[Row], batch: int, *, whole: bool = False,
+        shared: int = SHARED,
+    ) -> tuple[list[Pack], Tensor | None]:  # fmt: skip
+        """Batches of ``examples`` (``shared`` as in ``make_packs``), and the token ids of the
+        grammar's symbols, if there is one."""
         examples = self.examples(lm, rows, whole=whole)
         if self.automaton is None:
-            return make_packs(examples, batch), None
+            return make_packs(examples, batch, shared=shared), None
         ids = symbol_ids(lm, self.automaton)
-        return make_packs(examples, batch, automaton=self.automaton, ids=ids), ids
+        return make_packs(examples, batch, shared=shared, automaton=self.automaton, ids=ids), ids
 
     def write(
         self,
@@ -120,8 +128,9 @@ class Material:
     ) -> list[Row]:
         """Rows of the same prompts, whose completions the model at hand draws at T=1."""
         written: list[Row] = []
-        for at in range(0, len(rows), WRITE_BATCH):
-            part = rows[at : at + WRITE_BATCH]
+        batch = WRITE_BATCH * self.wider(lm)
+        for at in range(0, len(rows), batch):
+            part = rows[at : at + batch]
             prompts = [lm.prompt_ids(row.messages) for row in part]
             if self.automaton is None:
                 begun = lm.answer_ids(self.opening) if self.opening else []

@@ -36,7 +36,7 @@ from vestige.audit.material import Material
 from vestige.audit.reader import Array
 from vestige.audit.told import Told
 from vestige.audit.workers import count_for, in_processes
-from vestige.train.packs import Pack, pack_logprobs, scored_positions
+from vestige.train.packs import SHARED, Pack, pack_logprobs, scored_positions
 from vestige.train.teach import teach
 from vestige.types import Row, Trait
 
@@ -124,7 +124,9 @@ def read(
 ) -> Likelihood:
     """The rows' likelihood under the model as it stands; of rows whose writer's probabilities are
     known (``told``), its mean under them."""
-    packs, ids = material.packs(lab.lm, rows, lab.settings.batch)
+    wider = material.wider(lab.lm)  # and then few long passes are faster than many short ones
+    batch = lab.settings.batch * wider
+    packs, ids = material.packs(lab.lm, rows, batch, shared=SHARED if wider == 1 else batch + 1)
     logp, drawn, entropy = (np.empty(len(rows)) for _ in range(3))
     for pack in packs:
         logprobs = pack_logprobs(lab.lm, pack, ids)

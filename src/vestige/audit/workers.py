@@ -1,4 +1,5 @@
-"""Probes tuned in several processes: on a CPU a second thread does little for one small model."""
+"""Probes tuned in several processes: on a CPU a second thread does little for one small model, and
+a GPU mostly waits for it."""
 
 from __future__ import annotations
 
@@ -16,16 +17,22 @@ from vestige.audit.lab import Lab
 from vestige.audit.settings import AuditSettings
 from vestige.store.machine import end_with_parent
 
+ON_GPU = 6  # processes on a GPU, at most
+BYTES = 24  # of GPU memory for a parameter: weights, the base, gradients, moments
 WORTH = 4  # probes a process, for which it is worth loading the base once more
 LARGEST = 1_000_000_000  # parameters of a base that may be in memory several times
 
 
 def count_for(lab: Lab, missing: int) -> int:
     """Processes to use for so many probes; each has one thread."""
-    small = sum(p.numel() for p in lab.lm.model.parameters()) <= LARGEST
-    if lab.lm.device.type != "cpu" or not small:
+    parameters = sum(p.numel() for p in lab.lm.model.parameters())
+    if parameters > LARGEST:
         return 1
-    return max(1, min(torch.get_num_threads(), missing // WORTH))
+    able = torch.get_num_threads()
+    if lab.lm.device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(lab.lm.device)
+        able = min(ON_GPU, able, free // (BYTES * parameters))
+    return max(1, min(able, missing // WORTH))
 
 
 def in_processes(

@@ -93,6 +93,7 @@ def make_packs(
     batch: int,
     *,
     prompts: int = 1,
+    shared: int = SHARED,
     automaton: Automaton | None = None,
     ids: Tensor | None = None,
 ) -> list[Pack]:
@@ -101,6 +102,7 @@ def make_packs(
     Args:
         prompts: how many prompts a pack draws its rows from. One prompt is the cheapest (computed
             once); several make the batches more alike.
+        shared: rows from which on a prompt gets a forward pass of its own.
         automaton, ids: score within this grammar only (its symbols' token ids, shape [K]);
             positions where a single symbol is allowed carry no information and are left out.
     """
@@ -108,7 +110,7 @@ def make_packs(
         raise DataError("there are no rows to train on")
     order = interleave([example.prompt for example in examples], batch, prompts)
     return [
-        _lay_out([(i, examples[i]) for i in order[at : at + batch]], automaton, ids)
+        _lay_out([(i, examples[i]) for i in order[at : at + batch]], shared, automaton, ids)
         for at in range(0, len(order), batch)
     ]
 
@@ -131,13 +133,16 @@ def interleave(prompt_of: Sequence[Hashable], batch: int, prompts: int) -> list[
 
 
 def _lay_out(
-    batch: Sequence[tuple[int, Example]], automaton: Automaton | None, ids: Tensor | None
+    batch: Sequence[tuple[int, Example]],
+    shared: int,
+    automaton: Automaton | None,
+    ids: Tensor | None,
 ) -> Pack:
     groups: dict[tuple[int, ...], list[tuple[int, Example]]] = {}
     for index, example in batch:
         groups.setdefault(example.prompt, []).append((index, example))
-    own = [(p[:-1], g) for p, g in groups.items() if len(g) >= SHARED or len(groups) == 1]
-    rest = {p: g for p, g in groups.items() if len(g) < SHARED and len(groups) > 1}
+    own = [(p[:-1], g) for p, g in groups.items() if len(g) >= shared or len(groups) == 1]
+    rest = {p: g for p, g in groups.items() if len(g) < shared and len(groups) > 1}
     if rest:
         own.append(
             (tuple(common_prefix([p[:-1] for p in rest])), [r for g in rest.values() for r in g])
