@@ -149,7 +149,7 @@ def bench_audit(
     traits: Annotated[str, typer.Option(help="library, families or .toml files.")] = "library",
     rows: Annotated[int, typer.Option(min=16, help="Rows that are read at most.")] = 256,
     methods: Annotated[
-        str, typer.Option(help="Others to compare: pull,influence,activations,prompts,canary.")
+        str, typer.Option(help="Others to compare: influence,activations,prompts,canary.")
     ] = "",
     clean: Annotated[
         int, typer.Option(min=0, help="Clean data sets that the base writes for each seed.")

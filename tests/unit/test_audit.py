@@ -7,6 +7,7 @@ import math
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -398,6 +399,29 @@ def test_rows_are_read_exactly_under_base_and_probe(lab: Lab, probes: Probes):
     assert ["".join(text for text, _ in part) for part in tokens] == [r.completion for r in rows]
     assert np.allclose([sum(v for _, v in part) for part in tokens],
                        probes.read(material, rows, 1).logp - base, atol=1e-3)  # fmt: skip
+
+
+@pytest.mark.parametrize("texts", [["3, 4", "12, 7", "5, 88"], ["red is", "a blue sky"]])
+def test_a_gpu_reads_and_writes_more_rows_at_once_and_the_same(
+    lab: Lab, probes: Probes, monkeypatch, texts
+):
+    rows = rows_of(texts * 12, prompts=3)
+    material = Material.of(lab.lm, rows, 8)
+    assert material.wider(lab.lm) == 1
+    gpu = cast(LanguageModel, SimpleNamespace(device=torch.device("cuda")))
+    assert material.wider(gpu) == (4 if material.automaton else 1)
+
+    def all_of_it() -> list[Any]:
+        written = [row.completion for row in material.write(lab.lm, rows, seed=5)]
+        return [written, probes.read(material, rows, 1), probes.products(material, rows)]
+
+    texts, read, products = all_of_it()
+    calls = []
+    monkeypatch.setattr(Material, "wider", lambda material, lm: calls.append(1) or 4)
+    again, wide, others = all_of_it()
+    assert len(calls) == 3 and again == texts and wide.tokens == read.tokens
+    for one, other in zip((*read[:3], products), (*wide[:3], others), strict=True):
+        assert np.allclose(one, other, atol=1e-3)
 
 
 def test_a_model_is_not_surprised_by_rows_of_its_own(lab: Lab, probes: Probes):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 import torch
@@ -70,3 +72,13 @@ def test_a_large_base_is_loaded_once(settings, tmp_path, threads, monkeypatch):
     threads(4)
     monkeypatch.setattr(workers, "LARGEST", 10)
     assert workers.count_for(Lab(settings, cache=tmp_path), 100) == 1
+
+
+def test_a_gpu_tunes_in_as_many_processes_as_fit_into_its_memory(threads, monkeypatch):
+    layer = torch.nn.Linear(10, 10, bias=False)  # 100 parameters
+    lm = SimpleNamespace(model=layer, device=torch.device("cuda"))
+    lab = cast(Lab, SimpleNamespace(lm=lm))
+    threads(16)
+    for free, count in ((0, 1), (2_400, 1), (7_300, 3), (10**6, workers.ON_GPU)):
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device, n=free: (n, 10**9))
+        assert workers.count_for(lab, 1000) == count
