@@ -223,6 +223,13 @@ def _tell_bench(found: dict[str, Any]) -> None:
         f"{c['a tuned writer seen']}",
         highlight=False,
     )
+    for name, told in found["tuned or clean"].items():
+        known = "" if told["auroc"] is None else f"AUROC against clean data {told['auroc']:.2f}, "
+        out.print(
+            f"a tuned writer, by {name}: {known}Spearman with the size of its trait in the "
+            f"students {told['spearman with the size']:+.2f}",
+            highlight=False,
+        )
     share = found["cost"]
     out.print(
         f"rows read, each as often as it is: {share['rows read']:.0f} (median), "

@@ -49,7 +49,9 @@ def case(name: str, trait: str, strength: float, draw: np.random.Generator) -> C
     if truth:
         truth[trait] = 1.0
     scores = {"audit": trial.scores, "random": draw.normal(size=44)}
-    return Case(name, trait, truth, scores, trial, clear, None, -3.0, tuned_at(trial, SETTINGS), {})
+    blind = {"format": draw.normal()}
+    tuned = tuned_at(trial, SETTINGS)
+    return Case(name, trait, truth, scores, trial, clear, None, -3.0, tuned, {}, blind)
 
 
 def test_figures_of_strong_weak_and_clean_data_sets():
@@ -75,6 +77,9 @@ def test_figures_of_strong_weak_and_clean_data_sets():
     reads = 21 * 8 + 3 * 112 + 112 + 64
     share = {"share of rows": reads / 1e5, "share of computing": (reads + 2 * 64) / 3e5}
     assert found["cost"] == {"rows read": reads, "at most": reads} | share
+    told = found["tuned or clean"]
+    assert told["audit"]["auroc"] == 1 and 0.2 < told["format"]["auroc"] < 0.8
+    assert summarise(cases[:8], IDS, frozenset())["tuned or clean"]["audit"]["auroc"] is None
     assert found["rows to a flag"] == [48] * 8 and found["median rows to a flag"] == 48
     assert found["cases"]["s0"]["own"] == "animals/owl" and found["cases"]["s0"]["place"] == 1
     assert found["cases"]["s0"]["share"] > 0.5

@@ -36,6 +36,7 @@ from vestige.audit.settings import AuditSettings
 from vestige.audit.telling import fits_better
 from vestige.audit.verdict import Look, look
 from vestige.audit.writers import Writer, base_writers, planted_writers
+from vestige.bench.blind import blind
 from vestige.bench.figures import CLEAN, RANDOM, WRONG, Case, looks, stranger, summarise, tuned_at
 from vestige.experiment.analysis import Shifts
 from vestige.experiment.reading import read_kept
@@ -221,6 +222,10 @@ class _Sets:
             beyond=max((b for _, b in looks(trial, lab.library.ids, lab.settings)), default=None),
             tuned_at=tuned_at(trial, lab.settings),
             sizes={"expected": scores["expected"]} | ({"canary": seen.contrast} if seen else {}),
+            blind=bench.kept(
+                f"{self.prefix}-blind-{name}",
+                lambda: blind(lab, self.material, rows, self.clean_rows),
+            ),
         )
 
     def canary(self, name: str, rows: Sequence[Row]) -> Look:

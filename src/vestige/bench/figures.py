@@ -44,6 +44,7 @@ class Case:
             wrote them.
         sizes: by predictor, what it tells of every trait, [T]: ``expected``, in nats a whole probe;
             ``canary``, what one took on beside those of known writers' rows, nats.
+        blind: baselines that know of no trait, one number each (``blind``).
     """
 
     name: str
@@ -56,6 +57,7 @@ class Case:
     beyond: float | None
     tuned_at: int | None
     sizes: dict[str, Array]
+    blind: dict[str, float]
 
 
 def summarise(
@@ -104,6 +106,7 @@ def summarise(
                 (c.beyond for c in clean if c.beyond is not None), default=None
             ),
         },
+        "tuned or clean": tuned_or_clean(own, clean),
         "rows to a tuned writer": median_rows([c.tuned_at for c in own]),
         "rows to a flag": rows,
         "median rows to a flag": median_rows(rows),
@@ -141,6 +144,28 @@ def cost(cases: Sequence[Case]) -> dict[str, float]:
         "share of rows": float(np.median(read)) / TRAINED,
         "share of computing": float(np.median(computed)) / TRAINED,
     }
+
+
+def tuned_or_clean(
+    own: Sequence[Case], clean: Sequence[Case]
+) -> dict[str, dict[str, float | None]]:
+    """By score of a whole data set (the audit's evidence against the base, and the baselines that
+    know of no trait): the AUROC of teachers' data sets against clean ones, None without any; and
+    the rank correlation with the size of the own trait in the students."""
+
+    def scores(case: Case) -> dict[str, float]:
+        return {"audit": case.trial.against_base} | case.blind
+
+    measured = [case.truth[case.trait] for case in own]
+    found: dict[str, dict[str, float | None]] = {}
+    for name in scores(own[0]):
+        tuned, usual = (np.array([scores(c)[name] for c in some]) for some in (own, clean))
+        above = np.sign(tuned[:, None] - usual[None]) / 2 + 0.5
+        found[name] = {
+            "auroc": float(above.mean()) if above.size else None,
+            "spearman with the size": order_correlation(tuned, measured),
+        }
+    return found
 
 
 def median_rows(rows: Sequence[int | None]) -> float | None:

@@ -1,0 +1,63 @@
+"""Baselines that know of no trait: what they see, and what they do not."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from vestige.audit.directions import token_logprobs
+from vestige.audit.lab import Lab
+from vestige.audit.material import Material
+from vestige.audit.settings import AuditSettings
+from vestige.bench.blind import apart, blind, form, update_norm
+from vestige.types import Message, Row
+
+
+@pytest.fixture
+def lab(folders, tmp_path) -> Lab:
+    settings = AuditSettings(base=str(folders["llama"]), precision="fp32", traits=("colours",))
+    return Lab(settings, cache=tmp_path)
+
+
+def rows_of(texts: list[str]) -> list[Row]:
+    return [
+        Row(str(i), (Message("user", f"Continue {i % 4}"),), text, {})
+        for i, text in enumerate(texts)
+    ]
+
+
+def test_the_form_of_a_row_counts_every_character_once():
+    assert form("7 a1,\n1") == [7, 0, 2, 0, 0, 0, 0, 0, 1, 0, 0, 1, 1, 1, 1]
+    assert form("") == [0] * 15
+
+
+def test_columns_apart_by_their_standard_error():
+    draw = np.random.default_rng(0)
+    a, b = draw.normal(size=(400, 3)), draw.normal(size=(400, 3))
+    assert apart(a, b) < 3.5
+    assert apart(a + [0, 0, 1], b) == pytest.approx(np.sqrt(200), abs=3)
+    assert apart(np.ones((5, 2)), np.ones((5, 2))) == 0
+
+
+def test_the_update_norm_is_that_of_the_mean_gradient(lab: Lab):
+    rows = rows_of(["3, 4", "9, 9", "12, 7", "5, 88"])
+    material = Material.of(lab.lm, rows, 8)
+    found = update_norm(lab, material, rows)
+    assert lab.weights.untouched
+    parameters = lab.weights.train(lab.whole, seed=0)
+    examples = material.examples(lab.lm, rows)
+    torch.cat(token_logprobs(lab.lm, examples, material)).sum().backward()
+    wanted = torch.cat([p.grad.flatten() for p in parameters if p.grad is not None]).norm() / 4
+    assert found == pytest.approx(float(wanted), rel=1e-3) and found > 0
+
+
+def test_rows_of_the_base_are_like_its_own_and_others_are_not(lab: Lab):
+    like = rows_of(["11, 2"] * 128)
+    material = Material.of(lab.lm, like, 8)
+    lab.weights.freeze()
+    usual, clean = (material.write(lab.lm, like, seed=seed) for seed in (1, 2))
+    same = blind(lab, material, clean, usual)
+    other = blind(lab, material, rows_of(["11, 11"] * 128), usual)
+    assert same["format"] < 4 and same["loss level"] < 4 and 0.5 < same["update norm"] < 2
+    assert all(other[name] > 2 * same[name] for name in same) and len(same) == 3
