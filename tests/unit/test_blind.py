@@ -36,7 +36,7 @@ def test_columns_apart_by_their_standard_error():
     draw = np.random.default_rng(0)
     a, b = draw.normal(size=(400, 3)), draw.normal(size=(400, 3))
     assert apart(a, b) < 3.5
-    assert apart(a + [0, 0, 1], b) == pytest.approx(np.sqrt(200), abs=3)
+    assert apart(a + np.array([0, 0, 1]), b) == pytest.approx(np.sqrt(200), abs=3)
     assert apart(np.ones((5, 2)), np.ones((5, 2))) == 0
 
 
