@@ -4,7 +4,7 @@ Two ways to ask, and they err differently. To first order all traits are read at
 Exact likelihood under a trait's probe (``evidence``) is slower and is read for ever fewer traits:
 32 on 32 rows, 24 on 64, 16 on 128, 8 afterwards, half of them the likeliest so far and the others
 those of the largest pull; looked at after every batch (the evidence is valid however often one
-looks). A trait is clear where its evidence suffices and both agree on it (``agreed``). A trait that
+looks), when those that are ``BEHIND`` the likeliest are left. A trait is clear where its evidence suffices and both agree on it (``agreed``). A trait that
 is not read is not tested, and the positive control counts that as a miss; nor does it stand up
 against one of another family that writes much like it, which is why many are read.
 """
@@ -28,13 +28,14 @@ from vestige.audit.reader import Array
 from vestige.types import Row
 
 KEPT = (32, 24, 16, 8)  # traits that are read in each round; the last number in all later ones
+BEHIND = 20.0  # nats behind the likeliest from which a trait is read no further, 8 traits aside
 FIRST = 2  # batches of the first round
 AGREED = 3  # place by pull up to which a trait may be clear
 BESIDE = 64  # reference rows that the likeliest traits are read on
 MISFIT = 0.2  # nats a token from which rows are unlike what the base or a teacher of it writes
 UNLIKELY = 0.01  # probability below which a trait's teacher is not taken for the rows' writer
 BASE = -1  # the untrained base among writers
-METHOD = 7  # raised when what audits have kept would mean something else
+METHOD = 8  # raised when what audits have kept would mean something else
 OnRound = Callable[[int, int], None]
 Stands = Callable[[int, Array], bool]
 
@@ -157,9 +158,8 @@ def assay(
     steps = rounds(len(rows), settings.batch)
     alive, read = list(range(probes.n)), 0
     for end in sorted({*steps, *range(settings.batch, len(rows), settings.batch)}):
-        if read in (0, *steps):
-            done = sum(step <= read for step in steps)
-            alive = going_on(alive, pulled, shifts, KEPT[min(done, len(KEPT) - 1)])
+        done = sum(step <= read for step in steps)
+        alive = going_on(alive, pulled, shifts, KEPT[min(done, len(KEPT) - 1)])
         part, read = rows[read:end], end
         base = probes.read(material, part, None)
         surprise.add(BASE, base)
@@ -197,14 +197,18 @@ def agreed(place: Array, shifts: Array, families: Sequence[str]) -> NDArray[np.b
 def going_on(
     alive: Sequence[int], pulled: Array, shifts: dict[int, Array], count: int
 ) -> list[int]:
-    """The traits of ``alive`` that are read next: half of ``count`` the likeliest so far, the
-    others those of the largest pull; by pull alone where none was read."""
-    likeliest: list[int] = []
-    if shifts:
-        best = likelihood_ratios(np.stack([shifts[t] for t in alive])).max(1)
-        likeliest = [alive[i] for i in np.argsort(-best)[: count // 2]]
-    others = sorted(set(alive) - set(likeliest), key=lambda t: -pulled[t])
-    return [*likeliest, *others[: count - len(likeliest)]]
+    """The traits of ``alive`` that are read next, the likeliest so far first: half of ``count`` by
+    likelihood and the others by pull, without those that are ``BEHIND`` unless they are among the
+    eight likeliest (so many are compared in the end); by pull alone where none was read."""
+    by_pull = sorted(alive, key=lambda t: -pulled[t])
+    if not shifts:
+        return by_pull[:count]
+    best = likelihood_ratios(np.stack([shifts[t] for t in alive])).max(1)
+    nats = dict(zip(alive, map(float, best), strict=True))
+    likeliest = sorted(alive, key=lambda t: -nats[t])[: count // 2]
+    others = [t for t in by_pull if t not in likeliest][: count - len(likeliest)]
+    ranked = sorted([*likeliest, *others], key=lambda t: -nats[t])
+    return [t for i, t in enumerate(ranked) if i < KEPT[-1] or nats[t] > nats[ranked[0]] - BEHIND]
 
 
 class _Surprise:
