@@ -4,9 +4,10 @@ Two ways to ask, and they err differently. To first order all traits are read at
 Exact likelihood under a trait's probe (``evidence``) is slower and is read for ever fewer traits:
 32 on 32 rows, 24 on 64, 16 on 128, 8 afterwards, half of them the likeliest so far and the others
 those of the largest pull; looked at after every batch (the evidence is valid however often one
-looks), when those that are ``BEHIND`` the likeliest are left. A trait is clear where its evidence suffices and both agree on it (``agreed``). A trait that
-is not read is not tested, and the positive control counts that as a miss; nor does it stand up
-against one of another family that writes much like it, which is why many are read.
+looks), when those that are ``BEHIND`` the likeliest are left. A trait is clear where its evidence
+suffices and both agree on it (``agreed``). A trait that is not read is not tested, and the positive
+control counts that as a miss; nor does it stand up against one of another family that writes much
+like it, which is why many are read.
 """
 
 from __future__ import annotations
