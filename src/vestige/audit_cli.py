@@ -162,6 +162,14 @@ def bench_audit(
         ),
     ] = None,
     seeds: Annotated[str, typer.Option(help="Only these seeds, such as 0,1.")] = "",
+    share: Annotated[
+        float,
+        typer.Option(
+            min=0.05,
+            max=1.0,
+            help="Part of each data set's rows that is its writer's; the base writes the others.",
+        ),
+    ] = 1.0,
     folder: Annotated[
         Path,
         typer.Option("--out", help="Where what is computed is kept, to go on after a stop."),
@@ -186,7 +194,7 @@ def bench_audit(
             runs, settings, folder,
             seeds=[int(part) for part in seeds.split(",")] if seeds else None,
             clean=clean, known_clean=known_clean or (), methods=_names(methods),
-            report=lambda name: line.update(name),
+            share=share, report=lambda name: line.update(name),
         )  # fmt: skip
     if as_json:
         print(json.dumps(found))

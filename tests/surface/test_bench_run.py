@@ -43,4 +43,8 @@ def test_a_bench_audits_a_run_and_goes_on_where_it_stopped(folders, tmp_path: Pa
     kept = bench_audit([folder], settings, tmp_path / "bench", **wanted, report=again.append)
     assert kept == found and not [name for name in again if not name.startswith("probe")]
     assert {"audit", "likelihood", "pull", "random", "combined", *METHODS} <= set(found["methods"])
+    half = bench_audit([folder], settings, tmp_path / "bench", clean=1, share=0.5)
+    assert all(name.endswith("-0.5") for name in half["cases"])
+    assert {name.removesuffix("-0.5") for name in half["cases"]} == set(found["cases"])
+    assert half["misfit"] != {f"{name}-0.5": found["misfit"][name] for name in found["cases"]}
     assert {"expected", "canary", "together"} == set(found["sizes"])

@@ -80,6 +80,10 @@ def test_figures_of_strong_weak_and_clean_data_sets():
     told = found["tuned or clean"]
     assert told["audit"]["auroc"] == 1 and 0.2 < told["format"]["auroc"] < 0.8
     assert summarise(cases[:8], IDS, frozenset())["tuned or clean"]["audit"]["auroc"] is None
+    strange = replace(cases[0], name="c6", trait="clean-1", truth={})  # a clear writer's rows
+    unlike = replace(strange, trial=replace(strange.trial, misfit=0.6))  # of unknown lineage
+    told = [summarise([*cases, c], IDS, frozenset())["tuned or clean"] for c in (strange, unlike)]
+    assert told[0]["audit"]["auroc"] < 1 == told[1]["audit"]["auroc"]
     assert found["rows to a flag"] == [48] * 8 and found["median rows to a flag"] == 48
     assert found["cases"]["s0"]["own"] == "animals/owl" and found["cases"]["s0"]["place"] == 1
     assert found["cases"]["s0"]["share"] > 0.5

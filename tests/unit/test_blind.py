@@ -11,6 +11,7 @@ from vestige.audit.lab import Lab
 from vestige.audit.material import Material
 from vestige.audit.settings import AuditSettings
 from vestige.bench.blind import apart, blind, form, update_norm
+from vestige.bench.cases import diluted
 from vestige.types import Message, Row
 
 
@@ -30,6 +31,14 @@ def rows_of(texts: list[str]) -> list[Row]:
 def test_the_form_of_a_row_counts_every_character_once():
     assert form("7 a1,\n1") == [7, 0, 2, 0, 0, 0, 0, 0, 1, 0, 0, 1, 1, 1, 1]
     assert form("") == [0] * 15
+
+
+def test_a_share_of_the_rows_is_the_writers_evenly_spread():
+    rows, others = rows_of(["own"] * 16), rows_of(["base"] * 8)
+    assert [r.completion for r in diluted(rows, others, 0.25)] == [*["base"] * 3, "own"] * 4
+    some = [r.completion == "own" for r in diluted(rows, others, 0.3)]
+    assert sum(some) == 4 and all(sum(some[i : i + 8]) in (2, 3) for i in range(9))
+    assert [r.id for r in diluted(rows, others, 0.5)][:4] == ["0", "1", "2", "3"]
 
 
 def test_columns_apart_by_their_standard_error():

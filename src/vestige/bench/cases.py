@@ -48,6 +48,7 @@ from vestige.types import ConfigError, DataError, Row
 Array = NDArray[np.float64]
 Report = Callable[[str], None]
 FIRST_CLEAN = 100  # noise of the first clean data set
+FILLER = 99  # noise of the base's rows among a writer's
 SCREENED = 64  # rows that first-order methods read
 METHODS = ("influence", "activations", "prompts", "canary")  # beside the audit's; docs/audit.md
 
@@ -76,8 +77,11 @@ class Bench:
             atomic_write(path, json.dumps(make()))
         return json.loads(path.read_text())
 
-    def seed(self, run: Path, recipe: Experiment, seed: int, clean: int) -> Iterator[Case]:
-        """Every data set of one seed of a run, and ``clean`` ones that the base writes."""
+    def seed(
+        self, run: Path, recipe: Experiment, seed: int, clean: int, share: float
+    ) -> Iterator[Case]:
+        """Every data set of one seed of a run, ``share`` of it its writer's, and ``clean`` ones
+        that the base writes."""
         student = next((s for s in recipe.students if s.method == "rows" and not s.base), None)
         if student is None:
             raise DataError(f"{run} has no students of the same base on sampled rows")
@@ -95,7 +99,9 @@ class Bench:
         own = {name: f"{recipe.family}/{name}" for name in recipe.traits}
         sets = _Sets(self, f"{run.name}-{seed}", material, first)
         for name, rows in data.items():
-            yield sets.case(name, own.get(name, name), truths.get(name, {}), rows)
+            label = name if share == 1 else f"{name}-{share:g}"
+            some = rows if share == 1 else diluted(rows, sets.fillers, share)
+            yield sets.case(label, own.get(name, name), truths.get(name, {}), some)
         for writer in base_writers(self.lab, clean, FIRST_CLEAN, CLEAN):
             yield sets.case(writer.name, writer.name, {}, sets.written(writer))
 
@@ -158,6 +164,11 @@ class _Sets:
     def written(self, writer: Writer) -> list[Row]:
         """What a known writer writes on the seed's prompts."""
         return writer.write(self.material, self.like)
+
+    @cached_property
+    def fillers(self) -> list[Row]:
+        """What the base writes on the seed's prompts, in place of a data set's own rows."""
+        return self.written(base_writers(self.bench.lab, 1, FILLER, "filler")[0])
 
     def pulled(self, name: str, kind: str, rows: Callable[[], Sequence[Row]]) -> Array:
         """One method's scores of the first rows, [n, T]."""
@@ -246,6 +257,12 @@ class _Sets:
         return look(len(rows), own, references, planted, lab.library.ids)
 
 
+def diluted(rows: Sequence[Row], fillers: Sequence[Row], share: float) -> list[Row]:
+    """``rows`` with all but ``share`` of them replaced by ``fillers``, evenly spread."""
+    own = np.diff(np.floor(np.arange(len(rows) + 1) * share + 1e-9)) > 0
+    return [row if own[i] else fillers[i % len(fillers)] for i, row in enumerate(rows)]
+
+
 def bench_audit(
     runs: Sequence[Path],
     settings: AuditSettings,
@@ -255,6 +272,7 @@ def bench_audit(
     clean: int = 4,
     known_clean: Sequence[Path | str] = (),
     methods: Sequence[str] = (),
+    share: float = 1.0,
     report: Report = lambda name: None,
 ) -> dict[str, Any]:
     """Audit every data set of ``runs`` and hold the outcome against what students took on.
@@ -264,6 +282,8 @@ def bench_audit(
         clean: further draws of the untrained base for each seed, as clean data sets.
         known_clean: files of rows that are known to be clean, such as texts that people wrote.
         methods: of ``METHODS``, to compare with.
+        share: of each data set's rows that are its writer's; the base writes the others. Truth
+            stays what students of the writer's rows alone took on.
 
     Raises:
         DataError: a run has no students on sampled rows; StoreError: it is not finished.
@@ -281,7 +301,7 @@ def bench_audit(
             raise DataError(f"{run} is no run on language models")
         for seed in recipe.seeds:
             if seeds is None or seed in seeds:
-                cases += bench.seed(run, recipe, seed, clean)
+                cases += bench.seed(run, recipe, seed, clean, share)
     cases += [bench.known_clean(path) for path in known_clean]
     found = summarise(cases, bench.lab.library.ids, bench.lab.library.held_out)
     atomic_write(folder / "bench.json", json.dumps(found, indent=1))
