@@ -172,7 +172,8 @@ def test_killed_at_random_moments_it_ends_the_same(undisturbed: Path, folders, t
     code, _, err = finish(start(folder, config, "--workers", "2"))
     assert code == 0, err
     assert outcome(folder) == outcome(undisturbed)
-    left = [p.name for p in folder.rglob("*") if p.name.endswith((".part", ".vestige-tmp"))]
+    ends = (".part", ".vestige-tmp")
+    left = [p for p in folder.rglob("*") if p.name.endswith(ends) or p.name.startswith(".tmp")]
     assert not left and not list(folder.rglob("checkpoint"))
     print(f"{kills} kills, {finished + 1} runs to their end")
 

@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from typing import Any
 from vestige.types import ConfigError, StoreError
 
 TEMP_SUFFIX = ".vestige-tmp"
+LEFTOVERS = (f".*{TEMP_SUFFIX}", ".tmp??????")  # of a killed process: ours, and safetensors'
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_+=.-]*")
 
 
@@ -133,6 +134,6 @@ def disk_full_explained(path: Path) -> Iterator[None]:
         ) from error
 
 
-def remove_temporary(paths: Iterator[Path]) -> None:
+def remove_temporary(paths: Iterable[Path]) -> None:
     for path in list(paths):
         path.unlink(missing_ok=True)

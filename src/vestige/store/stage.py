@@ -8,12 +8,13 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from vestige.store.files import (
+    LEFTOVERS,
     NAME,
-    TEMP_SUFFIX,
     as_json,
     atomic_write,
     disk_full_explained,
@@ -184,7 +185,7 @@ class Stage:
         if self.part.exists():
             if key_file.is_file() and key_file.read_text(encoding="utf-8") == self.key:
                 (self.part / MANIFEST).unlink(missing_ok=True)
-                remove_temporary(self.part.rglob(f".*{TEMP_SUFFIX}"))
+                remove_temporary(chain.from_iterable(map(self.part.rglob, LEFTOVERS)))
             else:
                 shutil.rmtree(self.part)
         self.part.mkdir(parents=True, exist_ok=True)
