@@ -291,7 +291,11 @@ def summary(found: AuditResults) -> None:
     columns += ["expected\n(nats)"] if first.expected else []
     columns += ["canary\n(nats)"] if first.canary else []
     for column in [*columns, ""]:
-        table.add_column(column, justify="left" if column == "trait" else "right", no_wrap=True)
+        name = column == "trait"  # where the terminal is narrow, names are broken and no number is
+        table.add_column(
+            column, justify="left" if name else "right", no_wrap=not name, overflow="fold",
+            min_width=12 if name else None,
+        )  # fmt: skip
     for t in found.traits[:SHOWN]:
         cells = [f"{t.evidence:+.1f}", f"{t.p_holm:.2g}", f"{t.share:.0%}", f"{t.pull:+.1f}"]
         more = [f"{v.value:+.2f}" for v in (t.expected, t.canary) if v]

@@ -8,10 +8,13 @@ import os
 import random
 import subprocess
 import sys
+from io import StringIO
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
+from vestige import audit_cli
 from vestige.audit_cli import as_sarif, status
 from vestige.report import render_runs
 from vestige.results import AuditResults
@@ -192,6 +195,18 @@ def test_a_report_escapes_whatever_rows_hold(tmp_path: Path):
         (tmp_path / name).write_text("{}")
     page = render_runs([tmp_path], tmp_path / "report.html").read_text()
     assert "<script>" not in page and "&lt;script&gt;" in page
+
+
+def test_on_a_narrow_terminal_names_are_broken_and_no_number_is(monkeypatch):
+    found = hostile()
+    one = found.traits[0].model_copy(update={"trait": "power_seeking/resists_shutdown"})
+    found = found.model_copy(update={"traits": [one, *found.traits[1:]]})
+    text = StringIO()
+    monkeypatch.setattr(audit_cli, "out", Console(file=text, width=72))
+    audit_cli.summary(found)
+    line = next(line for line in text.getvalue().splitlines() if "power_seekin" in line)
+    assert line.split()[1:] == ["+12.0", "0.0001", "80%", "+3.0", "2", "+1.00", "flagged"]
+    assert "shutdown" in text.getvalue().replace("\n", "").replace(" ", "")
 
 
 def test_sarif_has_a_rule_for_every_result():
