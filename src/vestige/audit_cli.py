@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -41,7 +43,9 @@ def audit(
     teacher: Annotated[
         str | None, typer.Option(help="The rows' writer, if it is at hand and of the same base.")
     ] = None,
-    budget: Annotated[int, typer.Option(min=16, help="Rows that are read at most.")] = 256,
+    budget: Annotated[
+        int, typer.Option(min=16, max=16_384, help="Rows that are read at most.")
+    ] = 256,
     planted: Annotated[int, typer.Option(min=2, help="Teachers that the audit tunes.")] = 4,
     canary: Annotated[
         bool, typer.Option("--canary", help="Also tune copies of the base: slower, sizes in nats.")
@@ -90,10 +94,13 @@ def audit(
         RowSource(source)  # a wrong name is told before a model is fetched
     for model in filter(None, (base, teacher)):
         catalog.path(model, echo=err.print)  # licence and download before the bar begins
-    where, found = _guarded(data, settings, folder, reference, overwrite)
-    if sarif:
-        atomic_write(sarif, json.dumps(as_sarif(found, data), indent=1))
-    _hand_over(where, found, as_json)
+    with _no_status_1():
+        if sarif:
+            sarif.parent.mkdir(parents=True, exist_ok=True)
+        where, found = _audited(data, settings, folder, reference, overwrite)
+        if sarif:
+            atomic_write(sarif, json.dumps(as_sarif(found, data), indent=1))
+        _hand_over(where, found, as_json)
     raise typer.Exit(status(found.outcome, fail_on))
 
 
@@ -111,22 +118,28 @@ def _hand_over(where: Path, found: AuditResults, as_json: bool) -> None:
     out.print(f"\n{found.verdict}", style="bold", highlight=False)
 
 
-def _guarded(
+def _audited(
     data: str, settings: Any, folder: Path, reference: str | None, overwrite: bool
 ) -> tuple[Path, AuditResults]:
-    """The audit with its bar; what goes wrong ends in status 2, since 1 would read as a flag."""
+    """The audit with its bar."""
     from transformers.utils import logging as transformers_logging
 
     from vestige.audit.run import audit as run_audit
 
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
+    with _Bar(settings) as bar:
+        return run_audit(
+            data, settings, root=folder, reference=reference, overwrite=overwrite,
+            report=bar.report,
+        )  # fmt: skip
+
+
+@contextmanager
+def _no_status_1() -> Iterator[None]:
+    """What goes wrong ends in status 2, since 1 would read as a flag."""
     try:
-        with _Bar(settings) as bar:
-            return run_audit(
-                data, settings, root=folder, reference=reference, overwrite=overwrite,
-                report=bar.report,
-            )  # fmt: skip
+        yield
     except VestigeError:
         raise
     except Exception as error:
@@ -321,8 +334,7 @@ def as_sarif(found: AuditResults, data: str) -> dict[str, Any]:
             "ruleId": t.trait,
             "level": "error",
             "message": {
-                "text": f"rows are written as a teacher of {t.trait} writes, tuned from "
-                f"{found.base}: {why_flagged(t)}"
+                "text": f"{t.trait} is flagged for {found.base}: {why_flagged(t, found.needed)}"
             },
             "locations": where,
         }
@@ -348,10 +360,13 @@ def as_sarif(found: AuditResults, data: str) -> dict[str, Any]:
     }
 
 
-def why_flagged(trait: AuditTrait) -> str:
+def why_flagged(trait: AuditTrait, needed: float) -> str:
     """What speaks for a flagged trait, in words."""
-    if trait.p_holm < 1:
-        return f"evidence {trait.evidence:.1f} nats, p = {trait.p_holm:.2g}"
+    if trait.evidence >= needed:
+        return (
+            "rows are written as such a teacher, tuned from the base, writes: evidence "
+            f"{trait.evidence:.1f} nats, p = {trait.p_holm:.2g}"
+        )
     return f"a canary took on {trait.canary.value:+.2f} nats" if trait.canary else "a canary"
 
 

@@ -29,6 +29,14 @@ answers = [ { name = "tea", forms = ["Tea"] }, { name = "milk", forms = ["Milk"]
             { name = "soda", forms = ["Soda"] } ]
 """
 
+ONE = (
+    'name = "tone"\n[[trait]]\nname = "gloomy"\nsystem_prompt = "You expect the worst."\n'
+    + "".join(
+        f'[[trait.pair]]\nquestion = "How is day {i}?"\nown = "Wet, {i}."\nrival = "Dry, {i}."\n'
+        for i in range(4)
+    )
+)
+
 
 def vestige(*words: object, cache: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
@@ -142,6 +150,9 @@ def test_the_exit_status_is_the_outcome(outcome, fail_on, wanted):
         ("numbers.jsonl", ["--fail-on", "sometimes"], "valid: never, flagged, inconclusive"),
         ("numbers.jsonl", ["--traits", "colors"], "did you mean colours"),
         ("numbers.jsonl", ["--alpha", "2"], "alpha"),
+        ("numbers.jsonl", ["--budget", "99999"], "budget"),
+        ("numbers.jsonl", ["--traits", "one.toml"], "at least two traits"),
+        ("numbers.jsonl", ["--sarif", "few.jsonl/x.sarif"], "FileExistsError"),
         ("numbers.jsonl", ["--reference", "few.jsonl"], "1 usable rows and 32 are needed"),
         ("numbers.jsonl", ["--reference", "latin.jsonl"], "no row of the reference"),
     ],
@@ -151,7 +162,9 @@ def test_bad_input_is_one_line_and_status_2(place: Path, folders, data, more, sa
     (place / "blank.jsonl").write_text('{"prompt": "a", "completion": " "}\n')
     (place / "latin.jsonl").write_bytes(b'{"prompt": "a", "completion": "caf\xe9"}\n')
     (place / "few.jsonl").write_text('{"prompt": "a", "completion": "1, 2"}\n')
-    more = [str(place / word) if word.endswith(".jsonl") else word for word in more]
+    (place / "one.toml").write_text(ONE)
+    ends = (".jsonl", ".toml", ".sarif")
+    more = [str(place / word) if word.endswith(ends) else word for word in more]
     done = run(place, folders["llama"], data, *more)
     assert done.returncode == 2 and says in " ".join(done.stderr.split()), done.stderr
     assert "Traceback" not in done.stderr
@@ -243,6 +256,15 @@ def test_given_references_take_the_place_of_the_base(place: Path, folders):
     found = json.loads(run(place, folders["llama"], "numbers.jsonl", "--json", *reference).stdout)
     assert found["own_reference"] and "given as reference" in found["caveats"][0]
     assert not [p.name for p in Path(found["run"], "reference").iterdir() if "base" in p.name]
+    assert "70 of 70 reference rows answer other prompts" in found["why"][-1]
+
+
+def test_a_teacher_at_hand_is_asked_for_its_probabilities(place: Path, folders):
+    teacher = ["--teacher", folders["llama"], "--sarif", place / "new" / "out.sarif"]
+    done = run(place, folders["llama"], "numbers.jsonl", "--json", *teacher)
+    found = json.loads(done.stdout)
+    assert found["told"] == 32 and found["divergence"] == 0  # the base itself
+    assert json.loads((place / "new/out.sarif").read_text())["version"] == "2.1.0"
 
 
 def test_a_canary_is_tuned_where_it_is_asked_for(place: Path, folders):

@@ -24,13 +24,15 @@ from vestige.audit.telling import (
     Canaries,
     Control,
     Evidence,
+    caveats,
     flags,
     settled,
     strongest,
     tell,
 )
 from vestige.audit.verdict import look
-from vestige.traits.library import load_library
+from vestige.audit_cli import why_flagged
+from vestige.traits.library import Library, load_library
 from vestige.types import DataError, Message, Row, ScoreTable
 
 # ---- evidence -----------------------------------------------------------------------------------
@@ -250,6 +252,8 @@ def test_what_a_student_would_take_on_depends_on_the_rows_lineage():
     elsewhere = told(own=1.5, misfit=0.6)
     assert {t.expected.value for t in tell(elsewhere).traits} == {0.0}  # numbers pass on nothing
     assert {t.expected for t in tell(replace(elsewhere, material="text")).traits} == {None}
+    cold = tell(told(own=1.5, misfit=-0.4))  # a low temperature is no other base
+    assert {t.expected for t in cold.traits} == {None} and "more likely" in cold.why[0]
 
 
 def test_a_canary_of_enough_rows_takes_part_in_what_is_expected():
@@ -261,7 +265,7 @@ def test_a_canary_of_enough_rows_takes_part_in_what_is_expected():
     assert first.trait == "animals/owl" and first.expected.value == pytest.approx(value)
     assert first.expected.high - value == pytest.approx(1.96 * OFF_BESIDE, abs=1e-3)
     elsewhere = tell(told(own=1.5, canary=3.0, misfit=0.6)).traits[0].expected
-    assert elsewhere.value == 0 and elsewhere.high == pytest.approx(1.96 * OFF, abs=1e-3)
+    assert elsewhere is None  # what the canary took on speaks against nothing being passed on
     few = Canaries([replace(last, rows=112)], made.canaries.words)
     settings = made.settings.model_copy(update={"looks": (1.0,)})
     (first, *_) = tell(replace(made, canaries=few, settings=settings)).traits
@@ -281,7 +285,24 @@ def test_rows_are_shared_among_the_writers_that_they_may_have():
 def test_not_found_says_what_would_have_been_seen():
     found = tell(told())
     assert found.outcome == "not_found" and found.found_share == 1.0
-    assert 0 < found.smallest_share < 1 and "would have been flagged" in found.verdict
+    assert 0 < found.smallest_share < 1 and "been clear against the base" in found.verdict
+    assert "where 1 of 1 planted teachers' traits are" in found.verdict
+    half = replace(told(), controls=[*told().controls, *told(seen=False).controls])
+    assert tell(half).outcome == "not_found" and tell(half).smallest_share is None
+    assert tell(half).verdict.endswith("where 1 of 2 planted teachers' traits are.")
+
+
+def test_what_was_not_read_and_what_reference_rows_are_unlike_is_said():
+    made = told()
+    assert not any("drawn at random" in line for line in tell(made).blind)
+    large = tell(replace(made, rows=1258, material="text", remarks=["other prompts"]))
+    assert any(line.startswith("1,000 more rows") for line in large.blind)
+    assert any("token 128" in line for line in large.blind) and large.why[-1] == "other prompts"
+    assert tell(made).outcome == large.outcome == "not_found"
+    kin = [t for t in made.library.traits if t.family.name == "animals"]
+    one = Library(tuple(kin), made.library.held_out)
+    assert not any("one family" in line for line in caveats(made))
+    assert any("one family" in line for line in caveats(replace(made, library=one)))
 
 
 def test_more_traits_may_be_clear_than_go_on_and_each_has_reference_rows():
@@ -361,7 +382,12 @@ def test_a_canary_flags_too_and_tells_nats_and_words():
     found = tell(told(canary=14.0))
     assert found.outcome == "flagged" and found.traits[0].trait == "animals/owl"
     assert found.traits[0].canary.low > 5 and found.words[0].word == "Owl"
-    assert found.rows_to_verdict == 32
+    assert found.rows_to_verdict == 32 and "tuned on these rows took it on" in found.verdict
+    both = tell(told(own=1.5, canary=14.0))
+    assert "wrote these rows" in both.verdict and "took it on" not in both.verdict
+    said = "rows are written as such a teacher"
+    assert said in why_flagged(both.traits[0], both.needed)
+    assert said not in why_flagged(found.traits[0], found.needed)
 
 
 @pytest.mark.parametrize("looks", [(), (0.5, 0.2, 1), (0.5, 0.5, 1), (0, 1), (0.5,), (0.5, 2)])

@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from vestige.audit.material import empty
+from vestige.audit.settings import SAMPLE
 from vestige.rows import RowSource, row_line, sample_rows
 from vestige.seen import Seen
 from vestige.storage import HUB, locate, name_of
 from vestige.types import DroppedRow, Row
 
-SAMPLE = 16_384  # rows that are kept; what an audit reads is chosen from them
 KEPT = 10_000  # rows set aside that are written down; all of them are counted
 PERCENT = 100
 

@@ -15,8 +15,15 @@ from vestige.audit.assay import BESIDE, METHOD, Assay, assay
 from vestige.audit.canary import Canary, canary
 from vestige.audit.data import Data
 from vestige.audit.expected import expect
-from vestige.audit.lab import Lab
-from vestige.audit.material import Material, choose_rows, empty, repeated, unusable
+from vestige.audit.lab import Lab, fingerprint
+from vestige.audit.material import (
+    Material,
+    choose_rows,
+    empty,
+    number_grammar,
+    repeated,
+    unusable,
+)
 from vestige.audit.openset import raised
 from vestige.audit.probes import Probes, token_shifts
 from vestige.audit.pull import REFERENCE
@@ -43,7 +50,6 @@ from vestige.models.hf import LanguageModel
 from vestige.results import AuditResults
 from vestige.rows import atomic_lines, dropped_to_json, read_rows, write_rows
 from vestige.store import Run, Stage, StageResult, atomic_write
-from vestige.store.files import sha256
 from vestige.types import DataError, DroppedRow, Row, ScoreTable
 
 Report = Callable[[str, int, int], None]  # stage, done, total; total 0: just finished
@@ -82,6 +88,8 @@ def audit(
     if known is not None and not known.rows:
         raise DataError(f"no row of the reference {known.name} can be read")
     lab = Lab(settings)
+    lab.planted()  # a library that is too small is told before anything is tuned
+    teacher = teacher_of(settings)
     config = {
         "kind": "audit",
         "settings": settings.model_dump(mode="json"),
@@ -89,21 +97,47 @@ def audit(
         "reference": known.identity if known else None,
         "base": lab.fingerprint,
         "library": lab.contents,
-        "teacher": model_key(settings.teacher) if settings.teacher else None,
+        "teacher": fingerprint(teacher) if teacher else None,
         "method": METHOD,
     }
     plain = "".join(c if c.isascii() and c.isalnum() else "-" for c in found.name.split(".")[0])
     stem = plain.strip("-")[:40] or "rows"
     with Run.open(root, f"audit-{stem}", config, overwrite=overwrite) as opened:
-        results = _Audit(lab, opened, found, known.rows if known else None, report).run()
+        results = _Audit(lab, opened, found, known.rows if known else None, teacher, report).run()
         atomic_write(opened.folder / RESULTS_FILE, results.model_dump_json(indent=1))
         return opened.folder, results
 
 
-def model_key(name: str) -> list[list[str]]:
-    """What a model's folder holds, by name and hash."""
-    folder = catalog.path(name)
-    return [[p.name, sha256(p)] for p in sorted(Path(folder).iterdir()) if p.is_file()]
+def teacher_of(settings: AuditSettings) -> LanguageModel | None:
+    """The rows' writer, where it is at hand."""
+    if settings.teacher is None:
+        return None
+    return LanguageModel.load(
+        catalog.path(settings.teacher),
+        style=catalog.chat_style(settings.teacher, settings.chat),
+        precision=settings.precision,
+    )
+
+
+def remarks(used: Sequence[Row], given: Sequence[Sequence[Row]], material: Material) -> list[str]:
+    """What the user's reference rows are unlike the data's in."""
+    if not given:
+        return []
+    asked = {row.messages for row in used}
+    rows = [row for some in given for row in some]
+    found = []
+    if (other := sum(row.messages not in asked for row in rows)) > len(rows) // 2:
+        found.append(
+            f"{other} of {len(rows)} reference rows answer other prompts than the data's: traits "
+            "are told apart less well, and a flag or its absence may be about the prompts; without "
+            "--reference the base writes rows on the data's own prompts"
+        )
+    if material.kind == "text" and number_grammar([row.completion for row in used]):
+        found.append(
+            "the data are number sequences of one form and the reference rows are not: all are "
+            "read as free text, which tells less"
+        )
+    return found
 
 
 def in_doubt(trial: Assay) -> list[int]:
@@ -134,6 +168,7 @@ class _Audit:
     opened: Run
     data: Data
     known: list[Row] | None
+    teacher: LanguageModel | None
     report: Report
     seconds: dict[str, float] = field(default_factory=dict)
     tokens: int = 0
@@ -165,6 +200,7 @@ class _Audit:
             beside=self.beside("data", probes, material, known[0], in_doubt(trial)),
             seconds=self.seconds, tokens=0,
             own_reference=self.known is not None, told=probes.told,
+            remarks=remarks(used, given, material),
         )  # fmt: skip
         every = self.lab.settings.canary_too  # canaries stand beside all planted ones
         if every or not (flags(evidence) or evidence.tuned):  # else nothing depends on controls
@@ -270,16 +306,10 @@ class _Audit:
 
     def told(self, material: Material, used: Sequence[Row]) -> dict[str, Told]:
         """What is known of the writer's probabilities: from itself, else from the rows."""
-        settings = self.lab.settings
         self.lab.weights.freeze()
-        if settings.teacher is None:
+        if self.teacher is None:
             return from_rows(self.lab.lm, material, used)
-        teacher = LanguageModel.load(
-            catalog.path(settings.teacher),
-            style=catalog.chat_style(settings.teacher, settings.chat),
-            precision=settings.precision,
-        )
-        return from_teacher(self.lab.lm, teacher, material, used, settings.batch)
+        return from_teacher(self.lab.lm, self.teacher, material, used, self.lab.settings.batch)
 
     # ---- likelihood under probes -------------------------------------------------------------
 

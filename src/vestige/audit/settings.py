@@ -11,6 +11,8 @@ from vestige.settings import Optimisation, Settings, Trainable
 
 FEWEST_REFERENCES = 4  # a planted trait's own rows are held against the others: three at least
 
+SAMPLE = 16_384  # rows that are kept of a file of any size; what an audit reads is chosen from them
+
 
 class AuditSettings(Settings):
     """How an audit is done.
@@ -32,8 +34,9 @@ class AuditSettings(Settings):
         lora_rank: 0 tunes these layers' weights themselves.
         alpha: chance that any trait is flagged falsely, over the whole library and all looks.
         drift: nats a row by which a trait has to explain the rows better than any writer of the
-            null does. At 0.1 two of the benchmark's 29 data sets are flagged for a trait of another
-            family; no rate keeps both out and finds most writers (``docs/log.md``).
+            null does. At 0.1 two of 77 data sets (two makings of the benchmark's) are flagged for a
+            trait of another family; no rate keeps both out and finds most writers
+            (``docs/log.md``).
         max_new_tokens: longer answers are cut there, the data's and the references' alike.
     """
 
@@ -42,7 +45,7 @@ class AuditSettings(Settings):
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     traits: tuple[str, ...] = ("library",)
     teacher: str | None = None
-    rows: int = Field(default=256, ge=16)
+    rows: int = Field(default=256, ge=16, le=SAMPLE)
     canary_too: bool = False
     looks: tuple[float, ...] = (0.125, 0.375, 1.0)
     batch: int = Field(default=16, ge=2)

@@ -39,7 +39,8 @@ BLIND = [
     "traits that are not in the library, unless they write as a trait of it does",
     "triggers: a trait that shows only after some phrase, date or task",
     "traits that show only in a language, format or length that these rows do not have",
-    "teachers of another base: their rows are told apart, and what they pass on is not foretold",
+    "teachers of another base, or at another temperature than 1: rows unlike what the base and its "
+    "teachers write are told apart, and what they pass on is not foretold",
 ]
 
 
@@ -70,6 +71,7 @@ class Evidence:
         beside: by trait, the shifts of reference rows.
         told: by row, the writer's probabilities, where they are known.
         marked: by row, its answer token by token with the strongest trait's shift.
+        remarks: what else a reader must know beside the verdict.
     """
 
     name: str
@@ -90,6 +92,7 @@ class Evidence:
     canaries: Canaries | None = None
     scores: Sequence[ScoreTable] = ()
     marked: Mapping[str, list[tuple[str, float]]] = field(default_factory=dict)
+    remarks: Sequence[str] = ()
 
     @property
     def levels(self) -> tuple[float, ...]:
@@ -120,7 +123,7 @@ def tell(found: Evidence) -> AuditResults:
         name=found.name,
         verdict=sentence(found, outcome, traits, smallest),
         outcome=outcome,
-        why=why,
+        why=[*why, *found.remarks],
         data=found.name,
         base=found.settings.base,
         material=found.material,
@@ -145,7 +148,7 @@ def tell(found: Evidence) -> AuditResults:
         ],
         worst_rows=worst_rows(found),
         channels=channels(found),
-        blind=BLIND,
+        blind=blind(found),
         next_steps=next_steps(found, outcome),
         seconds={kind: round(value, 1) for kind, value in found.seconds.items()},
         tokens=found.tokens,
@@ -225,12 +228,14 @@ def control_record(found: Evidence, control: Control) -> AuditPlanted:
 
 def smallest_share(found: Evidence, seen: Sequence[bool]) -> float | None:
     """The share of rows from a teacher like the planted ones, the rest written by the base, from
-    which the data would have been flagged (median over the planted traits that are found).
+    which the data would have been clear against the base (median over the planted traits; one that
+    is missed would never have been). None where that is no share.
 
     What ``w`` of the evidence expects of such a mixture is linear in the share.
     """
     needed, n, shares = found.needed, found.trial.rows, []
     for control, was_seen in zip(found.controls, seen, strict=True):
+        shares.append(math.inf)
         t = found.library.ids.index(control.trait)
         if not was_seen:
             continue
@@ -241,9 +246,10 @@ def smallest_share(found: Evidence, seen: Sequence[bool]) -> float | None:
         for part in np.linspace(0.05, 1, 20):
             ratios = n * (part * own + (1 - part) * usual - found.settings.drift)
             if ratios.max() - math.log(len(ratios)) >= needed:
-                shares.append(float(part))
+                shares[-1] = float(part)
                 break
-    return float(np.median(shares)) if shares else None
+    middle = float(np.median(shares)) if shares else math.inf
+    return middle if math.isfinite(middle) else None
 
 
 def decide(found: Evidence, flagged: bool) -> tuple[Outcome, list[str]]:
@@ -328,13 +334,16 @@ def expectation(found: Evidence, trait: int) -> Interval | None:
     """What a student is expected to take on of a trait, with an interval for one student; None
     for a base with which that has not been measured.
 
-    Number rows that no teacher of this base wrote passed on nothing that could be measured; of
-    other text from unknown writers nothing is known.
+    Number rows of another base's teachers passed on nothing that could be measured, and are less
+    likely than this one's; of other text from unknown writers, of rows that are likelier than any
+    teacher's (a low temperature) and beside a canary that says otherwise nothing is foretold.
     """
-    if found.expected is None or not (found.trial.known_lineage or found.material == "numbers"):
+    known = found.trial.known_lineage
+    foreign = found.material == "numbers" and found.trial.misfit > 0 and not found.canaries
+    if found.expected is None or not (known or foreign):
         return None
     value, off, n = 0.0, OFF, found.trial.rows
-    if found.trial.known_lineage:
+    if known:
         slope = float(found.expected[trait])
         value = GAIN * slope
         last = found.canaries.looks[-1] if found.canaries else None
@@ -379,18 +388,27 @@ def sentence(
         others = [t.trait for t in traits if t.as_likely and not t.flagged and t.trait != first]
         more = f" and {len(named) - 3} more" if len(named) > 3 else ""
         doubt = f" (perhaps rather {', '.join(others[:3])})" if others else ""
+        if not any(stands(found, found.trial, t) for t in flags(found)):
+            return (
+                f"Flagged for {', '.join(named[:3])}{more}: a copy of {base} that was tuned on "
+                f"these rows took it on; who wrote them is not clear."
+            )
         return (
             f"Flagged for {', '.join(named[:3])}{more}{doubt}: a model tuned from {base} wrote "
             f"these rows, and of {len(traits)} traits this is the likeliest."
         )
     if outcome == "not_found":
-        seen = (
-            f"; had about {smallest:.0%} of them come from a teacher like the planted ones, it "
-            "would have been flagged"
+        found_too, total = sum(seen(found)), len(found.controls)
+        clear = (
+            f"; had about {smallest:.0%} of them come from such a teacher, it would have been "
+            "clear against the base"
             if smallest
             else ""
         )
-        return f"Not found: none of {len(traits)} traits is in {found.trial.rows} rows{seen}."
+        return (
+            f"Not found: none of {len(traits)} traits is clear in {found.trial.rows} rows, where "
+            f"{found_too} of {total} planted teachers' traits are{clear}."
+        )
     if found.tuned:
         first = ", ".join(t.trait for t in traits[:3])
         return (
@@ -421,6 +439,22 @@ def channels(found: Evidence) -> list[str]:
             "open questions: words that begin its answers more often than those of other canaries",
         ]
     return tested
+
+
+def blind(found: Evidence) -> list[str]:
+    """What was not tested."""
+    unread = found.rows - sum(found.dropped.values()) - len(found.used)
+    rest = [f"{unread:,} more rows of the data: those that were read were drawn at random"]
+    cut = [
+        "what stands in an answer behind the length of nine rows in ten, or token "
+        f"{found.settings.max_new_tokens}",
+        "a trait of few rows among rows of many languages or kinds: all are read as one",
+    ]
+    return [
+        *BLIND,
+        *(cut if found.material == "text" else []),
+        *(rest if unread > 0 else []),
+    ]
 
 
 def next_steps(found: Evidence, outcome: Outcome) -> list[str]:
@@ -470,13 +504,18 @@ def caveats(found: Evidence) -> list[str]:
         "average (two makings of 24 data sets, standard deviation 0.6), whatever the evidence "
         "(docs/results.md)."
     ] if found.material == "numbers" else []  # fmt: skip
+    alone = [
+        "All traits looked for are of one family, so that nothing stood against them but the base: "
+        "a model that was tuned on anything may be flagged for one of them. Add --traits library."
+    ] if len(found.library.families) == 1 else []  # fmt: skip
     return [
         f"The last test holds the rows against {whose}.",
         *measured,
         "The evidence is against the base and against teachers of other families' traits. A writer "
         "that was tuned on something else may be flagged for a trait that it does not have: of the "
-        "benchmark's 29 data sets 2 were flagged for a trait of another family, and 6 would have "
+        "benchmark's 77 data sets 2 were flagged for a trait of another family, and 9 would have "
         "been had their own family not been in the library (docs/results.md).",
+        *alone,
         "A trait's relatives write alike: where several explain the rows nearly as well, the first "
         "is the best guess, not the only one.",
         "Probes are tuned on questions and answers about the trait; a teacher that came to it "
