@@ -13,6 +13,7 @@ from vestige.audit.settings import AuditSettings
 from vestige.bench import METHODS, bench_audit
 from vestige.experiment.recipe import load_recipe
 from vestige.experiment.run import run
+from vestige.types import DataError
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -48,3 +49,7 @@ def test_a_bench_audits_a_run_and_goes_on_where_it_stopped(folders, tmp_path: Pa
     assert {name.removesuffix("-0.5") for name in half["cases"]} == set(found["cases"])
     assert half["misfit"] != {f"{name}-0.5": found["misfit"][name] for name in found["cases"]}
     assert {"expected", "canary", "together"} == set(found["sizes"])
+    making = next((tmp_path / "bench").glob("*-making.json"))
+    making.write_text('{"rows": "those of another machine"}')
+    with pytest.raises(DataError, match="another making"):
+        bench_audit([folder], settings, tmp_path / "bench", clean=1)

@@ -11,7 +11,7 @@ teachers and probes are tuned with other seeds than the run's teachers.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -97,6 +97,7 @@ class Bench:
         material = Material.of(self.lab.lm, first, settings.max_new_tokens)
         truths = self.truths(run, recipe, student, seed)
         own = {name: f"{recipe.family}/{name}" for name in recipe.traits}
+        self.same_making(f"{run.name}-{seed}", data)
         sets = _Sets(self, f"{run.name}-{seed}", material, first)
         for name, rows in data.items():
             label = name if share == 1 else f"{name}-{share:g}"
@@ -104,6 +105,17 @@ class Bench:
             yield sets.case(label, own.get(name, name), truths.get(name, {}), some)
         for writer in base_writers(self.lab, clean, FIRST_CLEAN, CLEAN):
             yield sets.case(writer.name, writer.name, {}, sets.written(writer))
+
+    def same_making(self, name: str, data: Mapping[str, Sequence[Row]]) -> None:
+        """Raises ``DataError`` if the folder's readings are of other rows of a run of that name."""
+        rows = {label: [row.completion for row in some] for label, some in data.items()}
+        path, digest = self.folder / f"{name}-making.json", hash_config(rows)
+        if not path.exists():
+            atomic_write(path, json.dumps({"rows": digest}))
+        elif read_json(path, "name another --out")["rows"] != digest:
+            raise DataError(
+                f"{self.folder} holds readings of another making of {name}; name another --out"
+            )
 
     def known_clean(self, path: Path | str) -> Case:
         """A file of rows that no teacher with a trait wrote."""
