@@ -183,6 +183,13 @@ def bench_audit(
             help="Part of each data set's rows that is its writer's; the base writes the others.",
         ),
     ] = 1.0,
+    told: Annotated[
+        bool,
+        typer.Option(
+            help="Rows come with their writer's probabilities, as APIs tell them; from the runs' "
+            "teachers."
+        ),
+    ] = False,
     folder: Annotated[
         Path,
         typer.Option("--out", help="Where what is computed is kept, to go on after a stop."),
@@ -207,7 +214,7 @@ def bench_audit(
             runs, settings, folder,
             seeds=[int(part) for part in seeds.split(",")] if seeds else None,
             clean=clean, known_clean=known_clean or (), methods=_names(methods),
-            share=share, report=lambda name: line.update(name),
+            share=share, told=told, report=lambda name: line.update(name),
         )  # fmt: skip
     if as_json:
         print(json.dumps(found))

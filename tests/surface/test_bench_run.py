@@ -13,7 +13,7 @@ from vestige.audit.settings import AuditSettings
 from vestige.bench import METHODS, bench_audit
 from vestige.experiment.recipe import load_recipe
 from vestige.experiment.run import run
-from vestige.types import DataError
+from vestige.types import ConfigError, DataError
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -49,6 +49,17 @@ def test_a_bench_audits_a_run_and_goes_on_where_it_stopped(folders, tmp_path: Pa
     assert {name.removesuffix("-0.5") for name in half["cases"]} == set(found["cases"])
     assert half["misfit"] != {f"{name}-0.5": found["misfit"][name] for name in found["cases"]}
     assert {"expected", "canary", "together"} == set(found["sizes"])
+    told = bench_audit([folder], settings, tmp_path / "bench", clean=1, told=True)
+    assert {name.removesuffix("-told") for name in told["cases"]} == set(found["cases"])
+    for name in found["cases"]:
+        run_seed, _, data = name.rpartition("-")
+        plain, with_told = (
+            next((tmp_path / "bench").glob(f"{run_seed}-verdict-{data}{end}-{'?' * 12}.json"))
+            for end in ("", "-told")
+        )
+        assert json.loads(plain.read_text())["pull"] != json.loads(with_told.read_text())["pull"]
+    with pytest.raises(ConfigError, match="one writer"):
+        bench_audit([folder], settings, tmp_path / "bench", told=True, share=0.5)
     making = next((tmp_path / "bench").glob("*-making.json"))
     making.write_text('{"rows": "those of another machine"}')
     with pytest.raises(DataError, match="another making"):

@@ -621,6 +621,17 @@ def test_a_teacher_at_hand_tells_its_probabilities(lab: Lab, probes: Probes, fol
         parameter.data += 0.3 * torch.randn_like(parameter)
     told = from_teacher(lab.lm, teacher, material, rows, 4)
     assert any(t.diverges.any() for t in told.values())
+    # Under itself a model's mean gradient is zero; under another it is that of the mean.
+    along = lambda told: row_products(lab, material, rows, probes.directions, told=told)  # noqa: E731
+    hard, other, own = along(None), along(told), along(same)
+    assert np.abs(own).max() < 0.01 * np.abs(hard).max() < np.abs(other).max()
+    step = 0.02
+    ends = []
+    for share in (step, -step):
+        lab.weights.shift(probes.directions.total([0, share] + [0] * (probes.n - 2)))
+        ends.append(read(lab, material, rows, told).logp)
+    lab.weights.freeze()
+    assert np.allclose((ends[0] - ends[1]) / (2 * step), other[:, 1], rtol=0.05, atol=0.01)
     teacher.tokenizer.add_tokens(["<more>"])
     with pytest.raises(ConfigError, match="another tokenizer"):
         from_teacher(lab.lm, teacher, material, rows, 4)

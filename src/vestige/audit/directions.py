@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from vestige.audit.lab import Lab
 from vestige.audit.material import AT_ONCE, Material
 from vestige.audit.reader import Array
+from vestige.audit.told import Told
 from vestige.models.hf import LanguageModel
 from vestige.models.sampling import symbol_ids
 from vestige.models.tree import build_tree
@@ -87,11 +88,14 @@ def row_products(
     rows: Sequence[Row],
     directions: Directions,
     on_rows: Callable[[int], None] = lambda done: None,
+    told: Mapping[str, Told] | None = None,
 ) -> Array:
-    """<grad log p(row), direction t> for every row and trait, [N, T], where the model stands.
+    """<grad log p(row), direction t> for every row and trait, [N, T], where the model stands; of
+    rows whose writer's probabilities are known (``told``, by id), of its mean under them.
 
     Units: nats of the row's log-likelihood for a whole step along the direction, to first order.
     """
+    known = [told.get(row.id) if told else None for row in rows]
     examples = material.examples(lab.lm, rows)
     batch = AT_ONCE * material.wider(lab.lm)
     recorder = _Recorder(lab, directions)
@@ -99,16 +103,19 @@ def row_products(
     with recorder.recording():
         for at in range(0, len(examples), batch):
             part = examples[at : at + batch]
-            torch.cat(token_logprobs(lab.lm, part, material)).sum().backward()
+            some = known[at : at + batch]
+            torch.cat(token_logprobs(lab.lm, part, material, some)).sum().backward()
             found.append(recorder.take())
             on_rows(at + len(part))
     return np.concatenate(found)
 
 
 def token_logprobs(
-    lm: LanguageModel, examples: Sequence[Example], material: Material
-) -> list[Tensor]:
-    """Log-probability of each row's scored tokens, nats, with their graph; rows kept apart."""
+    lm: LanguageModel, examples: Sequence[Example], material: Material,
+    told: Sequence[Told | None] | None = None,
+) -> list[Tensor]:  # fmt: skip
+    """Log-probability of each row's scored tokens, or its mean under what the writer would choose,
+    nats, with their graph; rows kept apart."""
     automaton = material.automaton
     ids = symbol_ids(lm, automaton) if automaton else None
     trees = [build_tree([[*e.prompt, *e.completion[:-1]]]) for e in examples]
@@ -123,8 +130,12 @@ def token_logprobs(
             logits = logits.masked_fill(~allowed.to(logits.device), -torch.inf)
             symbol = {int(token): k for k, token in enumerate(ids)}
             targets = [symbol[token] for token in targets]
-        wanted = torch.tensor(targets, device=logits.device)
-        found.append(-nn.functional.cross_entropy(logits, wanted, reduction="none"))
+        logprobs = logits.log_softmax(-1)
+        if known := told[b] if told else None:
+            found.append(known.mean(logprobs))
+        else:
+            wanted = torch.tensor(targets, device=logits.device)
+            found.append(logprobs.gather(1, wanted[:, None])[:, 0])
     return found
 
 

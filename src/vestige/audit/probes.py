@@ -41,7 +41,6 @@ from vestige.train.teach import teach
 from vestige.types import Row, Trait
 
 COPIES = 2
-LEAST = 1e-4  # probability below which nothing is left for tokens that are not named
 OnDone = Callable[[int], None]
 
 
@@ -81,7 +80,7 @@ class Probes:
         """Each row's gradient at the mean of all probes along every probe, nats, [N, T]; see
         ``pull``."""
         self.lab.weights.shift(self.directions.total([1 / self.n] * self.n))
-        found = row_products(self.lab, material, rows, self.directions, on_rows)
+        found = row_products(self.lab, material, rows, self.directions, on_rows, self.told)
         self.lab.weights.freeze()
         return found
 
@@ -144,20 +143,11 @@ def _means(
     logprobs: Tensor, hard: Tensor, pack: Pack, rows: Sequence[Row], told: Mapping[str, Told]
 ) -> Tensor:
     """Log-probability of each scored token (``hard``), or its mean over what the writer would
-    choose, all tokens that are not named being one choice, [n]."""
+    choose, [n]."""
     own, at = hard.clone(), 0
     for row, count in zip(pack.rows, pack.counts, strict=True):
-        known = told.get(rows[row].id)
-        if known is not None:
-            choices, weights = (x.to(own.device) for x in (known.choices, known.weights))
-            values = logprobs[at : at + count].gather(1, choices)
-            some = weights > 0
-            named = torch.where(some, values * weights, 0.0).sum(1)
-            left, free = (
-                (1 - torch.where(some, x, 0.0).sum(1)).clamp_min(LEAST)
-                for x in (weights, values.exp())
-            )
-            own[at : at + count] = named + torch.where(left > LEAST, left * free.log(), 0.0)
+        if known := told.get(rows[row].id):
+            own[at : at + count] = known.mean(logprobs[at : at + count])
         at += count
     return own
 

@@ -1,8 +1,8 @@
 """What the rows' writer would have written as well: its probabilities, where they are known.
 
 A row says one token for each that its teacher could have drawn. Where the teacher's own
-probabilities are at hand, a token's log-likelihood shift is replaced by its mean under them: the
-same expectation, without the noise of drawing. They come from
+probabilities are at hand, a token's log-likelihood, and so its shift and its gradient, is replaced
+by its mean under them: the same expectation, without the noise of drawing. They come from
 
 - the rows: ``logprobs`` as chat APIs and vLLM's server return them, ``{"content": [{"token": "4",
   "logprob": -0.1, "top_logprobs": [{"token": "4", "logprob": -0.1}, ...]}, ...]}``, or
@@ -28,6 +28,7 @@ from vestige.types import ConfigError, Row
 
 TOP = 20  # choices that are kept of a teacher's own probabilities
 LEAST = 0.5  # mass that a token's known choices must have
+NOTHING = 1e-4  # probability from which on nothing is left for tokens that are not named
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,18 @@ class Told:
     choices: Tensor
     weights: Tensor
     diverges: Tensor | None = None
+
+    def mean(self, logprobs: Tensor) -> Tensor:
+        """Mean under the writer of the log-probabilities [S, K] that a model gives each token, all
+        tokens that are not named being one choice, [S]."""
+        choices, weights = (x.to(logprobs.device) for x in (self.choices, self.weights))
+        values, some = logprobs.gather(1, choices), weights > 0
+        named = torch.where(some, values * weights, 0.0).sum(1)
+        left, free = (
+            (1 - torch.where(some, x, 0.0).sum(1)).clamp_min(NOTHING)
+            for x in (weights, values.exp())
+        )
+        return named + torch.where(left > NOTHING, left * free.log(), 0.0)
 
 
 def from_rows(lm: LanguageModel, material: Material, rows: Sequence[Row]) -> dict[str, Told]:

@@ -3,16 +3,18 @@
 Truth comes from finished runs (``vestige run``): the rows that teachers wrote, and the specific
 part that each student took on, seed by seed. Every data set of a run is audited as if its writer
 were unknown, for at most ``rows`` rows; reference rows are made once a seed, as all its data sets
-share their prompts. Clean data sets are further draws of the untrained base, rows of the run's
-no-trait teacher where there are any, and files that are known to be clean. The audit's planted
-teachers and probes are tuned with other seeds than the run's teachers.
+share their prompts. ``told``: the rows come with what their writer gave the likeliest choices of
+every token, as APIs tell it; from the teachers that the run kept. Clean data sets are further draws
+of the untrained base, rows of the run's no-trait teacher where there are any, and files that are
+known to be clean. The audit's planted teachers and probes are tuned with other seeds than the run's
+teachers.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -34,19 +36,24 @@ from vestige.audit.pull import REFERENCE
 from vestige.audit.reader import spread
 from vestige.audit.settings import AuditSettings
 from vestige.audit.telling import fits_better
+from vestige.audit.told import Told, from_teacher
 from vestige.audit.verdict import Look, look
 from vestige.audit.writers import Writer, base_writers, planted_writers
 from vestige.bench.blind import blind
 from vestige.bench.figures import CLEAN, RANDOM, WRONG, Case, looks, stranger, summarise, tuned_at
 from vestige.experiment.analysis import Shifts
 from vestige.experiment.reading import read_kept
-from vestige.experiment.recipe import NO_TRAIT, Experiment, parse_recipe
+from vestige.experiment.recipe import NO_TRAIT, Experiment, TeacherSettings, parse_recipe
+from vestige.models import catalog
+from vestige.models.hf import LanguageModel
+from vestige.models.weights import Weights
 from vestige.store import atomic_write, hash_config
 from vestige.store.files import read_json
 from vestige.types import ConfigError, DataError, Row
 
 Array = NDArray[np.float64]
 Report = Callable[[str], None]
+Teller = Callable[[], LanguageModel]
 FIRST_CLEAN = 100  # noise of the first clean data set
 FILLER = 99  # noise of the base's rows among a writer's
 SCREENED = 64  # rows that first-order methods read
@@ -78,10 +85,10 @@ class Bench:
         return json.loads(path.read_text())
 
     def seed(
-        self, run: Path, recipe: Experiment, seed: int, clean: int, share: float
+        self, run: Path, recipe: Experiment, seed: int, clean: int, share: float, told: bool
     ) -> Iterator[Case]:
         """Every data set of one seed of a run, ``share`` of it its writer's, and ``clean`` ones
-        that the base writes."""
+        that the base writes; ``told``: with their writers' probabilities."""
         student = next((s for s in recipe.students if s.method == "rows" and not s.base), None)
         if student is None:
             raise DataError(f"{run} has no students of the same base on sampled rows")
@@ -102,9 +109,26 @@ class Bench:
         for name, rows in data.items():
             label = name if share == 1 else f"{name}-{share:g}"
             some = rows if share == 1 else diluted(rows, sets.fillers, share)
-            yield sets.case(label, own.get(name, name), truths.get(name, {}), some)
+            stage = where / "teacher" / name
+            teller = partial(self.teacher, stage, recipe.teacher) if told else None
+            yield sets.case(label, own.get(name, name), truths.get(name, {}), some, teller)
         for writer in base_writers(self.lab, clean, FIRST_CLEAN, CLEAN):
-            yield sets.case(writer.name, writer.name, {}, sets.written(writer))
+            teller = (lambda: self.lab.lm) if told else None
+            yield sets.case(writer.name, writer.name, {}, sets.written(writer), teller)
+
+    def teacher(self, stage: Path, how: TeacherSettings) -> LanguageModel:
+        """A run's teacher, beside the base. Raises ``DataError`` if the run does not hold it."""
+        weights, settings = stage / "weights.safetensors", self.lab.settings
+        if how.kind != "tuned" or not weights.exists():
+            raise DataError(f"{weights} is not there: --told needs tuned teachers that are kept")
+        lm = LanguageModel.load(
+            catalog.path(settings.base),
+            style=catalog.chat_style(settings.base, settings.chat),
+            precision=settings.precision,
+        )
+        what = how.optimisation.trainable
+        Weights(lm, [what]).load(weights, what)
+        return lm
 
     def same_making(self, name: str, data: Mapping[str, Sequence[Row]]) -> None:
         """Raises ``DataError`` if the folder's readings are of other rows of a run of that name."""
@@ -202,12 +226,26 @@ class _Sets:
             self.usual |= self.bench.probes.shifts(self.material, rows, [trait])
         return fits_better(shifts, self.usual[trait], self.bench.lab.settings.alpha_each)
 
-    def case(self, name: str, trait: str, truth: dict[str, float], rows: Sequence[Row]) -> Case:
-        """A data set under every method."""
+    def told(self, rows: Sequence[Row], teller: Teller) -> dict[str, Told]:
+        """What the rows' writer gave the likeliest choices."""
+        lab = self.bench.lab
+        lab.weights.freeze()
+        return from_teacher(lab.lm, teller(), self.material, rows, lab.settings.batch)
+
+    def case(
+        self, name: str, trait: str, truth: dict[str, float], rows: Sequence[Row],
+        teller: Teller | None = None,
+    ) -> Case:  # fmt: skip
+        """A data set under every method; ``teller``: loads its writer, whose probabilities are to
+        be known."""
         bench, once = self.bench, lambda: self.clean_rows
+        name = f"{name}-told" if teller else name
 
         def make() -> Any:
-            found = assay(bench.probes, self.material, rows, self.products, stands=self.stands)
+            products = self.products
+            bench.probes.told = self.told(rows, teller) if teller else {}
+            found = assay(bench.probes, self.material, rows, products, stands=self.stands)
+            bench.probes.told = {}
             flagged = {t: n for t, n in found.clear.items() if self.stands(t, found.shifts[t])}
             return found.to_json() | {"flagged": flagged}
 
@@ -285,6 +323,7 @@ def bench_audit(
     known_clean: Sequence[Path | str] = (),
     methods: Sequence[str] = (),
     share: float = 1.0,
+    told: bool = False,
     report: Report = lambda name: None,
 ) -> dict[str, Any]:
     """Audit every data set of ``runs`` and hold the outcome against what students took on.
@@ -296,11 +335,14 @@ def bench_audit(
         methods: of ``METHODS``, to compare with.
         share: of each data set's rows that are its writer's; the base writes the others. Truth
             stays what students of the writer's rows alone took on.
+        told: the rows come with what their writer gave each token's likeliest choices.
 
     Raises:
         DataError: a run has no students on sampled rows; StoreError: it is not finished.
-        ConfigError: no such method.
+        ConfigError: no such method; ``told`` of rows that several wrote.
     """
+    if told and share < 1:
+        raise ConfigError("--told is for data sets of one writer: leave --share out")
     if unknown := set(methods) - set(METHODS):
         raise ConfigError(f"no method {', '.join(unknown)}; there are {', '.join(METHODS)}")
     bench = Bench(settings, folder, methods=methods, report=report)
@@ -313,7 +355,7 @@ def bench_audit(
             raise DataError(f"{run} is no run on language models")
         for seed in recipe.seeds:
             if seeds is None or seed in seeds:
-                cases += bench.seed(run, recipe, seed, clean, share)
+                cases += bench.seed(run, recipe, seed, clean, share, told)
     cases += [bench.known_clean(path) for path in known_clean]
     found = summarise(cases, bench.lab.library.ids, bench.lab.library.held_out)
     atomic_write(folder / "bench.json", json.dumps(found, indent=1))
