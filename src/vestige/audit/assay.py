@@ -36,7 +36,7 @@ BESIDE = 64  # reference rows that the likeliest traits are read on
 MISFIT = 0.2  # nats a token from which rows are unlike what the base or a teacher of it writes
 UNLIKELY = 0.01  # probability below which a trait's teacher is not taken for the rows' writer
 BASE = -1  # the untrained base among writers
-METHOD = 8  # raised when what audits have kept would mean something else
+METHOD = 9  # raised when what audits have kept would mean something else
 OnRound = Callable[[int, int], None]
 Stands = Callable[[int, Array], bool]
 
