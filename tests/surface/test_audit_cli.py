@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 import os
 import random
 import subprocess
@@ -80,6 +81,9 @@ def test_an_audit_of_numbers_ends_in_a_report(place: Path, folders):
     assert json.loads(sarif.read_text())["version"] == "2.1.0"
     page = (where / "report.html").read_text()
     assert "Would it have been seen?" in page and "http" not in page.split("<body")[1][:200]
+    dots = " ".join(re.findall('<g class="dots">.*?</g>', page))  # of all traits' pull
+    for trait in found["traits"]:
+        assert dots.count(f"<title>{trait['trait']}: ") == 2  # on wide and on narrow pages
     before = {p: p.stat().st_mtime_ns for p in where.rglob("assay.json")}
     again = run(place, folders["llama"], "numbers.jsonl", "--json")
     assert json.loads(again.stdout)["traits"] == found["traits"]

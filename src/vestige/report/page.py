@@ -159,7 +159,7 @@ def _run(index: int, results: AnyResults, manifest: dict[str, Any]) -> dict[str,
 
 
 def _audit(results: AuditResults) -> dict[str, Any]:
-    """An audit: the strongest traits with intervals."""
+    """An audit: the strongest traits with intervals, and the strongest among all others."""
     marks = [
         charts.Mark(t.trait, t.contrast.value, t.contrast.low, t.contrast.high, own=t.flagged)
         for t in results.traits[:RANKED]
@@ -170,7 +170,26 @@ def _audit(results: AuditResults) -> dict[str, Any]:
             charts.forest, f"{results.name}: the strongest traits", marks,
             "log-likelihood beside the base, nats a row",
         ),
+        "cloud": _both(
+            charts.strip, f"{results.name}: pull of every trait", _cloud(results),
+            "pull, % of a probe",
+        ),
     }  # fmt: skip
+
+
+def _cloud(results: AuditResults) -> list[tuple[str, list[tuple[str, float]]]]:
+    """The pull of the strongest trait, of its family and of all others, each other's placebos."""
+    first, *others = results.traits
+    family = first.trait.rpartition("/")[0]
+    groups: dict[str, list[tuple[str, float]]] = {first.trait: [(first.trait, first.pull)]}
+    for t in others:
+        own = t.trait.rpartition("/")[0] == family
+        groups.setdefault("its family" if own else "other families", []).append((t.trait, t.pull))
+    return [
+        (label, groups[label])
+        for label in (first.trait, "its family", "other families")
+        if label in groups
+    ]
 
 
 def _mlp(results: MlpResults) -> dict[str, Any]:
