@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import gzip
 import json
-import re
 import os
 import random
+import re
 import subprocess
 import sys
 from io import StringIO
