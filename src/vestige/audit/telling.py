@@ -277,9 +277,10 @@ def decide(found: Evidence, flagged: bool) -> tuple[Outcome, list[str]]:
         why.append("the evidence is clear, but the reference rows fit the same trait as well")
     elif found.tuned:
         why.append(
-            f"a model tuned from {found.settings.base} seems to have written these rows "
-            f"({found.trial.against_base:.0f} nats against the base itself), and which trait of "
-            "the library it has, if any, is not clear: read the ranking"
+            f"a model tuned from {found.settings.base}, or one of another base that writes such "
+            f"rows much like it, seems to have written these rows ({found.trial.against_base:.0f} "
+            "nats against the base itself), and which trait of the library it has, if any, is not "
+            "clear: read the ranking"
         )
         if not known:
             return "inconclusive", why
@@ -412,8 +413,8 @@ def sentence(
     if found.tuned:
         first = ", ".join(t.trait for t in traits[:3])
         return (
-            f"Inconclusive: a model tuned from {base} wrote these rows, and none of {len(traits)} "
-            f"traits is clear; the likeliest are {first}."
+            f"Inconclusive: a model tuned from {base} seems to have written these rows, and none "
+            f"of {len(traits)} traits is clear; the likeliest are {first}."
         )
     return (
         f"Inconclusive: no trait is clear in {found.trial.rows} rows ({first} comes first), and "
