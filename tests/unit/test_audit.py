@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -591,6 +592,14 @@ def test_probabilities_that_rows_carry_take_the_place_of_the_tokens(lab: Lab, pr
     probes.told = from_rows(lab.lm, material, unsure)
     assert not np.allclose(probes.read(material, plain, 1).logp, hard)
     probes.told = {}
+    outside = [entries(lab, r, 0.75) for r in plain]  # a comma where the grammar has none
+    for entry in (e for every in outside for e in every if e["token"].isdigit()):
+        entry["top_logprobs"].append({"token": ",", "logprob": math.log(0.1)})
+    free = [replace(r, meta={"logprobs": e}) for r, e in zip(plain, outside, strict=True)]
+    told = from_rows(lab.lm, material, free)
+    assert len(told) == 2 and np.isfinite(read(lab, material, plain, told).logp).all()
+    along = row_products(lab, material, plain, probes.directions, told=told)
+    assert np.isfinite(along).all() and np.abs(along).max() > 0
     wrong = [replace(r, meta={"logprobs": {"content": entries(lab, r, 1.0)[1:]}}) for r in plain]
     assert not from_rows(lab.lm, material, wrong) and not from_rows(lab.lm, material, plain)
 
@@ -622,8 +631,8 @@ def test_a_teacher_at_hand_tells_its_probabilities(lab: Lab, probes: Probes, fol
     told = from_teacher(lab.lm, teacher, material, rows, 4)
     assert any(t.diverges.any() for t in told.values())
     # Under itself a model's mean gradient is zero; under another it is that of the mean.
-    along = lambda told: row_products(lab, material, rows, probes.directions, told=told)  # noqa: E731
-    hard, other, own = along(None), along(told), along(same)
+    along = partial(row_products, lab, material, rows, probes.directions)
+    hard, other, own = along(), along(told=told), along(told=same)
     assert np.abs(own).max() < 0.01 * np.abs(hard).max() < np.abs(other).max()
     step = 0.02
     ends = []

@@ -98,7 +98,11 @@ def _of_entries(
     choices, weights = [], []
     for j in scored_positions(example, material.automaton):
         known = {example.completion[j]: 1.0}
-        mass = _mass(lm, entries[j], symbols) if j < len(entries) else {}
+        free = symbols
+        if symbols and material.automaton and example.states:  # an API writes outside the grammar
+            allowed = material.automaton.allowed[example.states[j]]
+            free = {token: k for token, k in symbols.items() if allowed[k]}
+        mass = _mass(lm, entries[j], free) if j < len(entries) else {}
         if sum(mass.values()) >= LEAST:
             known = mass
         choices.append([symbols[t] if symbols else t for t in known])

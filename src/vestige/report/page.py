@@ -181,15 +181,12 @@ def _cloud(results: AuditResults) -> list[tuple[str, list[tuple[str, float]]]]:
     """The pull of the strongest trait, of its family and of all others, each other's placebos."""
     first, *others = results.traits
     family = first.trait.rpartition("/")[0]
-    groups: dict[str, list[tuple[str, float]]] = {first.trait: [(first.trait, first.pull)]}
+    kin, rest = [], []
     for t in others:
-        own = t.trait.rpartition("/")[0] == family
-        groups.setdefault("its family" if own else "other families", []).append((t.trait, t.pull))
-    return [
-        (label, groups[label])
-        for label in (first.trait, "its family", "other families")
-        if label in groups
-    ]
+        (kin if t.trait.rpartition("/")[0] == family else rest).append((t.trait, t.pull))
+    own = [(first.trait, first.pull)]
+    groups = [(first.trait, own), ("its family", kin), ("other families", rest)]
+    return [(label, dots) for label, dots in groups if dots]
 
 
 def _mlp(results: MlpResults) -> dict[str, Any]:
