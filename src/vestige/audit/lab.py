@@ -26,6 +26,15 @@ from vestige.traits.library import Library, load_library, trait_id
 from vestige.types import ConfigError, Trait
 
 
+def load(settings: AuditSettings, model: str) -> LanguageModel:
+    """A model as the audit reads it. Raises ``ModelError`` if it cannot be loaded."""
+    return LanguageModel.load(
+        catalog.path(model),
+        style=catalog.chat_style(model, settings.chat),
+        precision=settings.precision,
+    )
+
+
 class Lab:
     """One base with all that an audit asks of it.
 
@@ -40,11 +49,7 @@ class Lab:
         """Raises ``ModelError`` if the base cannot be loaded, ``ConfigError`` for a bad library."""
         self.settings = settings
         self.library: Library = load_library(settings.traits)
-        self.lm = LanguageModel.load(
-            catalog.path(settings.base),
-            style=catalog.chat_style(settings.base, settings.chat),
-            precision=settings.precision,
-        )
+        self.lm = load(settings, settings.base)
         self.cache = cache or catalog.cache_dir() / "audit"
         self.trainable = settings.trainable(len(self.lm.layers))
         self.fingerprint = fingerprint(self.lm)

@@ -15,7 +15,7 @@ from vestige.audit.assay import BESIDE, METHOD, Assay, assay
 from vestige.audit.canary import Canary, canary
 from vestige.audit.data import Data
 from vestige.audit.expected import expect
-from vestige.audit.lab import Lab, fingerprint
+from vestige.audit.lab import Lab, fingerprint, load
 from vestige.audit.material import (
     Material,
     choose_rows,
@@ -45,7 +45,6 @@ from vestige.audit.telling import (
 from vestige.audit.told import Told, from_rows, from_teacher
 from vestige.audit.verdict import look
 from vestige.audit.writers import OnRows, Writer, base_writers, planted_writers
-from vestige.models import catalog
 from vestige.models.hf import LanguageModel
 from vestige.results import AuditResults
 from vestige.rows import atomic_lines, dropped_to_json, read_rows, write_rows
@@ -110,13 +109,7 @@ def audit(
 
 def teacher_of(settings: AuditSettings) -> LanguageModel | None:
     """The rows' writer, where it is at hand."""
-    if settings.teacher is None:
-        return None
-    return LanguageModel.load(
-        catalog.path(settings.teacher),
-        style=catalog.chat_style(settings.teacher, settings.chat),
-        precision=settings.precision,
-    )
+    return load(settings, settings.teacher) if settings.teacher else None
 
 
 def remarks(used: Sequence[Row], given: Sequence[Sequence[Row]], material: Material) -> list[str]:

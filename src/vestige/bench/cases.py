@@ -28,7 +28,7 @@ from vestige.audit.canary import canary
 from vestige.audit.data import Data
 from vestige.audit.expected import STEP, expect
 from vestige.audit.influence import influence, trait_gradients
-from vestige.audit.lab import Lab
+from vestige.audit.lab import Lab, load
 from vestige.audit.material import Material, choose_rows, repeated, unusable
 from vestige.audit.probes import Probes
 from vestige.audit.prompts import prompted
@@ -44,7 +44,6 @@ from vestige.bench.figures import CLEAN, RANDOM, WRONG, Case, looks, stranger, s
 from vestige.experiment.analysis import Shifts
 from vestige.experiment.reading import read_kept
 from vestige.experiment.recipe import NO_TRAIT, Experiment, TeacherSettings, parse_recipe
-from vestige.models import catalog
 from vestige.models.hf import LanguageModel
 from vestige.models.weights import Weights
 from vestige.store import atomic_write, hash_config
@@ -121,11 +120,7 @@ class Bench:
         weights, settings = stage / "weights.safetensors", self.lab.settings
         if how.kind != "tuned" or not weights.exists():
             raise DataError(f"{weights} is not there: --told needs tuned teachers that are kept")
-        lm = LanguageModel.load(
-            catalog.path(settings.base),
-            style=catalog.chat_style(settings.base, settings.chat),
-            precision=settings.precision,
-        )
+        lm = load(settings, settings.base)
         what = how.optimisation.trainable
         Weights(lm, [what]).load(weights, what)
         return lm
