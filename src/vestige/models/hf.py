@@ -59,6 +59,7 @@ class LanguageModel(chat.Chat):
         self.own_attention = self.causal_lm.config._attn_implementation  # type: ignore[union-attr]
         self.notes: list[str] = []
         self._verified: Verified | None = None
+        self._plain_from = 0  # tokens of the first sequence that was too long for trees
 
     @classmethod
     def load(
@@ -82,12 +83,16 @@ class LanguageModel(chat.Chat):
         model.generation_config = GenerationConfig()
         model.to(device)  # type: ignore[call-arg]
         lm = cls(model, tokenizer, style=style, precision=precision)
-        lm.notes += notes
+        for note in notes:
+            lm.say(note)
         if not lm.verified.fast:
-            lm.notes.append(slower(type(model).__name__, lm.verified))
-        for note in lm.notes:
-            log.warning("%s", note)
+            lm.say(slower(type(model).__name__, lm.verified))
         return lm
+
+    def say(self, note: str) -> None:
+        """Keep a note, and log it as a warning."""
+        self.notes.append(note)
+        log.warning("%s", note)
 
     @property
     def verified(self) -> Verified:
@@ -179,10 +184,11 @@ class LanguageModel(chat.Chat):
         if longest > known.longest and not (known.wrong and longest >= known.wrong):
             most = min(self.longest_path, self.passes.window or self.longest_path)
             known = verification.extended(self.passes, self.tokenizer, known, longest, most)
-            if known.wrong and longest >= known.wrong:
-                log.warning("%s", f"from {longest} tokens on plain forward passes, which are right "
-                            f"and slower ({known.reasons[-1]})")  # fmt: skip
             self._verified = known
+        if longest > known.longest and not self._plain_from:
+            self._plain_from = longest
+            self.say(f"{longest} tokens: on plain forward passes, which are right and slower "
+                     f"({known.reasons[-1]})")  # fmt: skip
         return longest <= known.longest
 
     @contextlib.contextmanager
