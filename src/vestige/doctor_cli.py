@@ -45,7 +45,7 @@ def doctor(
     chat: Chat = "auto",
     architectures: Architectures = False,
 ) -> None:
-    """Check this installation, or a model, against known answers; status 1 if something is wrong."""
+    """Check this installation or a model against known answers; status 1 if something is wrong."""
     if model and architectures:
         raise ConfigError("give --model or --architectures, not both")
     if chat not in ("auto", "plain"):

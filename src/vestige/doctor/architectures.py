@@ -131,7 +131,7 @@ def sizes(default: Any) -> dict[str, Any]:
         own for own in getattr(default, "attribute_map", {}).values() if own in names
     }
     found = {name: SMALL[name] for name in SMALL if name in names}
-    for part, kind in getattr(default, "sub_configs", {}).items():
+    for part in getattr(default, "sub_configs", {}):
         inner = getattr(default, part, None)
         if inner is not None and hasattr(inner, "to_dict"):
             found[part] = {**sizes(inner), "model_type": inner.model_type}
