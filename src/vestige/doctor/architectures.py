@@ -113,10 +113,11 @@ def build(kind: str) -> nn.Module:
     config = CONFIG_MAPPING[kind](**sizes(CONFIG_MAPPING[kind]()))
     torch.manual_seed(0)
     with torch.device("meta"):
-        size = sum(p.numel() for p in AutoModelForCausalLM.from_config(config).parameters())
+        hollow = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+        size = sum(part.numel() for part in hollow.parameters())
     if size > LARGEST:
         raise ModelError(f"{size:,} parameters at the smallest size that is known")
-    model = AutoModelForCausalLM.from_config(config).float().eval()
+    model = AutoModelForCausalLM.from_config(config, trust_remote_code=False).float().eval()
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim >= 2:

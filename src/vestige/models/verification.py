@@ -155,6 +155,23 @@ class _Comparison:
         self.worst = 0.0
 
     def outcome(self) -> Verified:
+        """What holds. Raises ``ModelError`` as ``verify``."""
+        with torch.enable_grad(), self._trainable():
+            return self._outcome()
+
+    @contextlib.contextmanager
+    def _trainable(self) -> Iterator[None]:
+        """Within, the parameters that are looked at have gradients."""
+        before = [(part, part.requires_grad) for part in self._parameters()]
+        for part, _ in before:
+            part.requires_grad_(True)
+        try:
+            yield
+        finally:
+            for part, was in before:
+                part.requires_grad_(was)
+
+    def _outcome(self) -> Verified:
         exact = Passes(self.causal_lm, "fp32")
         self.truth, self.wanted = self._truth()
         self._check_model()
@@ -235,12 +252,9 @@ class _Comparison:
     def _truth(self) -> tuple[list[Tensor], list[Tensor]]:
         """Logits of each sequence, [S, V], and the gradient of their tokens' log-likelihood."""
         try:
-            with torch.enable_grad():
-                found = [plain_logits(self.causal_lm, ids) for ids in self.sample.sequences[:3]]
-                found.append(found[2])
-                wanted = torch.autograd.grad(
-                    self._loss(found), self._parameters(), allow_unused=True
-                )
+            found = [plain_logits(self.causal_lm, ids) for ids in self.sample.sequences[:3]]
+            found.append(found[2])
+            wanted = torch.autograd.grad(self._loss(found), self._parameters(), allow_unused=True)
         except Exception as error:
             raise ModelError(
                 f"{type(self.causal_lm).__name__} cannot be computed as it is: {reason(error)}"
@@ -273,12 +287,7 @@ class _Comparison:
         """The first and the last decoder layer's, or all where there are no layers."""
         layers = decoder_layers(self.causal_lm)
         ends = [layers[0], layers[-1]] if layers else [self.causal_lm]
-        return [
-            p
-            for part in ends
-            for p in part.parameters()
-            if p.requires_grad and p.is_floating_point()
-        ]
+        return [p for part in ends for p in part.parameters() if p.is_floating_point()]
 
     def _loss(self, logits: Sequence[Tensor]) -> Tensor:
         """Mean negative log-likelihood of each sequence's tokens behind the prefix."""
