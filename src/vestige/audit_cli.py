@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from rich.table import Table
 
 import vestige
 from vestige.data_cli import AsJson, Overwrite, err, out
+from vestige.jsonl import json_text
 from vestige.results import AuditResults, AuditTrait
 from vestige.storage import locate, shown
 from vestige.types import ConfigError, ModelError, StoreError, VestigeError
@@ -99,7 +99,7 @@ def audit(
             sarif.parent.mkdir(parents=True, exist_ok=True)
         where, found = _audited(data, settings, folder, reference, overwrite)
         if sarif:
-            atomic_write(sarif, json.dumps(as_sarif(found, data), indent=1))
+            atomic_write(sarif, json_text(as_sarif(found, data), indent=1))
         _hand_over(where, found, as_json)
     raise typer.Exit(status(found.outcome, fail_on))
 
@@ -110,7 +110,7 @@ def _hand_over(where: Path, found: AuditResults, as_json: bool) -> None:
 
     page = render_runs([where], where / "report.html")
     if as_json:
-        print(json.dumps({"run": str(where), "report": str(page), **found.model_dump()}))
+        print(json_text({"run": str(where), "report": str(page), **found.model_dump()}))
         return
     summary(found)
     out.print(f"audit   {where}", highlight=False, soft_wrap=True)
@@ -217,7 +217,7 @@ def bench_audit(
             share=share, told=told, report=lambda name: line.update(name),
         )  # fmt: skip
     if as_json:
-        print(json.dumps(found))
+        print(json_text(found))
         return
     _tell_bench(found)
 

