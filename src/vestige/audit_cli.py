@@ -14,6 +14,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 import vestige
+from vestige.access import explained
 from vestige.data_cli import AsJson, Overwrite, err, out
 from vestige.jsonl import json_text
 from vestige.results import AuditResults, AuditTrait
@@ -145,7 +146,7 @@ def _no_status_1() -> Iterator[None]:
     except Exception as error:
         if os.environ.get("VESTIGE_DEBUG"):
             raise
-        raise ModelError(
+        raise explained(error) or ModelError(
             f"unexpected {type(error).__name__}: {error}; vestige --debug audit ... shows more"
         ) from error
 

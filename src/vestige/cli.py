@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import os
@@ -13,6 +14,7 @@ import typer
 from rich.table import Table
 
 import vestige
+from vestige.access import explained
 from vestige.audit_cli import audit, bench_app
 from vestige.audit_cli import summary as audit_summary
 from vestige.data_cli import AsJson, Overwrite, err, filter_app, judge, out, paraphrase, write
@@ -204,12 +206,12 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """What a run found, from its saved results."""
-    from vestige.store import is_running, load_run
+    from vestige.store import load_run
 
     if not (run_folder / "run.json").exists():
         raise StoreError(f"{run_folder} is not a run folder: it has no run.json")
     record = load_run(run_folder)
-    results = _results(run_folder, record, is_running(run_folder))
+    results = _results(run_folder, record)
     if as_json:
         print(json_text({"run": record, "results": results.model_dump()}))
         return
@@ -217,12 +219,13 @@ def show(
     out.print(f"\n{results.verdict}", style="bold", highlight=False)
 
 
-def _results(folder: Path, record: dict[str, Any], running: bool) -> Any:
+def _results(folder: Path, record: dict[str, Any]) -> Any:
     from vestige.results import read_results
+    from vestige.store import is_running
 
     path = folder / "results.json"
     if not path.exists():
-        state = "is still running" if running else f"ended as {record.get('status')!r}"
+        state = "is still running" if is_running(folder) else f"ended as {record.get('status')!r}"
         reason = f": {record['error']}" if record.get("error") else ""
         again = f"vestige run {folder / 'recipe.json'} --root {folder.parent}"
         if folder.name.startswith("audit-"):
@@ -471,14 +474,15 @@ def list_traits(
 
 
 def main() -> NoReturn:
-    """Run the command; a ``VestigeError`` is one line and exit status 2."""
+    """Run the command; a ``VestigeError``, and a file that cannot be used, is one line and exit
+    status 2."""
+    _any_text()
     try:
         app()
     except VestigeError as error:
         if os.environ.get("VESTIGE_DEBUG"):
             raise
-        text = redact(f"error: {error}")
-        err.print(text, style="red", highlight=False, markup=False, soft_wrap=True)
+        _complain(f"error: {error}")
         sys.exit(2)
     except SystemExit as stop:
         if stop.code == INTERRUPTED:  # what typer makes of Ctrl-C
@@ -487,10 +491,21 @@ def main() -> NoReturn:
     except Exception as error:
         if os.environ.get("VESTIGE_DEBUG"):
             raise
-        err.print(
-            redact(f"unexpected {type(error).__name__}: {error}")
-            + "\nrun again with --debug for the traceback",
-            style="red", highlight=False, markup=False, soft_wrap=True,
+        known = explained(error)
+        _complain(
+            f"error: {known}" if known else
+            f"unexpected {type(error).__name__}: {error}\nrun again with --debug for the traceback"
         )  # fmt: skip
-        sys.exit(1)
+        sys.exit(2 if known else 1)
     sys.exit(0)
+
+
+def _complain(text: str) -> None:
+    err.print(redact(text), style="red", highlight=False, markup=False, soft_wrap=True)
+
+
+def _any_text() -> None:
+    """Let the terminal's encoding, whatever it is, take every text: what it lacks is escaped."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
