@@ -53,10 +53,15 @@ def cache_dir() -> Path:
     return found
 
 
-def explained(error: BaseException) -> StoreError | None:
-    """What an error, or one that it was raised from, says of a file; None if it is about none."""
+def explained(error: BaseException, where: str = "") -> StoreError | None:
+    """What an error, or one that it was raised from, says of a file; None if it is about none.
+
+    Args:
+        where: what was to be written, where that is known: not every error names it.
+    """
     if any(map(is_full, causes(error))):
-        path = next(filter(None, (_place(cause)[1] for cause in causes(error))), _full_folder())
+        named = (_place(cause)[1] for cause in causes(error))
+        path = where or next(filter(None, named), "") or _full_folder()
         return StoreError(f"disk is full{f' while writing {path}' if path else ''}; {FREE}")
     cause: BaseException | None = error
     while cause is not None:
@@ -66,7 +71,8 @@ def explained(error: BaseException) -> StoreError | None:
         if path and number in DENIED:
             return StoreError(_denied(Path(path), number == errno.EROFS))
         if path and number in PLAIN:
-            return StoreError(f"cannot use {path}: {os.strerror(number).lower()}")
+            what = f"write {where}" if where else f"use {path}"
+            return StoreError(f"cannot {what}: {os.strerror(number).lower()}")
         cause = cause.__cause__
     return None
 

@@ -330,6 +330,14 @@ def summary(found: AuditResults) -> None:
         )
     for reason in found.why:
         out.print(f"  {reason}", highlight=False)
+    if found.logprobs_used or found.logprobs_unused:
+        total = found.logprobs_used + sum(found.logprobs_unused.values())
+        out.print(
+            f"log-probabilities: {found.logprobs_used:,} of {total:,} tokens have usable ones",
+            highlight=False,
+        )
+        for reason, count in found.logprobs_unused.items():
+            out.print(f"  {count:>9,} tokens have none: {reason}", highlight=False)
     for reason, count in found.dropped.items():
         out.print(f"  {count:>9,} rows set aside: {reason}", highlight=False)
 

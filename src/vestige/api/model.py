@@ -22,6 +22,7 @@ from typing import Any
 
 from vestige.api.ledger import Ledger
 from vestige.api.settings import Tokens, redact
+from vestige.logprobs import value
 from vestige.models.catalog import API_PREFIX
 from vestige.store import hash_config
 from vestige.types import ConfigError, Message, MissingExtraError, ModelError, VestigeError
@@ -298,7 +299,13 @@ class ApiModel:
             logprobs=True if request.top else None,
             top_logprobs=request.top or None,
         )
-        messages = [roles.get(m.role, ChatMessageUser)(content=m.content) for m in request.messages]
+        messages = [
+            # A lone surrogate cannot be sent: a question mark stands for it.
+            roles.get(m.role, ChatMessageUser)(
+                content=m.content.encode("utf-8", "replace").decode()
+            )
+            for m in request.messages
+        ]
         _asked.set(request)
         await model.generate(messages, config=config)
 
@@ -376,9 +383,10 @@ def answer_of(output: Any) -> dict[str, Any]:
         }
         if choice.logprobs and choice.logprobs.content:
             first = choice.logprobs.content[0]
+            top = {t.token: value(t.logprob) for t in first.top_logprobs or []}
             found |= {
                 "token": first.token,
-                "top": {t.token: t.logprob for t in first.top_logprobs or []},
+                "top": {token: number for token, (number, why) in top.items() if not why},
             }
         choices.append(found)
     return {"choices": choices}

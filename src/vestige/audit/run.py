@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -166,6 +167,7 @@ class _Audit:
     report: Report
     seconds: dict[str, float] = field(default_factory=dict)
     tokens: int = 0
+    logprobs: Counter[str] = field(default_factory=Counter)  # of the rows, by use
 
     def run(self) -> AuditResults:
         """Every stage; finished ones are read back."""
@@ -193,7 +195,7 @@ class _Audit:
             rows=self.data.read, dropped=self.data.reasons, trial=trial, controls=[],
             beside=self.beside("data", probes, material, known[0], in_doubt(trial)),
             seconds=self.seconds, tokens=0,
-            own_reference=self.known is not None, told=probes.told,
+            own_reference=self.known is not None, told=probes.told, logprobs=dict(self.logprobs),
             remarks=remarks(used, given, material),
         )  # fmt: skip
         every = self.lab.settings.canary_too  # canaries stand beside all planted ones
@@ -302,7 +304,7 @@ class _Audit:
         """What is known of the writer's probabilities: from itself, else from the rows."""
         self.lab.weights.freeze()
         if self.teacher is None:
-            return from_rows(self.lab.lm, material, used)
+            return from_rows(self.lab.lm, material, used, self.logprobs)
         return from_teacher(self.lab.lm, self.teacher, material, used, self.lab.settings.batch)
 
     # ---- likelihood under probes -------------------------------------------------------------

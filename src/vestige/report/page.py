@@ -141,7 +141,7 @@ def _write(out: Path, text: str) -> None:
     except OSError as error:
         if part is not None:
             Path(part).unlink(missing_ok=True)
-        raise explained(error) or StoreError(f"cannot write {out}: {error}") from error
+        raise explained(error, str(out)) or StoreError(f"cannot write {out}: {error}") from error
 
 
 # ---- what the template is given ------------------------------------------------------------
