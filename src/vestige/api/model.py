@@ -230,6 +230,8 @@ class ApiModel:
         api: Any = model.api
         retried = api.should_retry
         api.generate = self._metered(api.generate)
+        if hasattr(api, "_generate_completion"):
+            api._generate_completion = readable(api._generate_completion)
         api.should_retry = lambda error: isinstance(error, JSONDecodeError) or retried(error)
         wait = wait_exponential_jitter(initial=BACKOFF, max=LONGEST_WAIT, jitter=BACKOFF)
         api.retry_wait = lambda: wait
@@ -337,6 +339,26 @@ class ApiModel:
                 "answers so far are kept: run the same command again when the service is back"
             ) from None
         return Reply(error=text, status=status)
+
+
+def readable(ask: Callable[..., Any]) -> Callable[..., Any]:
+    """Replies of OpenAI-compatible services as Inspect can read them: text in parts is joined, and
+    an error that came with status 200 is raised in its own words."""
+
+    async def generate(*args: Any, **kwargs: Any) -> Any:
+        reply = await ask(*args, **kwargs)
+        if getattr(reply, "choices", ()) is None:
+            error = getattr(reply, "error", None) or "no choices"
+            text = error.get("message", error) if isinstance(error, dict) else error
+            raise ValueError(f"the service answered with {text}")
+        for choice in getattr(reply, "choices", ()):
+            content = getattr(choice.message, "content", None)
+            if isinstance(content, list):
+                texts = [p.get("text") for p in content if isinstance(p, dict)]
+                choice.message.content = "".join(t for t in texts if isinstance(t, str))
+        return reply
+
+    return generate
 
 
 def status_of(error: BaseException) -> int:
