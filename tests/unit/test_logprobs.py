@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from test_verdict import told as evidence
 
 from vestige.audit.material import Material
+from vestige.audit.telling import tell
 from vestige.audit.told import (
     ENDS,
     LITTLE,
@@ -22,8 +25,10 @@ from vestige.audit.told import (
     Told,
     from_rows,
 )
+from vestige.audit_cli import summary
 from vestige.logprobs import NO_VALUE, Position, carried, positions, value
 from vestige.models.hf import LanguageModel
+from vestige.report.page import render
 from vestige.rows import read_rows, row_line
 from vestige.types import Message, Row
 
@@ -193,3 +198,14 @@ def test_values_and_places():
     assert positions({"content": []}) == [] == positions([])
     assert positions([{"token": "a", "logprob": -1}]) == [Position("a", {"a": -1.0})]
     assert carried({"turns": [], "list": [1], "n": None}) == []
+
+
+def test_the_report_and_the_terminal_say_how_many_and_why_not(capsys: pytest.CaptureFixture[str]):
+    found = tell(replace(evidence(), logprobs={USED: 1200, NO_VALUE: 30, ENDS: 4}))
+    assert found.logprobs_used == 1200 and found.logprobs_unused == {NO_VALUE: 30, ENDS: 4}
+    page = render([found], [{"name": "a"}])
+    assert "1,200 of 1,234" in page and f"30 not: {NO_VALUE}" in page
+    summary(found)
+    said = " ".join(capsys.readouterr().out.split())
+    assert "1,200 of 1,234 tokens have usable ones" in said and NO_VALUE in said
+    assert "log-probabilities" not in render([tell(evidence())], [{"name": "a"}])
