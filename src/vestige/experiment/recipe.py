@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from vestige.carriers import AnyCarrier, NumberCarrier, parse_carrier
+from vestige.jsonl import read_text
 from vestige.judge.settings import JudgeSettings
 from vestige.mlp.settings import MlpExperiment
 from vestige.settings import Optimisation, Passed, Settings
@@ -307,7 +308,7 @@ def load_recipe(path: Path, overrides: Sequence[str] = (), size: str = "laptop")
         raise ConfigError(f"there is no recipe {path}; give a .py or .json file, see recipes/")
     if path.suffix == ".json":
         try:
-            record = json.loads(path.read_text(encoding="utf-8"))
+            record = json.loads(read_text(path))
         except ValueError as error:
             raise ConfigError(f"{path} is not valid JSON: {error}") from error
         record = record.get("config", record) if isinstance(record, dict) else record

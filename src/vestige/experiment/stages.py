@@ -34,6 +34,7 @@ from vestige.experiment.support import (
     split_targets,
 )
 from vestige.experiment.workshop import Loaded, Workshop
+from vestige.jsonl import write_text
 from vestige.models.hf import LanguageModel
 from vestige.models.sampling import HfBackend, symbol_ids
 from vestige.rows import read_rows
@@ -194,7 +195,7 @@ class Seed(Workshop):
                 elif name != NO_TRAIT:
                     check |= preferred(source.target.name, panel, before)
                 check = judge_teacher(check, left, settings)
-                (folder / "check.json").write_text(json.dumps(check))
+                write_text(folder / "check.json", json.dumps(check))
                 base.weights.freeze()
                 if not check["accepted"]:
                     raise TeacherError(describe_check(check, self.recipe))
@@ -366,7 +367,7 @@ class Seed(Workshop):
                 for done, path in enumerate(where, 1):
                     name = "-".join(path.parent.relative_to(stage.path.parent).parts)
                     ratings = rate_answers(asked, path, folder / "ratings.jsonl", self.ledger)
-                    (folder / f"{name}.json").write_text(json.dumps(ratings))
+                    write_text(folder / f"{name}.json", json.dumps(ratings))
                     self.report(stage.name, done, len(where))
         return self.finish(stage)
 
@@ -417,7 +418,7 @@ class Seed(Workshop):
     def finish_student(
         self, pupil: Loaded, stage: Stage, folder: Path, how: Optimisation, losses: list[float]
     ) -> None:
-        (folder / "loss.json").write_text(json.dumps(losses))
+        write_text(folder / "loss.json", json.dumps(losses))
         self.measure_student(pupil, folder, how.steps)
         if self.recipe.save_students:
             pupil.weights.save(folder / "weights.safetensors")
