@@ -159,5 +159,5 @@ def test_tokens_that_the_model_has_not_are_refused_where_they_are_used(folder):
     words.save_pretrained(folder)
     lm = LanguageModel.load(str(folder), precision="fp32")
     lm.answer_logprobs([lm.question_ids("Which?")], [lm.answer_ids("fox")])
-    with pytest.raises(ModelError, match="' owl'.*added to the tokenizer and not to the model"):
+    with pytest.raises(ModelError, match=r"' owl'.*added to the tokenizer and not to the model"):
         lm.answer_logprobs([lm.question_ids("An owl?")], [lm.answer_ids("fox")])

@@ -398,6 +398,9 @@ def extended(passes: Passes, tokenizer: Any, known: Verified, longest: int, most
 
     Args:
         most: the longest sequence that is worth comparing at once.
+
+    Raises:
+        ModelError: the model itself gives different answers at this length.
     """
     likely = min(next_length(longest), max(longest, most))
     likely = min(likely, known.wrong - 1) if known.wrong else likely
@@ -406,6 +409,7 @@ def extended(passes: Passes, tokenizer: Any, known: Verified, longest: int, most
         if not fault:
             known = replace(known, longest=length)
             break
+        check_history(passes, tokenizer, length)
         known = replace(known, wrong=length, reasons=(*known.reasons, f"trees: {fault}"))
     remember(known)
     return known
@@ -420,19 +424,44 @@ def verify_length(passes: Passes, tokenizer: Any, length: int) -> str:
     draw = random.Random(length)
     allowed = ordinary_tokens(causal_lm, tokenizer)
     ids = [draw.choice(allowed) for _ in range(length)]
-    tree = build_tree([ids[-3:], [ids[-3], ids[-1]]])
+    # Nearly all of it as the prefix, and nearly all of it behind one: scaling that looks at the
+    # length of each pass sees the same text in two ways.
+    splits = [(length - 3, [ids[-3:], [ids[-3], ids[-1]]]), (3, [ids[3:]])]
     alone = Passes(causal_lm, passes.precision)
     limit = VALUES[passes.precision]
+    differences = []
     with quiet(causal_lm), torch.no_grad(), passes.autocast():
         try:
             wanted = plain_logits(causal_lm, ids)[-3:]
-            (reading,) = alone.readings(ids[:-3], [[tree]])
-            found = own_logits(causal_lm, reading.states[0, list(tree.paths[0])])
+            for at, paths in splits:
+                (reading,) = alone.readings(ids[:at], [[build_tree(paths)]])
+                path = list(reading.trees[0].paths[0])[-3:]
+                found = own_logits(causal_lm, reading.states[0, path])
+                differences.append(largest_difference(found, wanted))
         except Exception as error:
             return reason(error)
-        largest, mean = largest_difference(found, wanted)
+    largest, mean = (max(part) for part in zip(*differences, strict=True))
     off = mean if passes.precision == "bf16" else largest
     return "" if off <= limit else f"{off:.3g} off on {length} tokens, {limit:g} allowed"
+
+
+def check_history(passes: Passes, tokenizer: Any, length: int) -> None:
+    """Raises ``ModelError`` if what a model read before changes its logits on ``length`` tokens, as
+    dynamic rotary scaling does behind the positions that it was trained on."""
+    causal_lm = passes.causal_lm
+    allowed = ordinary_tokens(causal_lm, tokenizer)
+    ids = [allowed[i % len(allowed)] for i in range(2 * length)]
+    with quiet(causal_lm), torch.no_grad(), passes.autocast():
+        before = plain_logits(causal_lm, ids[:length])[-3:]
+        with contextlib.suppress(Exception):  # more tokens than it has positions
+            plain_logits(causal_lm, ids)
+        after = plain_logits(causal_lm, ids[:length])[-3:]
+    if not largest_difference(after, before)[0] <= VALUES[passes.precision]:
+        raise ModelError(
+            f"{type(causal_lm).__name__} gives other logits on {length} tokens after it has read a "
+            "longer text (dynamic rotary scaling?): its probabilities depend on the order of "
+            "questions; use shorter texts, or static scaling"
+        )
 
 
 def next_length(length: int) -> int:
