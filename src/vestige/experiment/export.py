@@ -350,6 +350,7 @@ def write_accelerate(task: Task, folder: Path) -> None:
         ),
         precision=recipe.precision,
         seed=task.cell.seed,
+        date=recipe.date,
         optimisation=student.optimisation,
     )
     atomic_write(folder / JOB, job.model_dump_json(indent=1) + "\n")
