@@ -410,9 +410,7 @@ class Seed(Workshop):
         checkpoint.remove()
         stage.note(tokens=sum(packs[i % len(packs)].tokens for i in range(how.steps)))
 
-    def base_of_student(
-        self, student: Student, pupil: Loaded, stage: Stage, folder: Path
-    ) -> None:
+    def base_of_student(self, student: Student, pupil: Loaded, stage: Stage, folder: Path) -> None:
         """Keep the untrained base's panel beside a student of another base."""
         if student.base:
             stage.note(**pupil.lm.record(family(self.recipe.family).heldout[0]))

@@ -100,6 +100,11 @@ class Chat:
             for word in WORDS
         )
 
+    @cached_property
+    def special(self) -> set[int]:
+        """Tokens that no plain text becomes."""
+        return special_ids(self.tokenizer)
+
     def _following(self, before: str, text: str) -> list[int] | None:
         """Token ids of ``text`` after ``before``; None where the two join in one token."""
         head, both = self._ids(before), self._ids(before + text)
@@ -107,6 +112,12 @@ class Chat:
 
     def _ids(self, text: str) -> list[int]:
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+def special_ids(tokenizer: Any) -> set[int]:
+    """Tokens that no plain text becomes."""
+    added = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+    return added | set(tokenizer.all_special_ids)
 
 
 def end_of_turn(tokenizer: Any, template: Template, style: ChatStyle) -> int:
@@ -126,8 +137,7 @@ def end_of_turn(tokenizer: Any, template: Template, style: ChatStyle) -> int:
                 "an end-of-text token; add one to chat_template.jinja, or name an eos_token"
             )
         return tokenizer.eos_token_id
-    special = {*tokenizer.all_special_ids,
-               *(i for i, t in tokenizer.added_tokens_decoder.items() if t.special)}  # fmt: skip
+    special = special_ids(tokenizer)
     for at, token in enumerate(ids):
         if token in special and not tokenizer.decode(ids[:at]).strip():
             return token

@@ -182,6 +182,22 @@ class Template:
             return False
         return asked.rpartition(USER)[2].rstrip(" ") == self.opening.rstrip(" ")
 
+    def asking(self) -> str:
+        """The template's text with ``opening`` as its generation prompt, as far as it can be added:
+        a trainer that takes prompts by themselves then scores nothing of it."""
+        if self.own_opening:
+            return self.text
+        said = self.apply([("user", USER)])
+        asked = self.prompt([Message("user", USER)])
+        if not asked.startswith(said):
+            return self.text
+        return (
+            "{% set asked = add_generation_prompt | default(false) %}\n"
+            "{% set add_generation_prompt = false %}\n"
+            + self.text.removesuffix("\n")  # as Jinja does it
+            + "{% if asked %}{{ " + repr(asked[len(said) :]) + " }}{% endif %}"
+        )  # fmt: skip
+
     def remarks(self) -> list[str]:
         """What a reader must know of how this model is asked: a sentence each, as a rule none."""
         found = []
@@ -222,7 +238,7 @@ def chosen(tokenizer: Any) -> tuple[str, str]:
         raise ModelError(
             f"the tokenizer of {tokenizer.name_or_path} has no chat template; {PLAIN[3:]}"
         )
-    return given, ""
+    return str(given), ""
 
 
 def at_date(text: str, date: str) -> str:
