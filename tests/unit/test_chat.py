@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from datetime import datetime
 from pathlib import Path
 from types import SimpleNamespace
@@ -394,6 +395,37 @@ def test_rows_that_a_trainer_would_read_otherwise_are_refused_with_both_texts(
     assert "row a" in said and "reads other tokens" in said
     assert "'<|im_start|>user\\n<|im_end|>\\n" in said and "Name an Animal.<|im_end|>" in said
     assert not (tmp_path / "rows.jsonl").exists()
+
+
+def test_public_models_templates_are_read_as_trainers_read_them():
+    trl = pytest.importorskip("trl")
+    places = sorted(Path(trl.__file__).parent.glob("chat_templates/*.jinja"))
+    texts = {p.stem: p.read_text(encoding="utf-8") for p in places if "training" not in p.stem}
+    agreed, told = set(), {}
+    for name, text in texts.items():
+        tokens = words(text)
+        marks = {*re.findall(r"<[|｜/]?[a-zA-Z_▁]+[|｜]?>", text)} - {"<think>", "</think>"}
+        tokens.add_special_tokens(
+            {"bos_token": "<bos>", "additional_special_tokens": sorted(marks)}
+        )
+        chat = Chat(tokens, "auto")
+        differs = [
+            Trainers(chat, trainer, exported(chat, trainer)).difference(QUESTION, "28, 5")
+            for trainer in ("trl", "axolotl")
+        ]
+        told[name] = (chat, differs)
+        agreed |= set() if any(differs) else {name}
+    if not {"qwen3", "llama3_2", "gptoss", "gemma"} <= texts.keys():
+        pytest.skip("this TRL brings other templates")
+    for name in (
+        texts.keys() - agreed
+    ):  # content as parts, which rows have not, or nothing at the end
+        chat, differs = told[name]
+        assert chat.template.parts or not chat.template.tail, (name, differs)
+    assert {"qwen3", "llama3_2", "gptoss", "gemma", "deepseek_r1_distill"} <= agreed
+    assert told["qwen3"][0].template.opening.endswith("<think>\n\n</think>\n\n")
+    assert told["llama3_2"][0].template.date and not told["llama3_1"][0].template.date
+    assert not told["gemma"][0].template.system
 
 
 def test_what_differs_between_a_trainer_and_the_measure_is_seen():
