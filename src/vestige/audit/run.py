@@ -105,6 +105,8 @@ def audit(
     stem = plain.strip("-")[:40] or "rows"
     with Run.open(root, f"audit-{stem}", config, overwrite=overwrite) as opened:
         results = _Audit(lab, opened, found, known.rows if known else None, teacher, report).run()
+        remarks_on_chat = lab.lm.template.remarks()  # as a rule none
+        results = results.model_copy(update={"caveats": [*results.caveats, *remarks_on_chat]})
         atomic_write(opened.folder / RESULTS_FILE, results.model_dump_json(indent=1))
         return opened.folder, results
 

@@ -129,7 +129,7 @@ def _adopt(
     check_tokenizer(source / TOKENIZER, pupil.lm.tokenizer.get_vocab())
     tensors = adapter_tensors(source) if adapter else model_tensors(source, pupil, what)
     with stage.writing() as folder:
-        seed.base_of_student(student, pupil, folder)
+        seed.base_of_student(student, pupil, stage, folder)
         weights = folder / "weights.safetensors"
         save_file(tensors, str(weights))
         with weights.open("rb") as file:

@@ -13,6 +13,7 @@ from vestige.experiment.judging import judge_rows
 from vestige.experiment.recipe import NO_TRAIT, Experiment
 from vestige.jsonl import read_jsonl, write_jsonl
 from vestige.rows import dropped_to_json, write_rows
+from vestige.settings import DATE
 from vestige.store import Stage, StageResult, hash_config, make_stage
 from vestige.traits import family, no_trait, trait
 from vestige.types import DataError, Message, Row, Trait
@@ -45,13 +46,17 @@ class Desk:
         """The stage ``seed-N/name``; its key holds the model and this seed as well."""
         recipe = self.recipe
         config = {
-            "model": [recipe.model, recipe.chat, recipe.precision],
+            "model": [recipe.model, recipe.chat, recipe.precision, *self.dated()],
             "family": hash_config(family(recipe.family)),
             "seed": self.seed,
             **config,
         }
         full = f"seed-{self.seed}/{name}"
         return make_stage(self.folder, full, config, inputs, overwrite=self.overwrite)
+
+    def dated(self) -> list[str]:
+        """The recipe's date, where it is another than the usual one."""
+        return [self.recipe.date] if self.recipe.date != DATE else []
 
     def finish(self, stage: Stage) -> StageResult:
         """The finished stage, told once to whoever watches."""

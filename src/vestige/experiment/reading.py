@@ -186,6 +186,19 @@ def freeform(recipe: Experiment, folder: Path) -> list[FreeFormResult]:
     return found
 
 
+def remarks(recipe: Experiment, folder: Path) -> list[str]:
+    """What its chat template makes a reader know of how each base was asked, from manifests."""
+    found: dict[str, None] = {}
+    places = {"base": "", "teacher/*": ""}
+    places |= {f"student/{s.name}/*": f"{s.base}: " for s in recipe.students if s.base}
+    for place, lead in places.items():
+        for path in sorted(folder.glob(f"seed-*/{place}/manifest.json")):
+            if not path.parent.name.endswith((".part", ".old")):
+                told = read_json(path).get("notes", {}).get("remarks", ())
+                found.update(dict.fromkeys(lead + remark for remark in told))
+    return list(found)
+
+
 def read_lines(path: Path) -> list[dict]:
     """A JSONL file of the run. Raises ``StoreError`` naming it if it is damaged."""
     try:

@@ -129,6 +129,7 @@ class Seed(Workshop):
                 base.weights.freeze()
                 measure(base.lm, family(self.recipe.family)).save(folder / "panel.json")
                 ask(base.lm, self.recipe, self.seed, folder)
+                stage.note(**base.lm.record(family(self.recipe.family).heldout[0]))
         return self.finish(stage)
 
     def contexts(self) -> StageResult | None:
@@ -196,6 +197,7 @@ class Seed(Workshop):
                     check |= preferred(source.target.name, panel, before)
                 check = judge_teacher(check, left, settings)
                 write_text(folder / "check.json", json.dumps(check))
+                stage.note(**base.lm.record(family(self.recipe.family).heldout[0], system))
                 base.weights.freeze()
                 if not check["accepted"]:
                     raise TeacherError(describe_check(check, self.recipe))
@@ -349,7 +351,7 @@ class Seed(Workshop):
                 ]
                 pupil = self.loaded(student.base, student.chat if student.base else None)
                 pupil.weights.freeze()
-                self.base_of_student(student, pupil, folder)
+                self.base_of_student(student, pupil, stage, folder)
                 panel = measure(pupil.lm, family(self.recipe.family), before=turns)
                 panel.save(folder / f"panel-{student.steps}.json")
                 stage.note(shown=len(drawn))
@@ -393,7 +395,7 @@ class Seed(Workshop):
         how, panel = student.optimisation, family(self.recipe.family)
         checkpoint = Checkpoint(folder / "checkpoint")
         losses = checkpoint.losses()
-        self.base_of_student(student, pupil, folder)
+        self.base_of_student(student, pupil, stage, folder)
 
         def on_step(step: int, loss: float) -> None:
             losses.append(loss)
@@ -409,9 +411,10 @@ class Seed(Workshop):
         checkpoint.remove()
         stage.note(tokens=sum(packs[i % len(packs)].tokens for i in range(how.steps)))
 
-    def base_of_student(self, student: Student, pupil: Loaded, folder: Path) -> None:
+    def base_of_student(self, student: Student, pupil: Loaded, stage: Stage, folder: Path) -> None:
         """Keep the untrained base's panel beside a student of another base."""
         if student.base:
+            stage.note(**pupil.lm.record(family(self.recipe.family).heldout[0]))
             pupil.weights.freeze()
             measure(pupil.lm, family(self.recipe.family)).save(folder / "base-panel.json")
 
@@ -433,7 +436,7 @@ class Seed(Workshop):
     ) -> None:
         from vestige.train.sft import train_with_trl
 
-        self.base_of_student(student, pupil, folder)
+        self.base_of_student(student, pupil, stage, folder)
         checkpoint = Checkpoint(folder / "checkpoint")
         losses = train_with_trl(
             pupil.lm,

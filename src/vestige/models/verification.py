@@ -43,6 +43,7 @@ VALUES = {"fp32": 1e-3, "bf16": 0.05}
 GRADIENTS = {"fp32": 1e-3, "bf16": 0.1}
 LENGTHS = 4  # each length that is compared is so many times the one before
 SHORTEST = 64
+OTHER = 16  # tokens of a branch that stands in between
 
 
 @dataclass(frozen=True)
@@ -425,17 +426,20 @@ def verify_length(passes: Passes, tokenizer: Any, length: int) -> str:
     allowed = ordinary_tokens(causal_lm, tokenizer)
     ids = [draw.choice(allowed) for _ in range(length)]
     # Nearly all of it as the prefix, and nearly all of it behind one: scaling that looks at the
-    # length of each pass sees the same text in two ways.
-    splits = [(length - 3, [ids[-3:], [ids[-3], ids[-1]]]), (3, [ids[3:]])]
+    # length of each pass sees the same text in two ways. Another branch stands before the one that
+    # is looked at, so that windows that count places in the batch are off.
+    other = [draw.choice(allowed) for _ in range(OTHER)]
+    splits = [(length - 3, ids[-3:]), (3, ids[3:])]
     alone = Passes(causal_lm, passes.precision)
     limit = VALUES[passes.precision]
     differences = []
     with quiet(causal_lm), torch.no_grad(), passes.autocast():
         try:
             wanted = plain_logits(causal_lm, ids)[-3:]
-            for at, paths in splits:
-                (reading,) = alone.readings(ids[:at], [[build_tree(paths)]])
-                path = list(reading.trees[0].paths[0])[-3:]
+            for at, rest in splits:
+                tree = build_tree([other, rest])
+                (reading,) = alone.readings(ids[:at], [[tree]])
+                path = list(tree.paths[1])[-3:]
                 found = own_logits(causal_lm, reading.states[0, path])
                 differences.append(largest_difference(found, wanted))
         except Exception as error:
