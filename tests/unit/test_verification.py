@@ -70,7 +70,7 @@ def test_a_window_that_no_setting_of_ours_names():
     for prompt, expected in zip(prompts, want, strict=True):
         found = lm.answer_logprobs([prompt], ANSWERS).float()[0]
         assert torch.allclose(found, expected, atol=2e-3, rtol=1e-4)
-    assert lm.trees_hold(23) and not lm.trees_hold(53)
+    assert not lm.verified.trees  # its windows count places, of other branches too
 
 
 @pytest.mark.parametrize("kind", ["granite", "mamba2"])

@@ -43,7 +43,7 @@ VALUES = {"fp32": 1e-3, "bf16": 0.05}
 GRADIENTS = {"fp32": 1e-3, "bf16": 0.1}
 LENGTHS = 4  # each length that is compared is so many times the one before
 SHORTEST = 64
-OTHER = 16  # tokens of a branch that stands in between
+APART = 1024  # places of other branches between a prefix and a tree
 
 
 @dataclass(frozen=True)
@@ -315,7 +315,7 @@ class _Comparison:
 
     def _trees(self, passes: Passes, logits: list[Tensor]) -> tuple[float, float]:
         """The logits of each sequence behind the prefix are left in ``logits``."""
-        (reading,) = passes.readings(self.sample.prefix, [self.sample.trees])
+        (reading,) = passes.readings(self.sample.prefix, [self.sample.trees], apart=APART)
         paths = [(b, list(path)) for b, tree in enumerate(reading.trees) for path in tree.paths]
         with passes.autocast():
             logits += [own_logits(self.causal_lm, reading.states[b, path]) for b, path in paths]
@@ -426,9 +426,7 @@ def verify_length(passes: Passes, tokenizer: Any, length: int) -> str:
     allowed = ordinary_tokens(causal_lm, tokenizer)
     ids = [draw.choice(allowed) for _ in range(length)]
     # Nearly all of it as the prefix, and nearly all of it behind one: scaling that looks at the
-    # length of each pass sees the same text in two ways. Another branch stands before the one that
-    # is looked at, so that windows that count places in the batch are off.
-    other = [draw.choice(allowed) for _ in range(OTHER)]
+    # length of each pass sees the same text in two ways.
     splits = [(length - 3, ids[-3:]), (3, ids[3:])]
     alone = Passes(causal_lm, passes.precision)
     limit = VALUES[passes.precision]
@@ -437,7 +435,7 @@ def verify_length(passes: Passes, tokenizer: Any, length: int) -> str:
         try:
             wanted = plain_logits(causal_lm, ids)[-3:]
             for at, rest in splits:
-                tree = build_tree([other, rest])
+                tree = build_tree([[rest[0], rest[-1]], rest])
                 (reading,) = alone.readings(ids[:at], [[tree]])
                 path = list(tree.paths[1])[-3:]
                 found = own_logits(causal_lm, reading.states[0, path])
