@@ -105,8 +105,8 @@ def audit(
     stem = plain.strip("-")[:40] or "rows"
     with Run.open(root, f"audit-{stem}", config, overwrite=overwrite) as opened:
         results = _Audit(lab, opened, found, known.rows if known else None, teacher, report).run()
-        remarks_on_chat = lab.lm.template.remarks()  # as a rule none
-        results = results.model_copy(update={"caveats": [*results.caveats, *remarks_on_chat]})
+        on_model = [*lab.lm.template.remarks(), *lab.lm.notes]  # as a rule none
+        results = results.model_copy(update={"caveats": [*results.caveats, *on_model]})
         atomic_write(opened.folder / RESULTS_FILE, results.model_dump_json(indent=1))
         return opened.folder, results
 

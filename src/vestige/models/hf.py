@@ -80,7 +80,7 @@ class LanguageModel(chat.Chat):
         model, notes = load_weights(folder)
         # Many models ship sampling habits (repetition penalties, min-p): T=1 means the model's own
         # probabilities, so none of them may reach ``generate``.
-        model.generation_config = GenerationConfig()
+        model.generation_config = GenerationConfig()  # type: ignore[assignment]
         model.to(device)  # type: ignore[call-arg]
         lm = cls(model, tokenizer, style=style, precision=precision)
         for note in notes:
@@ -93,6 +93,12 @@ class LanguageModel(chat.Chat):
         """Keep a note, and log it as a warning."""
         self.notes.append(note)
         log.warning("%s", note)
+
+    def record(self, text: str, system: str = "") -> dict[str, Any]:
+        """As ``Chat.record``, with what is to be said of how the model is computed."""
+        found = super().record(text, system)
+        remarks = [*found.get("remarks", ()), *self.notes]
+        return found | ({"remarks": remarks} if remarks else {})
 
     @property
     def verified(self) -> Verified:
@@ -321,8 +327,8 @@ def slower(name: str, found: Verified) -> str:
     parts = {"measuring": found.trees, "training": found.gradients, "sampling": found.sampling}
     plain = [part for part, fast in parts.items() if not fast]
     return (
-        f"{name}: {' and '.join(plain)} on plain forward passes, one sequence an answer, which is "
-        f"right and slower ({'; '.join(found.reasons)})"
+        f"{name} is computed on plain forward passes ({', '.join(plain)}), one sequence an answer, "
+        f"which is right and slower: {'; '.join(found.reasons)}"
     )
 
 

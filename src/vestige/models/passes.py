@@ -73,7 +73,7 @@ class Passes:
 
     def __init__(self, causal_lm: nn.Module, precision: Literal["bf16", "fp32"]) -> None:
         self.causal_lm = causal_lm
-        self.precision = precision
+        self.precision: Literal["bf16", "fp32"] = precision
         self.below = Below(decoder_layers(causal_lm) or nn.ModuleList())
 
     @property

@@ -198,7 +198,7 @@ class _Comparison:
         return replace(found, reasons=reasons, difference=self.worst)
 
     def _attentions(self) -> list[str]:
-        first = attention.NAME if self.passes.device.type == "cpu" else self.own
+        first = attention.NAME if self.passes.device.type == "cpu" else str(self.own)
         return list(dict.fromkeys([first, "eager"]))
 
     def _tried(self, passes: Passes, found: Verified, kind: str) -> Verified:
