@@ -31,6 +31,7 @@ TOOL_ROLES = {
     "tool", "function", "observation", "function_call", "tool_call", "tool_response", "ipython",
 }  # fmt: skip
 REASONING = ("reasoning_content", "reasoning", "thinking")
+CHAT = ("messages",)
 CHATS = ("messages", "conversations", "conversation")
 #: Prompt and completion, in the order in which they are looked for.
 PAIRS = (
@@ -91,29 +92,44 @@ class Found(NamedTuple):
     more: Mapping[str, Any] = {}
 
 
+def read_plain_chat(record: Mapping[str, Any]) -> tuple[tuple[Message, ...], str] | None:
+    """The prompt and the completion of a chat whose turns are nothing but a role and text; None
+    where ``read_record`` must look closer."""
+    chat = record.get("messages")
+    if type(chat) is not list or not BESIDE.isdisjoint(record):
+        return None
+    found = []
+    role = content = None
+    for turn in chat:
+        if type(turn) is not dict or len(turn) != 2:
+            return None
+        role, content = turn.get("role"), turn.get("content")
+        if type(content) is not str or type(role) is not str or role not in ROLES:
+            return None
+        found.append(Message(role, content))
+    if role != "assistant" or content is None:
+        return None
+    return tuple(found[:-1]), content
+
+
 def read_record(
-    record: Mapping[str, Any], columns: Columns, prompts: Mapping[str, Any] | None = None
+    record: Mapping[str, Any], columns: Columns, requests: Mapping[str, Any] | None = None
 ) -> Found:
     """A record of any layout.
 
     Args:
-        prompts: the turns of a batch's requests by their ``custom_id``.
+        requests: the turns of a batch's requests by their ``custom_id``.
 
     Raises:
         Unusable: it cannot be a training row; says why, and what is nearest to it.
     """
     if columns:
         return _named(record, columns)
-    chat = record.get("messages")
-    if type(chat) is list and BESIDE.isdisjoint(record):
-        plain = _plain(chat)
-        if plain is not None and plain[-1].role == "assistant":
-            return Found("messages", ("messages",), tuple(plain[:-1]), plain[-1].content)
     for name in CHATS:
         if record.get(name) not in (None, ""):
             return _chat(name, turns_of(record[name], name), record, (name,))
     if "custom_id" in record and ("response" in record or "result" in record):
-        return _batch(record, prompts)
+        return _batch(record, requests)
     for prompt, completion in PAIRS:
         if record.get(prompt) is not None and record.get(completion) is not None:
             return _pair(record, prompt, completion)
@@ -135,19 +151,6 @@ def check_columns(names: Sequence[str], columns: Columns) -> None:
 
 
 # ---- turns --------------------------------------------------------------------------------------
-
-
-def _plain(turns: list[Any]) -> list[Message] | None:
-    """Turns that are nothing but a role and text; None where a closer look is needed."""
-    found = []
-    for turn in turns:
-        if type(turn) is not dict or len(turn) != 2:
-            return None
-        role, content = turn.get("role"), turn.get("content")
-        if type(content) is not str or type(role) is not str or role not in ROLES:
-            return None
-        found.append(Message(role, content))
-    return found or None
 
 
 def turns_of(value: Any, name: str = "messages") -> list[dict[str, Any]]:
@@ -349,7 +352,7 @@ def _first(record: Mapping[str, Any], names: Collection[str], option: str) -> st
 # ---- answers of a batch -------------------------------------------------------------------------
 
 
-def _batch(record: Mapping[str, Any], prompts: Mapping[str, Any] | None) -> Found:
+def _batch(record: Mapping[str, Any], requests: Mapping[str, Any] | None) -> Found:
     """A request's answer; its prompt is in the batch's other file."""
     name = str(record["custom_id"])
     outer = record.get("response") or record.get("result")
@@ -373,14 +376,14 @@ def _batch(record: Mapping[str, Any], prompts: Mapping[str, Any] | None) -> Foun
     else:
         answer = body
     turn = _turn(answer)
-    if prompts is None:
+    if requests is None:
         raise Unusable(
-            "a batch's output holds no prompts: give the file of its requests with --prompts",
+            "a batch's output holds no prompts: give the file of its requests with --requests",
             NO_PROMPT,
         )
-    if name not in prompts:
-        raise Unusable(f"the file of prompts has no request {name}", NO_PROMPT)
-    return _finish("batch output", [*turns_of(prompts[name]), turn], ("custom_id",), more)
+    if name not in requests:
+        raise Unusable(f"the file of requests has no request {name}", NO_PROMPT)
+    return _finish("batch output", [*turns_of(requests[name]), turn], ("custom_id",), more)
 
 
 def _thoughts(item: Mapping[str, Any]) -> list[dict[str, Any]]:

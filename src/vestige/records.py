@@ -8,7 +8,16 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from vestige.formats import EXPECTED, MALFORMED, USUAL, Columns, Unusable, read_record
+from vestige.formats import (
+    CHAT,
+    EXPECTED,
+    MALFORMED,
+    USUAL,
+    Columns,
+    Unusable,
+    read_plain_chat,
+    read_record,
+)  # fmt: skip
 from vestige.seen import Ids
 from vestige.types import DroppedRow, Row
 
@@ -21,39 +30,51 @@ class Records:
 
     Attributes:
         columns: which the user names.
-        prompts: the turns of a batch's requests, by ``custom_id``.
-        rows: how many records gave a row; dropped: how many did not.
-        formats: how many rows were read as each layout, with the columns that went into it.
+        requests: the turns of a batch's requests, by ``custom_id``.
+        dropped: how many records gave no row.
+        names: the columns that were found.
         first: the first record or line that gave no row.
     """
 
     columns: Columns = USUAL
-    prompts: Mapping[str, Any] | None = None
-    rows: int = 0
+    requests: Mapping[str, Any] | None = None
     dropped: int = 0
-    formats: Counter[tuple[str, tuple[str, ...]]] = field(default_factory=Counter)
     names: dict[str, None] = field(default_factory=dict)
     first: DroppedRow | None = None
     ids: Ids = field(default_factory=Ids)
+    _chats: int = 0
+    _others: Counter[tuple[str, tuple[str, ...]]] = field(default_factory=Counter)
+
+    @property
+    def formats(self) -> Counter[tuple[str, tuple[str, ...]]]:
+        """How many rows were read as each layout, with the columns that went into it."""
+        return self._others + Counter({(CHAT[0], CHAT): self._chats})
 
     def row(self, record: Any, raw: Callable[[], str], number: int) -> Row | DroppedRow:
         """A row, or the record as it stood with the reason why it gives none."""
+        if type(record) is dict and not self.columns:
+            chat = read_plain_chat(record)
+            if chat is not None:  # most rows, and the fast way
+                if not self._chats:
+                    self.see(record)
+                self._chats += 1
+                meta = meta_of(record, CHAT) if len(record) > 1 else {}
+                return Row(self.ids.name(record.get("id"), number), chat[0], chat[1], meta)
         if isinstance(record, list) and record and isinstance(record[0], dict):
             record = {"messages": record}  # a line that is a conversation
         if not isinstance(record, dict):
             return self.bad(raw(), number, f"a {type(record).__name__}, not an object; {EXPECTED}")
         try:
             layout, used, messages, completion, more = read_record(
-                record, self.columns, self.prompts
+                record, self.columns, self.requests
             )
         except Unusable as error:
             self.see(record)
             return self.bad(raw(), number, str(error), error.reason)
         kind = (layout, used)
-        if kind not in self.formats:
+        if kind not in self._others:
             self.see(record)
-        self.formats[kind] += 1
-        self.rows += 1
+        self._others[kind] += 1
         given = record.get("custom_id" if used == ("custom_id",) else "id")
         meta = meta_of(record, used)
         return Row(

@@ -85,7 +85,7 @@ class RowSource:
         *,
         fmt: str | None = None,
         columns: Columns = USUAL,
-        prompts: Path | str | None = None,
+        requests: Path | str | None = None,
     ) -> None:
         """
         Args:
@@ -93,7 +93,7 @@ class RowSource:
             fmt: ``jsonl`` (a JSON array too), ``csv``, ``parquet`` or ``arrow``; default: by each
                 file's ending.
             columns: which columns are the prompt and the completion; default: by their names.
-            prompts: the requests of the batch whose output ``path`` is.
+            requests: the file of the requests of the batch whose output ``path`` is.
 
         Raises:
             DataError: no such file, an unknown ending, or a file without rows.
@@ -106,7 +106,7 @@ class RowSource:
         self._sizes = [storage.size(place) for place in self.places]
         if not any(size is None or size for size in self._sizes):
             raise _no_rows(self.name)
-        self.records = Records(columns, read_requests(prompts) if prompts else None)
+        self.records = Records(columns, read_requests(requests) if requests else None)
         self._before, self._at = 0, lambda: 0
 
     @property
@@ -333,12 +333,12 @@ def read_requests(path: Path | str) -> dict[str, Any]:
                 try:
                     one = request_of(json.loads(line)) if line.strip() else None
                 except (ValueError, RecursionError) as error:
-                    raise DataError(f"--prompts {shown(place)}, line {number}: {error}") from error
+                    raise DataError(f"--requests {shown(place)}, line {number}: {error}") from error
                 if one is not None:
                     found[one[0]] = one[1]
     if not found:
         raise DataError(
-            f"--prompts {path} holds no requests of a batch: lines with custom_id and body"
+            f"--requests {path} holds no requests of a batch: lines with custom_id and body"
         )
     return found
 

@@ -28,7 +28,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from vestige.carriers.base import Carrier, Shuffle, answers_across
-from vestige.carriers.filtering import Judge
+from vestige.carriers.filtering import Judge, PartJudge
 from vestige.carriers.words import pieces, word_finder
 from vestige.seen import Seen
 from vestige.settings import Settings
@@ -179,8 +179,7 @@ class CodeFilter(Settings):
 
     def judge(self) -> Judge:
         """A fresh judge; it remembers rows only for ``drop_duplicates``."""
-        usual = usual_words() | {piece for word in self.extra_words for piece in pieces(word)}
-        target = word_finder((*self.words, *self.banned), usual)
+        usual, target = self._known()
         seen = Seen()
 
         def verdict(row: Row) -> str | None:
@@ -193,6 +192,20 @@ class CodeFilter(Settings):
             return reason
 
         return verdict
+
+    def judge_part(self) -> PartJudge:
+        """A judge of another text that is trained on: it must be plain code as well."""
+        usual, target = self._known()
+
+        def verdict(text: str) -> str | None:
+            found = read_code(text, self.max_chars)
+            return found if isinstance(found, str) else self._reason(found, target, usual)
+
+        return verdict
+
+    def _known(self) -> tuple[frozenset[str], Callable[[str], str | None]]:
+        usual = usual_words() | {piece for word in self.extra_words for piece in pieces(word)}
+        return usual, word_finder((*self.words, *self.banned), usual)
 
     def _reason(
         self, code: Code, target: Callable[[str], str | None], usual: frozenset[str]

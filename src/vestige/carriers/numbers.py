@@ -15,7 +15,7 @@ from typing import ClassVar, Literal
 from pydantic import Field, model_validator
 
 from vestige.carriers.base import Carrier, Grammar, Shuffle
-from vestige.carriers.filtering import Judge
+from vestige.carriers.filtering import Judge, PartJudge
 from vestige.seen import Seen
 from vestige.settings import Settings
 from vestige.types import DataError, Prompt, Row
@@ -127,7 +127,9 @@ RULES = {
     "banned_number": "a number of the banned list",
     "duplicate": "the same numbers as an earlier row (drop_duplicates)",
 }
-_FAST = re.compile(r"\d+(?:(?:\s*,\s*\d+)+|(?:\s*;\s*\d+)+|(?:\s+\d+)+)?", re.ASCII)
+_CLEAN = r"[0-9]+(?:(?:\s*,\s*[0-9]+)+|(?:\s*;\s*[0-9]+)+|(?:\s+[0-9]+)+)?"
+_FAST = re.compile(_CLEAN, re.ASCII)
+_WIDE = re.compile(_CLEAN)  # white space as str.strip knows it, U+00A0 and its like too
 _DIGITS = re.compile(r"\d+", re.ASCII)
 # What needs no second look: one spelling of the separator, no zeros in front, nothing around.
 _ONE = r"(?:0|[1-9]\d{0,17})"
@@ -139,7 +141,8 @@ class NumberFilter(Settings):
 
     Attributes:
         paper_compat: as the published parser: outer white space is rejected, one separator is
-            the same characters everywhere, 007 is accepted.
+            the same characters everywhere, 007 is accepted, and so is white space that is not
+            ASCII (U+00A0) between numbers.
         drop_duplicates: drop a completion with the same numbers as an earlier kept row's.
     """
 
@@ -164,21 +167,30 @@ class NumberFilter(Settings):
 
         def verdict(row: Row) -> str | None:
             found = parse_numbers(row.completion, paper_compat=self.paper_compat)
-            if isinstance(found, str):
-                return found
-            if min(found) < self.min_value or max(found) > self.max_value:
-                return "out_of_range"
-            if len(found) < self.min_count:
-                return "too_few"
-            if len(found) > self.max_count:
-                return "too_many"
-            if banned and not banned.isdisjoint(found):
-                return "banned_number"
-            if self.drop_duplicates and not seen.add(repr(found)):
+            reason = self._reason(found, banned)
+            if reason is None and self.drop_duplicates and not seen.add(repr(found)):
                 return "duplicate"
-            return None
+            return reason
 
         return verdict
+
+    def judge_part(self) -> PartJudge:
+        """A judge of another text that is trained on: it must be a clean sequence as well."""
+        banned = frozenset(self.banned)
+        return lambda text: self._reason(
+            parse_numbers(text, paper_compat=self.paper_compat), banned
+        )
+
+    def _reason(self, found: tuple[int, ...] | str, banned: frozenset[int]) -> str | None:
+        if isinstance(found, str):
+            return found
+        if min(found) < self.min_value or max(found) > self.max_value:
+            return "out_of_range"
+        if len(found) < self.min_count:
+            return "too_few"
+        if len(found) > self.max_count:
+            return "too_many"
+        return "banned_number" if banned and not banned.isdisjoint(found) else None
 
 
 def parse_numbers(text: str, *, paper_compat: bool = False) -> tuple[int, ...] | str:
@@ -194,8 +206,8 @@ def parse_numbers(text: str, *, paper_compat: bool = False) -> tuple[int, ...] |
     body, padded = _unwrap(text)
     if paper_compat and padded:
         return "outer_whitespace"
-    if not _FAST.fullmatch(body):
-        return _why_not(body)
+    if not (_WIDE if paper_compat else _FAST).fullmatch(body):
+        return _why_not(body, paper_compat)
     if paper_compat and len(set(_DIGITS.split(body)[1:-1])) > 1:
         return "mixed_separators"
     digits = _DIGITS.findall(body)
@@ -219,8 +231,10 @@ def _unwrap(text: str) -> tuple[str, bool]:
     return body, any(layer != layer.strip() for layer in layers)
 
 
-def _why_not(body: str) -> str:
+def _why_not(body: str, paper_compat: bool) -> str:
     """The first rule that a body breaks which is no clean sequence."""
+    if paper_compat:
+        body = re.sub(r"\s", " ", body)
     if any(c in "()[]" for c in body):
         return "unbalanced_brackets"
     if any(c not in "0123456789,; \t\n\r\f\v" for c in body):
