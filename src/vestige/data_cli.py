@@ -234,8 +234,10 @@ def _filter(
             judged += "; not prompts (--prompts-trained if they are trained on)"
         say([*rows.records.described(), f"judged: {judged}"])
     if not done.kept:
-        what = "kept" if done.seen > rows.records.dropped else "read"
-        raise DataError(rows.nothing(f"no row was {what}"))
+        if done.seen == rows.records.dropped:
+            raise DataError(rows.nothing("no row was read"))
+        why = ", ".join(f"{count:,} {reason}" for reason, count in done.reasons.most_common(5))
+        raise DataError(f"{rows.name}: no row was kept: {why}")
 
 
 def say(lines: Iterable[str]) -> None:
@@ -381,11 +383,16 @@ def paraphrase(
         return
     outputs = Output(kept, overwrite=overwrite), Output(dropped, overwrite=overwrite)
     asked = rewriting.load_model(model, ledger, connections)
-    with err.status("paraphrasing") as status:
-        counts = rewriting.paraphrase(
-            rows, asked, outputs, ask=ask, max_tokens=longest,
-            progress=lambda n: status.update(f"paraphrasing: {n:,} rows"),
-        )  # fmt: skip
+    try:
+        with err.status("paraphrasing") as status:
+            counts = rewriting.paraphrase(
+                rows, asked, outputs, ask=ask, max_tokens=longest,
+                progress=lambda n: status.update(f"paraphrasing: {n:,} rows"),
+            )  # fmt: skip
+    except DataError as error:
+        if rows.records.formats or not rows.records.dropped:
+            raise
+        raise DataError(rows.nothing(str(error))) from error
     if as_json:
         found = {"rows": counts.total(), "counts": dict(counts), "out": outputs[0].name}
         print(json.dumps(found | rows.records.found()))

@@ -78,7 +78,7 @@ class Records:
         given = record.get("custom_id" if used == ("custom_id",) else "id")
         meta = meta_of(record, used)
         return Row(
-            self.ids.name(given, number), messages, completion, meta | more if more else meta
+            self.ids.name(given, number), messages, completion, {**meta, **more} if more else meta
         )
 
     def bad(self, raw: str, number: int, detail: str, reason: str = MALFORMED) -> DroppedRow:

@@ -218,9 +218,11 @@ def _in_folder(folder: Path, known: Callable[[Place], bool]) -> list[Place]:
     Raises:
         DataError: there are several below it.
     """
-    own = sorted(p for p in folder.iterdir() if p.is_file() and p.name[0] != "." and known(p))
+    own: list[Place] = [
+        p for p in sorted(folder.iterdir()) if p.is_file() and p.name[0] != "." and known(p)
+    ]
     if (folder / "state.json").is_file():  # the datasets library's
-        own = [p for p in own if p.suffix == ".arrow"]
+        own = [p for p in own if endings(p)[0] == ".arrow"]
     if own:
         return own
     groups: dict[tuple[Path, str], list[Place]] = {}
