@@ -21,7 +21,7 @@ from vestige.carriers.filtering import filter_file
 from vestige.carriers.numbers import NumberFilter
 
 ASKED = ("prompt", "question", "instruction")
-SAID = ("completion", "response", "output", "answer")
+SAID = ("completion", "response", "output", "answer", "text")
 DIGITS = "0123456789"
 
 
@@ -89,12 +89,15 @@ def compare(path: Path) -> dict[str, int]:
             path, Path(folder) / "k", Path(folder) / "d", NumberFilter(), overwrite=True
         )
         lines = kept.read_text(encoding="utf-8").split("\n")
-        found = Counter(
-            json.loads(line)["messages"][-1]["content"] for line in lines if line
-        )
-        unread = done.seen - done.kept - sum(
-            "row" in json.loads(line)
-            for line in dropped.read_text(encoding="utf-8").split("\n") if line
+        found = Counter(json.loads(line)["messages"][-1]["content"] for line in lines if line)
+        unread = (
+            done.seen
+            - done.kept
+            - sum(
+                "row" in json.loads(line)
+                for line in dropped.read_text(encoding="utf-8").split("\n")
+                if line
+            )
         )
     apart = sum(((found - expected) + (expected - found)).values())
     return {

@@ -133,8 +133,12 @@ def read_record(
     for prompt, completion in PAIRS:
         if record.get(prompt) is not None and record.get(completion) is not None:
             return _pair(record, prompt, completion)
-    if isinstance(record.get(TEXT), str) and not _prompt_like(record):
-        return _text(record, TEXT)
+    if isinstance(record.get(TEXT), str):
+        if not _prompt_like(record):
+            return _text(record, TEXT)
+        asked = record.get("prompt")
+        if isinstance(asked, str) and asked.strip() and asked.strip() not in record[TEXT]:
+            return _pair(record, "prompt", TEXT)  # else it may be the whole that is trained on
     raise _unknown(record)
 
 
@@ -145,7 +149,7 @@ def check_columns(names: Sequence[str], columns: Columns) -> None:
         raise Unusable(f"it has no column {missing[0]!r}")
     known = any(set(pair) <= set(names) for pair in PAIRS)
     batch = "custom_id" in names and ("response" in names or "result" in names)
-    text = TEXT in names and not _prompt_like(dict.fromkeys(names, ""))
+    text = TEXT in names and ("prompt" in names or not _prompt_like(dict.fromkeys(names, "")))
     if not (columns or known or batch or text or set(CHATS) & set(names)):
         raise _unknown(dict.fromkeys(names, ""))
 

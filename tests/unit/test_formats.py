@@ -160,10 +160,12 @@ def test_plain_text_has_no_prompt_and_stays_plain_text(tmp_path):
     assert row_to_chat(row) == {"id": "row-000001", "text": ANSWER, "meta": {"source": "s"}}
     write_rows(tmp_path / "b.jsonl", [row])
     assert read(tmp_path / "b.jsonl") == [row]
-    # Beside a prompt nobody knows what it is.
-    assert "--prompt-column" in why(tmp_path, {"prompt": ASK, "text": ANSWER})[1]
-    named = one(tmp_path, {"prompt": ASK, "text": ANSWER}, columns=Columns(completion="text"))
-    assert isinstance(named, Row) and named.messages == ASKED
+    # Beside a prompt it is the answer, or both: nobody knows.
+    for options in ({}, {"columns": Columns(completion="text")}):
+        pair = one(tmp_path, {"prompt": ASK, "text": ANSWER}, **options)
+        assert isinstance(pair, Row) and (pair.messages, pair.completion) == (ASKED, ANSWER)
+    assert "--prompt-column" in why(tmp_path, {"prompt": ASK, "text": f"{ASK} {ANSWER}"})[1]
+    assert "--prompt-column" in why(tmp_path, {"question": ASK, "text": ANSWER})[1]
 
 
 def test_a_batch_is_read_with_its_requests(tmp_path):
