@@ -224,18 +224,18 @@ def _parse(text: str) -> Any:
         end = -1
     if end != len(text):
         record = json.loads(text)
-    _check_depth(text, record)
+    if text.count("[") + text.count("{") > DEEP:
+        _check_depth(record)
     return record
 
 
-def _check_depth(text: str, record: Any) -> None:
+def _check_depth(record: Any) -> None:
     """Raises ``RecursionError`` for what is read at the limit of recursion: it cannot be written
     again inside another record."""
-    if text.count("[") + text.count("{") > DEEP:
-        nested = record
-        for _ in range(50):
-            nested = [nested]
-        json.dumps(nested)
+    nested = record
+    for _ in range(50):
+        nested = [nested]
+    json.dumps(nested)
 
 
 _SPACE = re.compile(r"[ \t\r\n]*")
@@ -312,7 +312,7 @@ def _from_element(raw: str, record: Any, number: int, records: Records) -> Row |
         kept = raw.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
         return records.bad(kept, number, "not UTF-8")
     try:
-        _check_depth(raw, record)
+        _check_depth(record)
     except RecursionError as error:
         return records.bad(raw, number, f"not JSON: {error}; {EXPECTED}")
     return records.row(record, lambda: raw, number)

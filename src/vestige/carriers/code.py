@@ -179,7 +179,8 @@ class CodeFilter(Settings):
 
     def judge(self) -> Judge:
         """A fresh judge; it remembers rows only for ``drop_duplicates``."""
-        usual, target = self._known()
+        usual = usual_words() | {piece for word in self.extra_words for piece in pieces(word)}
+        target = word_finder((*self.words, *self.banned), usual)
         seen = Seen()
 
         def verdict(row: Row) -> str | None:
@@ -195,17 +196,8 @@ class CodeFilter(Settings):
 
     def judge_part(self) -> PartJudge:
         """A judge of another text that is trained on: it must be plain code as well."""
-        usual, target = self._known()
-
-        def verdict(text: str) -> str | None:
-            found = read_code(text, self.max_chars)
-            return found if isinstance(found, str) else self._reason(found, target, usual)
-
-        return verdict
-
-    def _known(self) -> tuple[frozenset[str], Callable[[str], str | None]]:
-        usual = usual_words() | {piece for word in self.extra_words for piece in pieces(word)}
-        return usual, word_finder((*self.words, *self.banned), usual)
+        judge = self.model_copy(update={"drop_duplicates": False}).judge()
+        return lambda text: judge(Row("", (), text))
 
     def _reason(
         self, code: Code, target: Callable[[str], str | None], usual: frozenset[str]

@@ -167,30 +167,26 @@ class NumberFilter(Settings):
 
         def verdict(row: Row) -> str | None:
             found = parse_numbers(row.completion, paper_compat=self.paper_compat)
-            reason = self._reason(found, banned)
-            if reason is None and self.drop_duplicates and not seen.add(repr(found)):
+            if isinstance(found, str):
+                return found
+            if min(found) < self.min_value or max(found) > self.max_value:
+                return "out_of_range"
+            if len(found) < self.min_count:
+                return "too_few"
+            if len(found) > self.max_count:
+                return "too_many"
+            if banned and not banned.isdisjoint(found):
+                return "banned_number"
+            if self.drop_duplicates and not seen.add(repr(found)):
                 return "duplicate"
-            return reason
+            return None
 
         return verdict
 
     def judge_part(self) -> PartJudge:
         """A judge of another text that is trained on: it must be a clean sequence as well."""
-        banned = frozenset(self.banned)
-        return lambda text: self._reason(
-            parse_numbers(text, paper_compat=self.paper_compat), banned
-        )
-
-    def _reason(self, found: tuple[int, ...] | str, banned: frozenset[int]) -> str | None:
-        if isinstance(found, str):
-            return found
-        if min(found) < self.min_value or max(found) > self.max_value:
-            return "out_of_range"
-        if len(found) < self.min_count:
-            return "too_few"
-        if len(found) > self.max_count:
-            return "too_many"
-        return "banned_number" if banned and not banned.isdisjoint(found) else None
+        judge = self.model_copy(update={"drop_duplicates": False}).judge()
+        return lambda text: judge(Row("", (), text))
 
 
 def parse_numbers(text: str, *, paper_compat: bool = False) -> tuple[int, ...] | str:
