@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich import box
@@ -15,12 +16,25 @@ from rich.table import Table
 
 import vestige
 from vestige.access import explained
-from vestige.data_cli import AsJson, Overwrite, err, out
+from vestige.data_cli import (
+    AsJson,
+    CompletionColumn,
+    Overwrite,
+    PromptColumn,
+    err,
+    out,
+    say,
+)  # fmt: skip
 from vestige.jsonl import json_text
 from vestige.results import AuditResults, AuditTrait
 from vestige.storage import locate, shown
 from vestige.types import ConfigError, ModelError, StoreError, VestigeError
 
+if TYPE_CHECKING:
+    from vestige.audit.data import Data
+    from vestige.formats import Columns
+
+TRIED = 1_000  # lines of which one must be a row
 FLAGGED, INCONCLUSIVE = 1, 3  # exit statuses; 0 is better than --fail-on, 2 bad usage or input
 SHOWN = 8
 
@@ -29,8 +43,8 @@ def audit(
     data: Annotated[
         str,
         typer.Argument(
-            help="JSONL, CSV or Parquet, also packed; a folder, 'a-*.jsonl', a URL, or "
-            "hub:owner/name.",
+            help="JSONL, a JSON array, CSV, Parquet or Arrow, also packed; a folder, "
+            "'a-*.jsonl', a URL, or hub:owner/name.",
             metavar="DATA",
         ),
     ],
@@ -65,6 +79,8 @@ def audit(
     fail_on: Annotated[
         str, typer.Option(help="never, flagged or inconclusive: what makes the status not 0.")
     ] = "flagged",
+    prompt_column: PromptColumn = "",
+    completion_column: CompletionColumn = "",
     as_json: AsJson = False,
     overwrite: Overwrite = False,
 ) -> None:
@@ -77,7 +93,7 @@ def audit(
     from vestige.audit.settings import AuditSettings
     from vestige.experiment.recipe import explain
     from vestige.models import catalog
-    from vestige.rows import RowSource
+    from vestige.rows import Columns
     from vestige.store import atomic_write
 
     if fail_on not in ("never", "flagged", "inconclusive"):
@@ -91,49 +107,66 @@ def audit(
         )  # fmt: skip
     except ValidationError as error:
         raise ConfigError(explain(error, AuditSettings)) from error
+    columns = Columns(prompt_column, completion_column)
     for source in filter(None, (data, reference)):
-        RowSource(source)  # a wrong name is told before a model is fetched
+        check_rows(source, columns)  # before a model is fetched
     for model in filter(None, (base, teacher)):
         catalog.path(model, echo=err.print)  # licence and download before the bar begins
     with _no_status_1():
         if sarif:
             sarif.parent.mkdir(parents=True, exist_ok=True)
-        where, found = _audited(data, settings, folder, reference, overwrite)
+        where, found, read = _audited(data, settings, folder, reference, columns, overwrite)
         if sarif:
             atomic_write(sarif, json_text(as_sarif(found, data), indent=1))
-        _hand_over(where, found, as_json)
+        _hand_over(where, found, read, as_json)
     raise typer.Exit(status(found.outcome, fail_on))
 
 
-def _hand_over(where: Path, found: AuditResults, as_json: bool) -> None:
+def check_rows(source: str, columns: Columns) -> None:
+    """Raises ``DataError`` if nothing at a file's beginning can be read."""
+    from vestige.rows import RowSource
+    from vestige.types import DataError, Row
+
+    rows = RowSource(source, columns=columns)
+    if not any(isinstance(item, Row) for item in islice(rows, TRIED)):
+        raise DataError(rows.nothing("no row was read"))
+
+
+def _hand_over(where: Path, found: AuditResults, read: Data, as_json: bool) -> None:
     """Write the report and tell the outcome."""
+    from vestige.audit.data import AUDITED
     from vestige.report import render_runs
 
     page = render_runs([where], where / "report.html")
     if as_json:
-        print(json_text({"run": str(where), "report": str(page), **found.model_dump()}))
+        data = {**read.records.found(), "earlier_turns": read.turns, "audited": AUDITED}
+        record = {"run": str(where), "report": str(page), "read": data, **found.model_dump()}
+        print(json_text(record))
         return
     summary(found)
+    say(read.described())
     out.print(f"audit   {where}", highlight=False, soft_wrap=True)
     out.print(f"report  {page}", highlight=False, soft_wrap=True)
     out.print(f"\n{found.verdict}", style="bold", highlight=False)
 
 
 def _audited(
-    data: str, settings: Any, folder: Path, reference: str | None, overwrite: bool
-) -> tuple[Path, AuditResults]:
-    """The audit with its bar."""
+    data: str, settings: Any, folder: Path, reference: str | None, columns: Columns, overwrite: bool
+) -> tuple[Path, AuditResults, Data]:
+    """The audit with its bar, and what it found in the data."""
     from transformers.utils import logging as transformers_logging
 
     from vestige.audit.run import audit as run_audit
 
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
+    read: list[Data] = []
     with _Bar(settings) as bar:
-        return run_audit(
-            data, settings, root=folder, reference=reference, overwrite=overwrite,
-            report=bar.report,
+        where, found = run_audit(
+            data, settings, root=folder, reference=reference, columns=columns,
+            overwrite=overwrite, report=bar.report, on_read=read.append,
         )  # fmt: skip
+    return where, found, read[0]
 
 
 @contextmanager

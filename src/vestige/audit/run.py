@@ -46,6 +46,7 @@ from vestige.audit.telling import (
 from vestige.audit.told import Told, from_rows, from_teacher
 from vestige.audit.verdict import look
 from vestige.audit.writers import OnRows, Writer, base_writers, planted_writers
+from vestige.formats import USUAL, Columns
 from vestige.jsonl import read_jsonl, read_text, write_text
 from vestige.models.hf import LanguageModel
 from vestige.results import AuditResults
@@ -66,8 +67,10 @@ def audit(
     *,
     root: Path,
     reference: Path | str | None = None,
+    columns: Columns = USUAL,
     overwrite: bool = False,
     report: Report = lambda stage, done, total: None,
+    on_read: Callable[[Data], object] = lambda data: None,
 ) -> tuple[Path, AuditResults]:
     """Audit the rows of ``data`` for ``settings.base``.
 
@@ -75,6 +78,8 @@ def audit(
         data: whatever ``rows.RowSource`` takes; it is read once, in bounded memory.
         reference: rows known to be clean, on prompts of the same kind; they take the place of the
             rows that the untrained base writes.
+        columns: which columns of both are the prompt and the completion; default: by their names.
+        on_read: called with what was found in the data before anything else is done.
 
     Returns:
         The run folder, ``root/audit-<data>-<hash8>``, and the results.
@@ -83,9 +88,15 @@ def audit(
         DataError: a file cannot be read, or no row of it can be used.
         ModelError, ConfigError: the base or the library cannot be used.
     """
-    found = Data.of(data, settings.seed, lambda done, total: report("reading", done, total))
+    found = Data.of(
+        data, settings.seed, lambda done, total: report("reading", done, total), columns
+    )
     report("reading", 0, 0)
-    known = Data.of(reference, settings.seed) if reference else None
+    if not found.rows:
+        said = "; ".join(found.described())
+        raise DataError(f"{found.name}: no row can be audited: {dict(found.reasons)}; {said}")
+    on_read(found)
+    known = Data.of(reference, settings.seed, columns=columns) if reference else None
     if known is not None and not known.rows:
         raise DataError(f"no row of the reference {known.name} can be read")
     lab = Lab(settings)
@@ -198,7 +209,7 @@ class _Audit:
             beside=self.beside("data", probes, material, known[0], in_doubt(trial)),
             seconds=self.seconds, tokens=0,
             own_reference=self.known is not None, told=probes.told, logprobs=dict(self.logprobs),
-            remarks=remarks(used, given, material),
+            remarks=[*self.data.remarks, *remarks(used, given, material)],
         )  # fmt: skip
         every = self.lab.settings.canary_too  # canaries stand beside all planted ones
         if every or not (flags(evidence) or evidence.tuned):  # else nothing depends on controls

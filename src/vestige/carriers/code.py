@@ -28,7 +28,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from vestige.carriers.base import Carrier, Shuffle, answers_across
-from vestige.carriers.filtering import Judge
+from vestige.carriers.filtering import Judge, PartJudge
 from vestige.carriers.words import pieces, word_finder
 from vestige.jsonl import read_text, text_lines
 from vestige.seen import Seen
@@ -194,6 +194,11 @@ class CodeFilter(Settings):
             return reason
 
         return verdict
+
+    def judge_part(self) -> PartJudge:
+        """A judge of another text that is trained on: it must be plain code as well."""
+        judge = self.model_copy(update={"drop_duplicates": False}).judge()
+        return lambda text: judge(Row("", (), text))
 
     def _reason(
         self, code: Code, target: Callable[[str], str | None], usual: frozenset[str]
