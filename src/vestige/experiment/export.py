@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -103,7 +104,7 @@ def export(
             rows = rows_for(recipe, matched, cell.data, seed)
             where = Path(f"seed-{seed}/{cell.student.name}/{cell.data}")
             (out / where).mkdir(parents=True)
-            named = base or catalog.path(cell.student.base or recipe.model)
+            named = base or from_anywhere(catalog.path(cell.student.base or recipe.model))
             WRITERS[target](Task(recipe, cell, rows, named, shapes[cell.student.name]), out / where)
             entries.append(
                 {"arm": cell.student.name, "seed": seed, "data": cell.data, "base": named,
@@ -114,6 +115,11 @@ def export(
     index = {"run": run.resolve().name, "for": target, "students": entries}
     atomic_write(out / INDEX, json.dumps(index, indent=1) + "\n")
     return [out / entry["folder"] for entry in entries]
+
+
+def from_anywhere(base: str) -> str:
+    """A base as trainers find it: a folder by its whole path, as they run in other folders."""
+    return os.path.abspath(base) if os.path.exists(base) else base
 
 
 # ---- what a base model is made of ---------------------------------------------------------------

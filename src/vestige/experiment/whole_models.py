@@ -38,7 +38,8 @@ def check_config(folder: Path, config: Any, base: Any) -> None:
     """
     if type(config) is not type(base):
         raise ConfigError(
-            f"{folder}: model_type is {config.model_type!r}, the base's is {base.model_type!r}"
+            f"{folder} is another model: model_type is {config.model_type!r}, the base's is "
+            f"{base.model_type!r}"
         )
     # What the class does not declare (a trainer's own notes) is not read by its model.
     declared = type(base)().to_dict().keys() | {"quantization_config"}
@@ -58,9 +59,8 @@ def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """Settings with the names of those inside them: ``rope_parameters.rope_theta``."""
     found: dict[str, Any] = {}
     for key, value in config.items():
-        found |= (
-            _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-        )
+        inner = isinstance(value, dict)
+        found |= _flat(value, f"{prefix}{key}.") if inner else {f"{prefix}{key}": value}
     return found
 
 
