@@ -108,7 +108,7 @@ class Arrivals:
         self.base = base
         writers = sorted(seed.recipe.writers)
         self.inputs = [load_stage(seed.folder / f"seed-{seed.seed}/rows/{w}") for w in writers]
-        self._references: dict[str, Reference] = {}
+        self._references: dict[int, Reference] = {}  # by the model that is compared with them
 
     def adopt(self, cell: Cell, source: Path) -> StageResult:
         """One student, checked, measured and kept."""
@@ -156,9 +156,9 @@ class Arrivals:
 
     def reference(self, name: str, pupil: Loaded, texts: Sequence[str]) -> Reference:
         """The base as transformers has it, loaded once."""
-        if name not in self._references:
-            self._references[name] = Reference(name, pupil, texts)
-        return self._references[name]
+        if id(pupil) not in self._references:
+            self._references[id(pupil)] = Reference(name, pupil, texts)
+        return self._references[id(pupil)]
 
     def texts(self, cell: Cell) -> list[str]:
         """Held-out questions, and rows that the student was trained on where they are here."""
@@ -168,7 +168,7 @@ class Arrivals:
         if all(path.exists() for path in kept):
             matched = rows_of(recipe, self.seed.folder, number)
             rows = rows_for(recipe, matched, cell.data, number)
-            for row in rows[:: -(-len(rows) // ENCODED)]:
+            for row in rows[:: max(1, len(rows) // ENCODED)]:
                 found.append(f"{row.messages[-1].content}\n{row.completion}")
         return found
 
@@ -178,7 +178,10 @@ def is_adapter(source: Path, what: Trainable) -> bool:
 
     Raises:
         ConfigError: it holds neither, or not what the recipe's students are.
+        StoreError: there is no such folder.
     """
+    if not source.is_dir():
+        raise StoreError(f"{source} is no folder; give the one that the trainer wrote")
     if (source / ADAPTER).exists():
         if not what.lora_rank and any(source.glob("model*.safetensors")):
             raise ConfigError(
@@ -194,7 +197,7 @@ def is_adapter(source: Path, what: Trainable) -> bool:
                 f"{source} holds no student itself, its folders do: import one of "
                 f"{', '.join(map(str, inside))}"
             )
-    if what.lora_rank and source.is_dir():
+    if what.lora_rank:
         merged = "; bring the adapter back before it is merged"
         raise ConfigError(
             f"{source} has no {ADAPTER}: the recipe's students are adapters (lora_rank="
