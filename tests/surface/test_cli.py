@@ -443,8 +443,8 @@ def test_doctor_of_a_broken_installation(vst, environment, tmp_path):
 def test_doctor_as_a_table(monkeypatch, last, code):
     from typer.testing import CliRunner
 
-    from vestige import doctor
     from vestige.cli import app
+    from vestige.doctor import installation as doctor
 
     checks = [
         doctor.Check("torch", "ok", "torch [cpu]"), doctor.Check("extra", last, "odd", "mend it so")
