@@ -176,6 +176,10 @@ def test_a_base_with_a_relative_path_is_found_from_anywhere(
         index = json.loads((tmp_path / target / "export.json").read_text())
         assert {student["base"] for student in index["students"]} == {base}
     assert train_job(Path()) == Path("model")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    for target in ("axolotl", "accelerate"):
+        with pytest.raises(ModelError, match=r"not a folder below .*export from where the run was"):
+            vestige("export", run_folder, "--for", target, "--arm", "lora", "--out", "again")
 
 
 # ---- trained, and back --------------------------------------------------------------------------

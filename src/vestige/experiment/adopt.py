@@ -22,11 +22,12 @@ from vestige.experiment.desk import Report
 from vestige.experiment.export import INDEX, Cell, cells
 from vestige.experiment.reading import awaited, rows_for, rows_of
 from vestige.experiment.recipe import Experiment
-from vestige.experiment.reference import Compared, Reference, load_model
+from vestige.experiment.reference import Compared, Reference
 from vestige.experiment.stages import Seed
 from vestige.experiment.whole_models import check_config, names_in_layers, trained_tensors
 from vestige.experiment.workshop import Loaded
 from vestige.models import catalog
+from vestige.models.loading import load_weights
 from vestige.settings import TRAINED, Trainable
 from vestige.store import StageResult, load_stage
 from vestige.traits import family
@@ -134,7 +135,7 @@ class Arrivals:
         if adapter:
             tensors, model = adapter_tensors(source), None
         else:
-            model = load_model(source)
+            model = load_weights(str(source))[0].eval()
             reference = self.reference(name, pupil, texts)
             check_config(source, model.config, reference.model.config)
             inside = names_in_layers(pupil.lm, what)

@@ -14,12 +14,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM
 
 from vestige.experiment.adapters import read_config
 from vestige.experiment.workshop import Loaded
 from vestige.models import catalog
 from vestige.models.hf import LanguageModel
+from vestige.models.loading import load_weights
+from vestige.models.plain import plain_logits
 from vestige.models.weights import Weights
 from vestige.settings import Trainable
 from vestige.types import ModelError
@@ -70,10 +71,7 @@ class Reference:
         """Args: texts: what the student is asked; a few of them are compared."""
         self.name = name
         self.pupil = pupil
-        self.model: Any = LanguageModel.load(
-            catalog.path(name), style="plain", precision="fp32", device="cpu"
-        ).causal_lm
-        self.model.set_attn_implementation("eager")  # transformers' own, not Vestige's
+        self.model: Any = load_weights(catalog.path(name))[0].eval()
         step = max(1, len(texts) // PROMPTS)
         self.prompts = [pupil.lm.question_ids(t)[-LONGEST:] for t in texts[::step][:PROMPTS]]
         self.base = self.plain(self.model)
@@ -83,7 +81,7 @@ class Reference:
         found = []
         with torch.no_grad():
             for prompt in self.prompts:
-                logits = model(input_ids=torch.tensor([prompt])).logits[0, -1].float()
+                logits = plain_logits(model, prompt)[-1]
                 found.append(logits.log_softmax(-1)[:: _stride(len(logits))])
         return torch.stack(found).double()
 
@@ -137,31 +135,3 @@ class Reference:
 
 def _stride(size: int) -> int:
     return max(1, size // TOKENS)
-
-
-def load_model(folder: Path) -> Any:
-    """A whole model as transformers loads it, fp32 on the CPU; safetensors only, no code.
-
-    Raises:
-        ModelError: it cannot be loaded, or not every tensor is in its place; names them.
-    """
-    try:
-        found: Any = AutoModelForCausalLM.from_pretrained(
-            str(folder),
-            dtype=torch.float32,
-            use_safetensors=True,
-            trust_remote_code=False,
-            output_loading_info=True,
-        )
-    except Exception as error:
-        reason = next((line for line in str(error).split("\n") if line.strip()), repr(error))
-        raise ModelError(f"cannot load a language model from {folder}: {reason}") from error
-    model, report = found
-    for kind in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs"):
-        if names := sorted(map(str, report.get(kind, ()))):
-            raise ModelError(
-                f"{folder} does not load as it was saved: {kind.replace('_', ' ')}: "
-                f"{', '.join(names[:3])}{f' and {len(names) - 3} more' if names[3:] else ''}; "
-                "save the model again with save_pretrained"
-            )
-    return model.eval()

@@ -15,7 +15,7 @@ from torch import Tensor
 from vestige.models.hf import LanguageModel
 from vestige.models.weights import layer_of
 from vestige.settings import Trainable
-from vestige.types import ConfigError, DataError, ModelError
+from vestige.types import ConfigError, DataError
 
 #: Settings that say how a model is stored, run, or asked for text, and nothing about its logits.
 UNRELATED = {
@@ -81,15 +81,12 @@ def trained_tensors(folder: Path, model: Any, base: Any, inside: set[str]) -> di
     Raises:
         ConfigError: more was trained than the recipe says.
         DataError: it has other parameters than the base, or is the base.
-        ModelError: a tensor holds NaN.
     """
     own, trained = dict(base.named_parameters()), dict(model.named_parameters())
     if {n: p.shape for n, p in own.items()} != {n: p.shape for n, p in trained.items()}:
         raise DataError(f"{folder} has other parameters than the run's base: is it another model?")
     tensors, moved = {}, False
     for name, parameter in trained.items():
-        if not torch.isfinite(parameter).all():
-            raise ModelError(f"{folder}: {name} holds NaN or infinity: the training diverged")
         same = _same(parameter, own[name])
         if name in inside:
             tensors[name] = parameter.detach().float().contiguous()
