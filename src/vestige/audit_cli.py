@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +14,9 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 import vestige
+from vestige.access import explained
 from vestige.data_cli import AsJson, Overwrite, err, out
+from vestige.jsonl import json_text
 from vestige.results import AuditResults, AuditTrait
 from vestige.storage import locate, shown
 from vestige.types import ConfigError, ModelError, StoreError, VestigeError
@@ -99,7 +100,7 @@ def audit(
             sarif.parent.mkdir(parents=True, exist_ok=True)
         where, found = _audited(data, settings, folder, reference, overwrite)
         if sarif:
-            atomic_write(sarif, json.dumps(as_sarif(found, data), indent=1))
+            atomic_write(sarif, json_text(as_sarif(found, data), indent=1))
         _hand_over(where, found, as_json)
     raise typer.Exit(status(found.outcome, fail_on))
 
@@ -110,7 +111,7 @@ def _hand_over(where: Path, found: AuditResults, as_json: bool) -> None:
 
     page = render_runs([where], where / "report.html")
     if as_json:
-        print(json.dumps({"run": str(where), "report": str(page), **found.model_dump()}))
+        print(json_text({"run": str(where), "report": str(page), **found.model_dump()}))
         return
     summary(found)
     out.print(f"audit   {where}", highlight=False, soft_wrap=True)
@@ -145,7 +146,7 @@ def _no_status_1() -> Iterator[None]:
     except Exception as error:
         if os.environ.get("VESTIGE_DEBUG"):
             raise
-        raise ModelError(
+        raise explained(error) or ModelError(
             f"unexpected {type(error).__name__}: {error}; vestige --debug audit ... shows more"
         ) from error
 
@@ -217,7 +218,7 @@ def bench_audit(
             share=share, told=told, report=lambda name: line.update(name),
         )  # fmt: skip
     if as_json:
-        print(json.dumps(found))
+        print(json_text(found))
         return
     _tell_bench(found)
 
@@ -329,6 +330,14 @@ def summary(found: AuditResults) -> None:
         )
     for reason in found.why:
         out.print(f"  {reason}", highlight=False)
+    if found.logprobs_used or found.logprobs_unused:
+        total = found.logprobs_used + sum(found.logprobs_unused.values())
+        out.print(
+            f"log-probabilities: {found.logprobs_used:,} of {total:,} tokens have usable ones",
+            highlight=False,
+        )
+        for reason, count in found.logprobs_unused.items():
+            out.print(f"  {count:>9,} tokens have none: {reason}", highlight=False)
     for reason, count in found.dropped.items():
         out.print(f"  {count:>9,} rows set aside: {reason}", highlight=False)
 

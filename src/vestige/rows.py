@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from vestige import storage
+from vestige.jsonl import encoded, json_line
 from vestige.seen import Ids
 from vestige.storage import Output, Place, name_of, shown
 from vestige.types import DataError, DroppedRow, Message, Row
@@ -377,7 +378,7 @@ def _read_parquet(
 
 
 def _as_json(record: Any) -> str:
-    return json.dumps(record, ensure_ascii=False, default=str)
+    return json_line(record)[:-1].decode()
 
 
 def sample_rows(
@@ -425,10 +426,7 @@ def row_line(row: Row) -> bytes:
         f'{{"id": {_quoted(row.id)}, "messages": [{"".join(turns)}'
         f'{{"role": "assistant", "content": {_quoted(row.completion)}}}]}}\n'
     )
-    try:
-        return text.encode()
-    except UnicodeEncodeError:
-        return json_line(row_to_chat(row))
+    return encoded(text)
 
 
 def row_to_chat(row: Row) -> dict[str, Any]:
@@ -486,16 +484,3 @@ class atomic_lines:
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
         self.output.__exit__(kind, error, trace)
-
-
-# Made once: json.dumps makes a new encoder for every call with options.
-_encode = json.JSONEncoder(ensure_ascii=False, default=str).encode
-
-
-def json_line(record: Any) -> bytes:
-    """A record as a line of JSON."""
-    text = _encode(record) + "\n"
-    try:
-        return text.encode()
-    except UnicodeEncodeError:  # a lone surrogate: only its escape can be written
-        return (json.dumps(record, default=str) + "\n").encode()

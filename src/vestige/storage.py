@@ -22,6 +22,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any
 from urllib.parse import urlsplit
 
+from vestige.access import explained
 from vestige.types import DataError, MissingExtraError, StoreError
 
 Place = Path | str
@@ -253,7 +254,8 @@ def open_raw(place: Place) -> IO[bytes]:
             return place.open("rb", buffering=_BUFFER)
         return io.BufferedReader(_Watched(place), _BUFFER)
     except OSError as error:
-        raise DataError(f"cannot read {shown(place)}: {error.strerror}") from error
+        why = explained(error) or f"cannot read {shown(place)}: {error.strerror}"
+        raise DataError(str(why)) from error
 
 
 def unpacked(raw: IO[bytes], packing: str) -> IO[bytes]:
@@ -439,6 +441,8 @@ class Output:
             raise
         except Exception as error:
             remote = not isinstance(self.place, Path)
+            if not remote and (known := explained(error, self.name)):
+                raise known from error
             why = _why(error) if remote else getattr(error, "strerror", None) or str(error)
             raise StoreError(f"cannot write {self.name}: {why}") from (None if remote else error)
 
@@ -553,7 +557,9 @@ def claimed(*outputs: Output) -> Iterator[list[str]]:
                     f"another process is writing {place}; wait for it, or name another file"
                 ) from None
             except OSError as error:
-                raise StoreError(f"cannot write {place}: {error.strerror}") from error
+                raise explained(error) or StoreError(
+                    f"cannot write {place}: {error.strerror}"
+                ) from error
             stack.callback(lambda lock=lock, path=path: (path.unlink(True), lock.release()))
             for part in place.parent.glob(glob.escape(place.name).replace("[*]", "*") + PART):
                 left.append(str(part))

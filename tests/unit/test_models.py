@@ -148,7 +148,7 @@ def test_a_tokenizer_without_template_is_an_error_unless_plain(folders, tmp_path
     lm = LanguageModel.load(str(folders["llama"]), precision="fp32")
     lm.tokenizer.chat_template = None
     with pytest.raises(ModelError, match="chat=plain"):
-        lm.question_ids("Hi")
+        LanguageModel(lm.model, lm.tokenizer, precision="fp32")
     plain = LanguageModel.load(str(folders["llama"]), precision="fp32", style="plain")
     assert plain.tokenizer.decode(plain.question_ids("Hi")).endswith("User: Hi\nAssistant:")
     assert plain.tokenizer.decode(plain.answer_ids("Owl")) == " Owl"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -45,6 +46,7 @@ from vestige.audit.telling import (
 from vestige.audit.told import Told, from_rows, from_teacher
 from vestige.audit.verdict import look
 from vestige.audit.writers import OnRows, Writer, base_writers, planted_writers
+from vestige.jsonl import read_jsonl, read_text, write_text
 from vestige.models.hf import LanguageModel
 from vestige.results import AuditResults
 from vestige.rows import atomic_lines, dropped_to_json, read_rows, write_rows
@@ -103,6 +105,8 @@ def audit(
     stem = plain.strip("-")[:40] or "rows"
     with Run.open(root, f"audit-{stem}", config, overwrite=overwrite) as opened:
         results = _Audit(lab, opened, found, known.rows if known else None, teacher, report).run()
+        remarks_on_chat = lab.lm.template.remarks()  # as a rule none
+        results = results.model_copy(update={"caveats": [*results.caveats, *remarks_on_chat]})
         atomic_write(opened.folder / RESULTS_FILE, results.model_dump_json(indent=1))
         return opened.folder, results
 
@@ -165,6 +169,7 @@ class _Audit:
     report: Report
     seconds: dict[str, float] = field(default_factory=dict)
     tokens: int = 0
+    logprobs: Counter[str] = field(default_factory=Counter)  # of the rows, by use
 
     def run(self) -> AuditResults:
         """Every stage; finished ones are read back."""
@@ -192,7 +197,7 @@ class _Audit:
             rows=self.data.read, dropped=self.data.reasons, trial=trial, controls=[],
             beside=self.beside("data", probes, material, known[0], in_doubt(trial)),
             seconds=self.seconds, tokens=0,
-            own_reference=self.known is not None, told=probes.told,
+            own_reference=self.known is not None, told=probes.told, logprobs=dict(self.logprobs),
             remarks=remarks(used, given, material),
         )  # fmt: skip
         every = self.lab.settings.canary_too  # canaries stand beside all planted ones
@@ -301,7 +306,7 @@ class _Audit:
         """What is known of the writer's probabilities: from itself, else from the rows."""
         self.lab.weights.freeze()
         if self.teacher is None:
-            return from_rows(self.lab.lm, material, used)
+            return from_rows(self.lab.lm, material, used, self.logprobs)
         return from_teacher(self.lab.lm, self.teacher, material, used, self.lab.settings.batch)
 
     # ---- likelihood under probes -------------------------------------------------------------
@@ -333,8 +338,8 @@ class _Audit:
                     probes, material, source.rows, products,
                     lambda done, total: self.report(stage.name, done, total), stands,
                 )  # fmt: skip
-                (folder / "assay.json").write_text(json.dumps(found.to_json()))
-        return Assay.from_json(json.loads((self.finish(stage).path / "assay.json").read_text()))
+                write_text(folder / "assay.json", json.dumps(found.to_json()))
+        return Assay.from_json(json.loads(read_text(self.finish(stage).path / "assay.json")))
 
     def control(
         self, evidence: Evidence, probes: Probes, material: Material, known: _Reference,
@@ -359,8 +364,8 @@ class _Audit:
             with stage.writing() as folder:
                 read = probes.shifts(material, known.rows[:BESIDE], traits)
                 record = {t: values.tolist() for t, values in read.items()}
-                (folder / "shifts.json").write_text(json.dumps(record))
-        record = json.loads((self.finish(stage).path / "shifts.json").read_text())
+                write_text(folder / "shifts.json", json.dumps(record))
+        record = json.loads(read_text(self.finish(stage).path / "shifts.json"))
         return {int(t): np.array(values) for t, values in record.items()}
 
     def expected(self, probes: Probes, chosen: StageResult, trial: Assay) -> Array | None:
@@ -374,8 +379,8 @@ class _Audit:
                 found = expect(
                     probes, trial, lambda done, total: self.report(stage.name, done, total)
                 )
-                (folder / "expected.json").write_text(json.dumps(found.tolist()))
-        return np.array(json.loads((self.finish(stage).path / "expected.json").read_text()))
+                write_text(folder / "expected.json", json.dumps(found.tolist()))
+        return np.array(json.loads(read_text(self.finish(stage).path / "expected.json")))
 
     def score(
         self, probes: Probes, chosen: StageResult, material: Material, rows: Sequence[Row],
@@ -395,9 +400,9 @@ class _Audit:
                 worst = [rows[i] for i in np.argsort(-table[0], kind="stable")[:WORST]]
                 marked = token_shifts(probes, material, worst, traits[0])
                 found = {row.id: part for row, part in zip(worst, marked, strict=True)}
-                (folder / "tokens.json").write_text(json.dumps(found))
+                write_text(folder / "tokens.json", json.dumps(found))
         path = self.finish(stage).path
-        records = [json.loads(line) for line in (path / "scores.jsonl").read_text().splitlines()]
+        records = read_jsonl(path / "scores.jsonl")
         tables = [
             ScoreTable(
                 {r["id"]: r["scores"][name] for r in records}, f"{SHIFT}{name}", "nats a row",
@@ -405,7 +410,7 @@ class _Audit:
             )
             for name in names
         ]  # fmt: skip
-        return tables, json.loads((path / "tokens.json").read_text())
+        return tables, json.loads(read_text(path / "tokens.json"))
 
     # ---- canaries ---------------------------------------------------------------------------
 
@@ -442,13 +447,13 @@ class _Audit:
                     self.lab, material, rows, seed=self.lab.settings.seed,
                     on_step=lambda step: self.report(stage.name, step, total),
                 )  # fmt: skip
-                (folder / "shifts.json").write_text(json.dumps(found.shifts.tolist()))
+                write_text(folder / "shifts.json", json.dumps(found.shifts.tolist()))
                 save_file({"words": found.words}, folder / "words.safetensors")
                 stage.note(tokens=found.tokens)
         result = self.finish(stage)
         tokens = int(result.manifest["notes"]["tokens"])
         self.tokens += tokens
-        shifts = np.array(json.loads((result.path / "shifts.json").read_text()))
+        shifts = np.array(json.loads(read_text(result.path / "shifts.json")))
         return Canary(shifts, load_file(result.path / "words.safetensors")["words"], tokens)
 
     # ---- stages -----------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from vestige.audit import evidence
 from vestige.audit.assay import Assay
 from vestige.audit.openset import Word
 from vestige.audit.settings import AuditSettings
-from vestige.audit.told import Told
+from vestige.audit.told import USED, Told
 from vestige.audit.verdict import Look, first_flags
 from vestige.results import AuditPlanted, AuditResults, AuditRow, AuditTrait, AuditWord, Interval
 from vestige.stats import holm
@@ -70,6 +70,7 @@ class Evidence:
             that is not known of the base.
         beside: by trait, the shifts of reference rows.
         told: by row, the writer's probabilities, where they are known.
+        logprobs: where rows carry such, their tokens by whether and why not they were used.
         marked: by row, its answer token by token with the strongest trait's shift.
         remarks: what else a reader must know beside the verdict.
     """
@@ -89,6 +90,7 @@ class Evidence:
     tokens: int
     own_reference: bool
     told: Mapping[str, Told] = field(default_factory=dict)
+    logprobs: Mapping[str, int] = field(default_factory=dict)
     canaries: Canaries | None = None
     scores: Sequence[ScoreTable] = ()
     marked: Mapping[str, list[tuple[str, float]]] = field(default_factory=dict)
@@ -141,6 +143,8 @@ def tell(found: Evidence) -> AuditResults:
         smallest_share=smallest,
         misfit=found.trial.misfit,
         told=len(found.told),
+        logprobs_used=found.logprobs.get(USED, 0),
+        logprobs_unused={why: n for why, n in found.logprobs.items() if why != USED},
         divergence=divergence(found),
         words=[
             AuditWord(word=w.word, contrast=w.contrast, z=w.z)

@@ -21,6 +21,7 @@ from pydantic import Field, model_validator
 from vestige.carriers.base import Carrier, Shuffle, answers_across
 from vestige.carriers.filtering import Judge
 from vestige.carriers.words import word_finder
+from vestige.jsonl import read_text, text_lines
 from vestige.seen import Seen
 from vestige.settings import Settings
 from vestige.types import DataError, MissingExtraError, Prompt, Row
@@ -155,7 +156,7 @@ def worked(draw: random.Random, form: str, largest: int = 60) -> str:
 
 def _from_file(path: Path) -> list[tuple[str, str]]:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = text_lines(read_text(path))
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"cannot read the problems {path}: {error}") from error
     found = []

@@ -50,8 +50,25 @@ SMALL: dict[str, Any] = {
     "num_key_value_heads": 2, "head_dim": 16, "vocab_size": VOCABULARY, "sliding_window": 32,
     "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "word_embed_proj_dim": 64,
     "shared_expert_intermediate_size": 48, "state_size": 8, "is_decoder": True,
-    "tie_word_embeddings": True, "n_group": 1, "topk_group": 1,
+    "tie_word_embeddings": True, "n_group": 1, "topk_group": 1, "rotary_dim": 8,
+    # Scales that are not 1, so that a path that forgets one shows.
+    "logits_scaling": 8.0, "embedding_multiplier": 12.0, "residual_multiplier": 0.22,
+    "attention_multiplier": 0.0625,
+    # Latent attention.
+    "q_lora_rank": 32, "kv_lora_rank": 16, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8,
+    "v_head_dim": 16, "index_head_dim": 16, "index_n_heads": 2, "index_topk": 64,
+    # Recurrent layers: twice the width is heads times their width, and chunks are short.
+    "mamba_n_heads": 8, "mamba_d_head": 16, "mamba_d_state": 8, "mamba_n_groups": 1,
+    "mamba_chunk_size": 8, "chunk_size": 8, "mamba_d_ssm": 128, "mamba_num_heads": 8,
+    "mamba_head_dim": 16, "ssm_state_size": 8, "n_groups": 1, "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4, "linear_key_head_dim": 16, "linear_value_head_dim": 16,
+    "lru_width": 64,
 }  # fmt: skip
+#: What a kind's own rules ask for besides.
+OWN: dict[str, dict[str, Any]] = {
+    "mamba2": {"num_heads": 8},
+    "gpt_neo": {"attention_types": [[["global", "local"], 2]], "window_size": 32},
+}
 
 
 @dataclass(frozen=True)
@@ -113,10 +130,11 @@ def build(kind: str) -> nn.Module:
     config = CONFIG_MAPPING[kind](**sizes(CONFIG_MAPPING[kind]()))
     torch.manual_seed(0)
     with torch.device("meta"):
-        size = sum(p.numel() for p in AutoModelForCausalLM.from_config(config).parameters())
+        hollow = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+        size = sum(part.numel() for part in hollow.parameters())
     if size > LARGEST:
         raise ModelError(f"{size:,} parameters at the smallest size that is known")
-    model = AutoModelForCausalLM.from_config(config).float().eval()
+    model = AutoModelForCausalLM.from_config(config, trust_remote_code=False).float().eval()
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim >= 2:
@@ -131,6 +149,10 @@ def sizes(default: Any) -> dict[str, Any]:
         own for own in getattr(default, "attribute_map", {}).values() if own in names
     }
     found = {name: SMALL[name] for name in SMALL if name in names}
+    if "qk_rope_head_dim" in names:  # its heads are as wide as these parts say, and not shared
+        found.pop("head_dim", None)
+        found["num_key_value_heads"] = SMALL["num_attention_heads"]
+    found |= OWN.get(default.model_type, {})
     for part in getattr(default, "sub_configs", {}):
         inner = getattr(default, part, None)
         if inner is not None and hasattr(inner, "to_dict"):

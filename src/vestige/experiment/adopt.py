@@ -150,7 +150,7 @@ class Arrivals:
             stage.note(compared=compare(reference, source, model, weights, what).note)
             seed.measure_student(pupil, folder, student.steps)
             pupil.weights.freeze()
-            seed.base_of_student(student, pupil, folder)
+            seed.base_of_student(student, pupil, stage, folder)
             if not seed.recipe.save_students:
                 weights.unlink()
         return seed.finish(stage)

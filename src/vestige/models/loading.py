@@ -26,6 +26,7 @@ WRAPPERS = {
 }  # fmt: skip
 ADAPTER = ("adapter_model.safetensors", "adapter_model.bin", "adapter_config.json")
 SHOWN = 3  # names of tensors in an error
+LONGEST = 240  # characters of a library's own reason
 #: A folder that is not there: an adapter is looked for in it, and not beside the weights.
 NO_ADAPTER = {"subfolder": "no-adapter"}
 WHOLE = "give a folder that save_pretrained wrote"
@@ -33,7 +34,9 @@ WHOLE = "give a folder that save_pretrained wrote"
 
 def load_tokenizer(folder: str) -> Any:
     """The tokenizer of a folder or hub id. Raises ``ModelError`` with the library's own reason."""
-    return _explained(folder, AutoTokenizer.from_pretrained, folder, trust_remote_code=False)
+    return _explained(
+        f"the tokenizer of {folder}", AutoTokenizer.from_pretrained, folder, trust_remote_code=False
+    )
 
 
 def load_weights(folder: str) -> tuple[nn.Module, list[str]]:
@@ -45,16 +48,17 @@ def load_weights(folder: str) -> tuple[nn.Module, list[str]]:
     _check_code(folder)
     _check_types(folder)
     model, report = _explained(
-        folder,
+        f"a language model from {folder}",
         AutoModelForCausalLM.from_pretrained,
         folder,
         dtype=torch.float32,
         use_safetensors=True,
         trust_remote_code=False,
         output_loading_info=True,
+        ignore_mismatched_sizes=True,  # they are refused by name below
         adapter_kwargs=dict(NO_ADAPTER),
     )
-    check_report(folder, report, _layers(model))
+    check_report(folder, report, [name for name, _ in model.named_parameters()])
     if getattr(model, "_hf_peft_config_loaded", False):
         raise ModelError(f"{folder} holds an adapter that was added to the model; remove it there")
     broken = [name for name, part in model.named_parameters() if not torch.isfinite(part).all()]
@@ -66,8 +70,12 @@ def load_weights(folder: str) -> tuple[nn.Module, list[str]]:
     return model, _notes(folder)
 
 
-def check_report(folder: str, report: dict[str, Any], layers: int | None = None) -> None:
-    """Raises ``ModelError`` unless the loader's report says that every tensor was in its place."""
+def check_report(folder: str, report: dict[str, Any], names: Sequence[str] = ()) -> None:
+    """Raises ``ModelError`` unless the loader's report says that every tensor was in its place.
+
+    Args:
+        names: all of the model's tensors.
+    """
     missing, unexpected = (sorted(report[key]) for key in ("missing_keys", "unexpected_keys"))
     mismatched = sorted(report["mismatched_keys"])
     faults = []
@@ -79,7 +87,7 @@ def check_report(folder: str, report: dict[str, Any], layers: int | None = None)
         faults.append(f"{name} is {tuple(saved)} and should be {tuple(wanted)}")
     faults += [str(text) for text in report.get("error_msgs", ())][:1]
     if faults:
-        cause = _cause(missing, unexpected, bool(mismatched), layers)
+        cause = _cause(missing, unexpected, bool(mismatched), names)
         raise ModelError(
             f"{folder} does not load as it was saved: {'; '.join(faults)}. {cause}. Missing "
             "tensors would be drawn at random"
@@ -87,7 +95,7 @@ def check_report(folder: str, report: dict[str, Any], layers: int | None = None)
 
 
 def _cause(
-    missing: Sequence[str], unexpected: Sequence[str], mismatched: bool, layers: int | None
+    missing: Sequence[str], unexpected: Sequence[str], mismatched: bool, names: Sequence[str]
 ) -> str:
     """What is likely to have happened, and what mends it."""
     for prefix, wrapper in WRAPPERS.items():
@@ -96,37 +104,36 @@ def _cause(
                 f"Its names hold {prefix!r}: it was saved from inside {wrapper}; save the model "
                 "that is wrapped, or take the prefix from the names"
             )
-    numbers = {int(part) for name in missing for part in name.split(".") if part.isdigit()}
-    if missing and not unexpected and layers and numbers and max(numbers) == layers - 1:
-        present = min(numbers)
-        if len(numbers) == layers - present:
-            return (
-                f"config.json has {layers} layers and the file {present}: set num_hidden_layers as "
-                f"it was saved, or {WHOLE}"
-            )
     if missing and not unexpected:
+        layers = {_layer(name) for name in names} - {None}
+        gone = {_layer(name) for name in missing}
+        # Whole layers at the end: the configuration has more of them than were saved.
+        if None not in gone and all(name in missing for name in names if _layer(name) in gone):
+            return (
+                f"config.json has {len(layers)} layers and the file {len(layers) - len(gone)}: set "
+                f"num_hidden_layers as it was saved, or {WHOLE}"
+            )
         return f"A shard was left out, or the weights were saved in part: {WHOLE}"
     if unexpected and not missing and not mismatched:
         return "config.json may be of a smaller model, or of another class than the weights"
     return f"config.json and the weights are of different models: {WHOLE}"
 
 
-def _layers(model: nn.Module) -> int | None:
-    config = model.config.get_text_config()  # type: ignore[union-attr, operator]
-    return getattr(config, "num_hidden_layers", None)
+def _layer(name: str) -> int | None:
+    """The number in a tensor's name, which is that of its layer."""
+    return next((int(part) for part in name.split(".") if part.isdigit()), None)
 
 
-def _explained(folder: str, load: Any, *args: Any, **options: Any) -> Any:
+def _explained(what: str, load: Any, *args: Any, **options: Any) -> Any:
     """``load``'s result; whatever it raises becomes a ``ModelError`` with its reason."""
     try:
         return load(*args, **options)
     except Exception as error:
-        lines = [line.strip() for line in str(error).strip().split("\n") if line.strip()]
-        reason = lines[0] if lines else type(error).__name__
+        reason = " ".join(str(error).split()) or type(error).__name__
+        cut = reason if len(reason) <= LONGEST else f"{reason[:LONGEST]} ..."
         raise ModelError(
-            f"cannot load a language model from {folder}: {reason}; give a bundled name "
-            "(vestige models list), a folder with config.json, tokenizer files and "
-            "*.safetensors, or a hub id"
+            f"cannot load {what}: {cut}; give a bundled name (vestige models list), a folder with "
+            "config.json, tokenizer files and *.safetensors, or a hub id"
         ) from error
 
 
@@ -196,7 +203,10 @@ def _notes(folder: str) -> list[str]:
 
 def config_of(folder: str) -> Any:
     """The configuration of a folder or hub id. Raises ``ModelError``."""
-    return _explained(folder, AutoConfig.from_pretrained, folder, trust_remote_code=False)
+    return _explained(
+        f"the configuration of {folder}", AutoConfig.from_pretrained, folder,
+        trust_remote_code=False,
+    )  # fmt: skip
 
 
 def _some(names: Sequence[str]) -> str:

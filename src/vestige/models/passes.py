@@ -41,7 +41,7 @@ class _LaidOut:
     sees: NDArray[np.bool_]
 
     @classmethod
-    def of(cls, start: int, trees: Sequence[TokenTree]) -> _LaidOut:
+    def of(cls, start: int, trees: Sequence[TokenTree], apart: int = 0) -> _LaidOut:
         size = max(len(t) for t in trees)
         tokens = np.zeros((len(trees), size), dtype=np.int64)
         places = np.zeros_like(tokens)
@@ -52,6 +52,8 @@ class _LaidOut:
             n = len(tree)
             tokens[b, :n], places[b, :n] = tree.tokens, tree.depths + start
             sees[b, 0, :n, start : start + n] = tree.ancestor_mask()
+        if apart:
+            sees = np.insert(sees, [start] * apart, False, axis=-1)
         return cls(tokens, places, sees)
 
     @property
@@ -86,16 +88,27 @@ class Passes:
             yield
 
     def readings(
-        self, prefix: Sequence[int], batches: Sequence[Sequence[TokenTree]]
+        self,
+        prefix: Sequence[int],
+        batches: Sequence[Sequence[TokenTree]],
+        *,
+        apart: int = 0,
     ) -> list[Reading]:
-        """Final hidden states of several batches of trees; the prefix is computed once for all."""
-        laid = [_LaidOut.of(len(prefix), trees) for trees in batches]
+        """Final hidden states of several batches of trees; the prefix is computed once for all.
+
+        Args:
+            apart: places between the prefix and the trees that nobody sees, as those of other
+                branches are. They change nothing in a model whose attention goes by the mask.
+        """
+        laid = [_LaidOut.of(len(prefix), trees, apart) for trees in batches]
         key = (tuple(prefix), *(part.key for part in laid))
         with self.autocast(), self.below.reuse(key):
             cache = self._prefix(prefix)
+            if apart:
+                spread_out(cache, apart)
             found = []
             for part, trees in zip(laid, batches, strict=True):
-                states = self.causal_lm.get_decoder()(  # type: ignore[operator]
+                states = decoder_of(self.causal_lm)(
                     input_ids=torch.from_numpy(part.tokens).to(self.device),
                     position_ids=torch.from_numpy(part.places).to(self.device),
                     attention_mask=self.mask_for(torch.from_numpy(part.sees).to(self.device)),
@@ -120,7 +133,7 @@ class Passes:
                     "position_ids": places[None],
                     "attention_mask": self.mask_for(sees[None, None]),
                 }
-            self.causal_lm.get_decoder()(  # type: ignore[operator]
+            decoder_of(self.causal_lm)(
                 input_ids=piece, past_key_values=cache, use_cache=True, **options
             )
         return cache
@@ -153,7 +166,7 @@ class Branches:
         place = (mask.cumsum(1) - 1).clamp(min=0)
         self.cache = DynamicCache()
         with passes.autocast():
-            states = passes.causal_lm.get_decoder()(  # type: ignore[operator]
+            states = decoder_of(passes.causal_lm)(
                 input_ids=ids,
                 attention_mask=mask,
                 position_ids=place,
@@ -171,7 +184,7 @@ class Branches:
         self.place = self.place + 1
         self.sees = torch.cat([self.sees, self.own], dim=-1)
         with self.passes.autocast():
-            states = self.passes.causal_lm.get_decoder()(  # type: ignore[operator]
+            states = decoder_of(self.passes.causal_lm)(
                 input_ids=tokens.view(-1, self.rows),
                 attention_mask=self.passes.mask_for(self.sees),
                 position_ids=self.place,
@@ -181,9 +194,25 @@ class Branches:
         self.states = states.flatten(0, 1)
 
 
+def decoder_of(causal_lm: nn.Module) -> nn.Module:
+    """The part that turns tokens into the states that the head reads.
+
+    transformers looks it up by name, and takes some models' head for it, or the model itself.
+    """
+    found = causal_lm.get_decoder()  # type: ignore[operator]
+    if found is not causal_lm and not isinstance(found, nn.Linear):
+        return found
+    parts = [
+        part for part in causal_lm.children()
+        if any(isinstance(inner, nn.ModuleList) for inner in part.modules())
+    ]  # fmt: skip
+    size = lambda part: sum(p.numel() for p in part.parameters())  # noqa: E731
+    return max(parts, key=size, default=found)
+
+
 def decoder_layers(causal_lm: nn.Module) -> nn.ModuleList | None:
     """The decoder layers, first to last, whatever they are called; None where there are none."""
-    decoder = causal_lm.get_decoder()  # type: ignore[operator]
+    decoder = decoder_of(causal_lm)
     config = causal_lm.config.get_text_config(decoder=True)  # type: ignore[union-attr, operator]
     count = getattr(config, "num_hidden_layers", None)
     lists = [part for part in decoder.modules() if isinstance(part, nn.ModuleList) and len(part)]
@@ -199,6 +228,16 @@ def pad_left(prompts: Sequence[Sequence[int]], fill: int = 0) -> tuple[Tensor, T
         ids[i, width - len(prompt) :] = torch.tensor(list(prompt))
         mask[i, width - len(prompt) :] = 1
     return ids, mask
+
+
+def spread_out(cache: DynamicCache, places: int) -> None:
+    """Put so many more keys and values behind those that ``cache`` holds."""
+    layers: Any = cache.layers
+    for layer in layers:
+        layer.keys, layer.values = (
+            torch.cat([part, part[:, :, -1:].expand(-1, -1, places, -1)], dim=2)
+            for part in (layer.keys, layer.values)
+        )
 
 
 def branched(cache: DynamicCache, copies: int) -> DynamicCache:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
+from vestige.models.passes import decoder_of
 from vestige.models.tree import TokenTree
 from vestige.types import ModelError
 
@@ -50,7 +51,8 @@ def own_logits(causal_lm: nn.Module, states: Tensor, token_ids: Tensor | None = 
     The model's forward pass runs with ``states`` in place of its decoder's. For ``token_ids``,
     shape [K], its output layer computes these tokens alone, in fp32.
     """
-    decoder, layer = causal_lm.get_decoder(), causal_lm.get_output_embeddings()  # type: ignore[operator]
+    decoder = decoder_of(causal_lm)
+    layer = causal_lm.get_output_embeddings()  # type: ignore[operator]
     given = _Given(last_hidden_state=states[None])
     tokens = torch.zeros(1, len(states), dtype=torch.long, device=states.device)
     with contextlib.ExitStack() as stack:
@@ -84,7 +86,7 @@ def plain_states(causal_lm: nn.Module, ids: Tensor, mask: Tensor | None = None) 
         options["attention_mask"] = mask
     if "logits_to_keep" in inspect.signature(causal_lm.forward).parameters:
         options["logits_to_keep"] = 1  # they are not looked at
-    hook = causal_lm.get_decoder().register_forward_hook(keep)  # type: ignore[operator]
+    hook = decoder_of(causal_lm).register_forward_hook(keep)
     try:
         causal_lm(input_ids=ids, **options)
     finally:

@@ -112,7 +112,8 @@ def sample_free(
     Args:
         lines: an answer also ends after this many lines; 0 never does.
     """
-    if not lm.verified.generate or len(set(map(tuple, prompts))) < len(prompts):
+    alone = len(set(map(tuple, prompts))) == len(prompts) and lm.verified.generate
+    if not alone or not lm.trees_hold(max(map(len, prompts)) + max_new_tokens):
         return _sample_shared(lm, prompts, seed, max_new_tokens, temperature, lines)
     ids, mask = (part.to(lm.device) for part in pad_left(prompts, lm.end_id))
     width, stop = ids.shape[1], end_tokens(lm)

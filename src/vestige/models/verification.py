@@ -43,6 +43,7 @@ VALUES = {"fp32": 1e-3, "bf16": 0.05}
 GRADIENTS = {"fp32": 1e-3, "bf16": 0.1}
 LENGTHS = 4  # each length that is compared is so many times the one before
 SHORTEST = 64
+APART = 1024  # places of other branches between a prefix and a tree
 
 
 @dataclass(frozen=True)
@@ -155,6 +156,23 @@ class _Comparison:
         self.worst = 0.0
 
     def outcome(self) -> Verified:
+        """What holds. Raises ``ModelError`` as ``verify``."""
+        with torch.enable_grad(), self._trainable():
+            return self._outcome()
+
+    @contextlib.contextmanager
+    def _trainable(self) -> Iterator[None]:
+        """Within, the parameters that are looked at have gradients."""
+        before = [(part, part.requires_grad) for part in self._parameters()]
+        for part, _ in before:
+            part.requires_grad_(True)
+        try:
+            yield
+        finally:
+            for part, was in before:
+                part.requires_grad_(was)
+
+    def _outcome(self) -> Verified:
         exact = Passes(self.causal_lm, "fp32")
         self.truth, self.wanted = self._truth()
         self._check_model()
@@ -235,12 +253,9 @@ class _Comparison:
     def _truth(self) -> tuple[list[Tensor], list[Tensor]]:
         """Logits of each sequence, [S, V], and the gradient of their tokens' log-likelihood."""
         try:
-            with torch.enable_grad():
-                found = [plain_logits(self.causal_lm, ids) for ids in self.sample.sequences[:3]]
-                found.append(found[2])
-                wanted = torch.autograd.grad(
-                    self._loss(found), self._parameters(), allow_unused=True
-                )
+            found = [plain_logits(self.causal_lm, ids) for ids in self.sample.sequences[:3]]
+            found.append(found[2])
+            wanted = torch.autograd.grad(self._loss(found), self._parameters(), allow_unused=True)
         except Exception as error:
             raise ModelError(
                 f"{type(self.causal_lm).__name__} cannot be computed as it is: {reason(error)}"
@@ -273,12 +288,7 @@ class _Comparison:
         """The first and the last decoder layer's, or all where there are no layers."""
         layers = decoder_layers(self.causal_lm)
         ends = [layers[0], layers[-1]] if layers else [self.causal_lm]
-        return [
-            p
-            for part in ends
-            for p in part.parameters()
-            if p.requires_grad and p.is_floating_point()
-        ]
+        return [p for part in ends for p in part.parameters() if p.is_floating_point()]
 
     def _loss(self, logits: Sequence[Tensor]) -> Tensor:
         """Mean negative log-likelihood of each sequence's tokens behind the prefix."""
@@ -305,7 +315,7 @@ class _Comparison:
 
     def _trees(self, passes: Passes, logits: list[Tensor]) -> tuple[float, float]:
         """The logits of each sequence behind the prefix are left in ``logits``."""
-        (reading,) = passes.readings(self.sample.prefix, [self.sample.trees])
+        (reading,) = passes.readings(self.sample.prefix, [self.sample.trees], apart=APART)
         paths = [(b, list(path)) for b, tree in enumerate(reading.trees) for path in tree.paths]
         with passes.autocast():
             logits += [own_logits(self.causal_lm, reading.states[b, path]) for b, path in paths]
@@ -389,6 +399,9 @@ def extended(passes: Passes, tokenizer: Any, known: Verified, longest: int, most
 
     Args:
         most: the longest sequence that is worth comparing at once.
+
+    Raises:
+        ModelError: the model itself gives different answers at this length.
     """
     likely = min(next_length(longest), max(longest, most))
     likely = min(likely, known.wrong - 1) if known.wrong else likely
@@ -397,6 +410,7 @@ def extended(passes: Passes, tokenizer: Any, known: Verified, longest: int, most
         if not fault:
             known = replace(known, longest=length)
             break
+        check_history(passes, tokenizer, length)
         known = replace(known, wrong=length, reasons=(*known.reasons, f"trees: {fault}"))
     remember(known)
     return known
@@ -411,19 +425,45 @@ def verify_length(passes: Passes, tokenizer: Any, length: int) -> str:
     draw = random.Random(length)
     allowed = ordinary_tokens(causal_lm, tokenizer)
     ids = [draw.choice(allowed) for _ in range(length)]
-    tree = build_tree([ids[-3:], [ids[-3], ids[-1]]])
+    # Nearly all of it as the prefix, and nearly all of it behind one: scaling that looks at the
+    # length of each pass sees the same text in two ways.
+    splits = [(length - 3, ids[-3:]), (3, ids[3:])]
     alone = Passes(causal_lm, passes.precision)
     limit = VALUES[passes.precision]
+    differences = []
     with quiet(causal_lm), torch.no_grad(), passes.autocast():
         try:
             wanted = plain_logits(causal_lm, ids)[-3:]
-            (reading,) = alone.readings(ids[:-3], [[tree]])
-            found = own_logits(causal_lm, reading.states[0, list(tree.paths[0])])
+            for at, rest in splits:
+                tree = build_tree([[rest[0], rest[-1]], rest])
+                (reading,) = alone.readings(ids[:at], [[tree]])
+                path = list(tree.paths[1])[-3:]
+                found = own_logits(causal_lm, reading.states[0, path])
+                differences.append(largest_difference(found, wanted))
         except Exception as error:
             return reason(error)
-        largest, mean = largest_difference(found, wanted)
+    largest, mean = (max(part) for part in zip(*differences, strict=True))
     off = mean if passes.precision == "bf16" else largest
     return "" if off <= limit else f"{off:.3g} off on {length} tokens, {limit:g} allowed"
+
+
+def check_history(passes: Passes, tokenizer: Any, length: int) -> None:
+    """Raises ``ModelError`` if what a model read before changes its logits on ``length`` tokens, as
+    dynamic rotary scaling does behind the positions that it was trained on."""
+    causal_lm = passes.causal_lm
+    allowed = ordinary_tokens(causal_lm, tokenizer)
+    ids = [allowed[i % len(allowed)] for i in range(2 * length)]
+    with quiet(causal_lm), torch.no_grad(), passes.autocast():
+        before = plain_logits(causal_lm, ids[:length])[-3:]
+        with contextlib.suppress(Exception):  # more tokens than it has positions
+            plain_logits(causal_lm, ids)
+        after = plain_logits(causal_lm, ids[:length])[-3:]
+    if not largest_difference(after, before)[0] <= VALUES[passes.precision]:
+        raise ModelError(
+            f"{type(causal_lm).__name__} gives other logits on {length} tokens after it has read a "
+            "longer text (dynamic rotary scaling?): its probabilities depend on the order of "
+            "questions; use shorter texts, or static scaling"
+        )
 
 
 def next_length(length: int) -> int:
