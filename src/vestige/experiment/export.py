@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -27,7 +28,7 @@ from vestige.models import catalog
 from vestige.rows import atomic_lines, row_to_chat, write_rows
 from vestige.settings import JOB, ROWS, TRAINED, Job, Trainable
 from vestige.store import atomic_write
-from vestige.types import ConfigError, Row, StoreError, unknown_name
+from vestige.types import ConfigError, ModelError, Row, StoreError, unknown_name
 
 if TYPE_CHECKING:
     from vestige.models.chat import Chat
@@ -108,7 +109,7 @@ def export(
             rows = rows_for(recipe, matched, cell.data, seed)
             where = Path(f"seed-{seed}/{cell.student.name}/{cell.data}")
             (out / where).mkdir(parents=True)
-            named = base or catalog.path(cell.student.base or recipe.model)
+            named = base or from_anywhere(cell.student.base or recipe.model)
             WRITERS[target](Task(recipe, cell, rows, named, shapes[cell.student.name]), out / where)
             entries.append(
                 {"arm": cell.student.name, "seed": seed, "data": cell.data, "base": named,
@@ -119,6 +120,12 @@ def export(
     index = {"run": run.resolve().name, "for": target, "students": entries}
     atomic_write(out / INDEX, json.dumps(index, indent=1) + "\n")
     return [out / entry["folder"] for entry in entries]
+
+
+def from_anywhere(name: str) -> str:
+    """A base as trainers find it: a folder by its whole path, as they run in other folders."""
+    place = catalog.path(name)
+    return os.path.abspath(place) if os.path.exists(place) else place
 
 
 # ---- what a base model is made of ---------------------------------------------------------------
@@ -148,10 +155,14 @@ def shape_of(recipe: Experiment, student: Student, target: str) -> Shape | None:
 
     Raises:
         ConfigError: the base is asked plainly, so that no trainer would render it alike.
+        ModelError: the base is not found from here.
     """
-    if target in ("openai", "accelerate"):
-        return None
     name = student.base or recipe.model
+    if target == "openai":
+        return None
+    config = config_here(name)
+    if target == "accelerate":
+        return None
     style = student.chat if student.base else recipe.chat
     if catalog.chat_style(name, style) == "plain":
         raise ConfigError(
@@ -159,15 +170,15 @@ def shape_of(recipe: Experiment, student: Student, target: str) -> Shape | None:
             "render; train it with engine=packed or trl, or export --for accelerate"
         )
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
 
     from vestige.models.hf import LanguageModel
+    from vestige.models.loading import load_tokenizer
     from vestige.models.weights import lora_config
 
-    folder = catalog.path(name)
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder))
-    lm = LanguageModel(model, AutoTokenizer.from_pretrained(folder), precision="fp32")
+        model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    lm = LanguageModel(model, load_tokenizer(catalog.path(name)), precision="fp32")
     lm.use_date(recipe.date)
     what = student.optimisation.trainable
     targets: tuple[str, ...] = ()
@@ -178,6 +189,22 @@ def shape_of(recipe: Experiment, student: Student, target: str) -> Shape | None:
     path = next(p for p, module in lm.causal_lm.named_modules() if module is lm.layers)
     end = lm.tokenizer.convert_ids_to_tokens(lm.end_id)
     return Shape(targets, path, len(lm.layers), lm, "" if end == lm.tokenizer.eos_token else end)
+
+
+def config_here(name: str) -> Any:
+    """A base's configuration. Raises ``ModelError`` where the base is not found."""
+    from vestige.models.loading import config_of
+
+    place = catalog.path(name)
+    try:
+        return config_of(place)
+    except ModelError as error:
+        if os.path.exists(place) or os.path.isabs(place):
+            raise
+        raise ModelError(
+            f"{place} is not a folder below {os.getcwd()}, and no model of that name can be read "
+            f"({error}); if the run's base is a folder, export from where the run was made"
+        ) from error
 
 
 # ---- one writer for each target -----------------------------------------------------------------
