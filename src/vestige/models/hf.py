@@ -25,7 +25,7 @@ from vestige.models import chat, verification
 from vestige.models.frozen import Below
 from vestige.models.loading import load_tokenizer, load_weights
 from vestige.models.passes import Branches, Passes, Reading, decoder_layers
-from vestige.models.plain import own_logits, sequence_states, tree_states
+from vestige.models.plain import attention, own_logits, sequence_states, tree_states
 from vestige.models.tree import TokenTree, build_tree, common_prefix
 from vestige.models.verification import Verified
 from vestige.types import ModelError
@@ -174,7 +174,7 @@ class LanguageModel(chat.Chat):
             return [
                 Reading(
                     tree_states(
-                        self.causal_lm, prefix, batch, padded=self.verified.padded
+                        self.causal_lm, prefix, batch, padded=self.padding_holds(longest)
                     ),
                     tuple(batch),
                 )
@@ -187,26 +187,32 @@ class LanguageModel(chat.Chat):
         known = self.verified
         if not known.trees or (torch.is_grad_enabled() and not known.gradients):
             return False
-        if longest > known.longest and not (known.wrong and longest >= known.wrong):
+        if known.longest < longest < known.wrong:
             most = min(self.longest_path, self.passes.window or self.longest_path)
-            known = verification.extended(self.passes, self.tokenizer, known, longest, most)
-            self._verified = known
+            known = self._verified = verification.extended(
+                self.passes, self.tokenizer, known, longest, most, self.own_attention
+            )
         if longest > known.longest and not self._plain_from:
             self._plain_from = longest
             self.say(f"{longest} tokens: on plain forward passes, which are right and slower "
                      f"({known.reasons[-1]})")  # fmt: skip
         return longest <= known.longest
 
+    def padding_holds(self, longest: int) -> bool:
+        """As ``trees_hold``, for plain passes that are padded into batches."""
+        known = self.verified
+        if known.padded and known.padded_longest < longest < known.padded_wrong:
+            known = self._verified = verification.extended(
+                self.passes, self.tokenizer, known, longest, self.longest_path,
+                self.own_attention, padded=True,
+            )  # fmt: skip
+        return known.padded and longest <= known.padded_longest
+
     @contextlib.contextmanager
     def plainly(self) -> Iterator[None]:
         """Within, the model computes as it does by itself, in this model's precision."""
-        model, now = self.causal_lm, self.causal_lm.config._attn_implementation  # type: ignore[union-attr]
-        model.set_attn_implementation(self.own_attention)  # type: ignore[operator]
-        try:
-            with self.autocast():
-                yield
-        finally:
-            model.set_attn_implementation(now)  # type: ignore[operator]
+        with attention(self.causal_lm, self.own_attention), self.autocast():
+            yield
 
     def _check_tokens(self, tokens: Sequence[int]) -> None:
         rows = self.causal_lm.get_input_embeddings().weight.shape[0]  # type: ignore[operator]
@@ -315,10 +321,9 @@ class PlainBranches:
         self.states = self._read()
 
     def _read(self) -> Tensor:
+        padded = self._lm.padding_holds(max(map(len, self._sequences)))
         with self._lm.plainly():
-            found = sequence_states(
-                self._lm.causal_lm, self._sequences, padded=self._lm.verified.padded
-            )
+            found = sequence_states(self._lm.causal_lm, self._sequences, padded=padded)
         return torch.stack([states[-1] for states in found])
 
 

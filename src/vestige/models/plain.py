@@ -45,6 +45,17 @@ def replaced(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
             module.forward = own
 
 
+@contextlib.contextmanager
+def attention(causal_lm: nn.Module, name: str) -> Iterator[None]:
+    """Within, a model attends by the implementation ``name``."""
+    now = causal_lm.config._attn_implementation  # type: ignore[union-attr]
+    causal_lm.set_attn_implementation(name)  # type: ignore[operator]
+    try:
+        yield
+    finally:
+        causal_lm.set_attn_implementation(now)  # type: ignore[operator]
+
+
 def own_logits(causal_lm: nn.Module, states: Tensor, token_ids: Tensor | None = None) -> Tensor:
     """The logits that the model makes of its decoder's last states: [N, width] -> [N, V or K].
 

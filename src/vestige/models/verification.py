@@ -34,15 +34,17 @@ from torch import Tensor, nn
 from vestige.models import attention, catalog
 from vestige.models.frozen import Below
 from vestige.models.passes import Branches, Passes, decoder_layers, pad_left
-from vestige.models.plain import own_logits, plain_logits, tree_states
+from vestige.models.plain import attention as own_attention
+from vestige.models.plain import own_logits, plain_logits, sequence_states, tree_states
 from vestige.models.tree import build_tree
 from vestige.types import ModelError
 
-VERSION = 1  # of the comparison: another one is made anew
+VERSION = 2  # of the comparison: another one is made anew
 VALUES = {"fp32": 1e-3, "bf16": 0.05}
 GRADIENTS = {"fp32": 1e-3, "bf16": 0.1}
 LENGTHS = 4  # each length that is compared is so many times the one before
 SHORTEST = 64
+NEVER = 1 << 40  # tokens that no text has
 APART = 1024  # places of other branches between a prefix and a tree
 
 
@@ -59,7 +61,8 @@ class Verified:
         padded: plain passes may be padded into batches; else one sequence at a time.
         attention: the attention that trees were compared with; "" leaves the model's own.
         longest: tokens of the longest sequence on which trees agreed.
-        wrong: tokens of the shortest one on which they did not; 0 for none.
+        wrong: tokens of the shortest one on which they did not; ``NEVER`` for none.
+        padded_longest, padded_wrong: the same for padded batches.
         difference: the largest difference of the values in use, in units of the spread.
         reasons: why a path is not used, one text for each.
         key: what the outcome is remembered by.
@@ -73,7 +76,9 @@ class Verified:
     padded: bool = False
     attention: str = ""
     longest: int = 0
-    wrong: int = 0
+    wrong: int = NEVER
+    padded_longest: int = 0
+    padded_wrong: int = NEVER
     difference: float = 0.0
     reasons: tuple[str, ...] = ()
     key: str = ""
@@ -185,7 +190,8 @@ class _Comparison:
                     f"{type(self.causal_lm).__name__}: {self.reasons[-1]}: its head reads other "
                     "things than its decoder's states, which Vestige cannot follow"
                 )
-        found = Verified(padded=padded, longest=max(map(len, self.sample.sequences)))
+        length = max(map(len, self.sample.sequences))
+        found = Verified(padded=padded, padded_longest=length, longest=length)
         for kind in self._attentions():
             found = self._tried(exact, found, kind)
             if found.trees:
@@ -394,30 +400,45 @@ class _Comparison:
         return largest_difference(torch.cat(found), torch.cat(self.truth[:2]))
 
 
-def extended(passes: Passes, tokenizer: Any, known: Verified, longest: int, most: int) -> Verified:
+def extended(
+    passes: Passes, tokenizer: Any, known: Verified, longest: int, most: int, own: str,
+    *, padded: bool = False,
+) -> Verified:  # fmt: skip
     """``known`` with sequences of ``longest`` tokens compared, and remembered.
 
     Args:
         most: the longest sequence that is worth comparing at once.
+        own: the model's own attention, for its plain passes.
+        padded: compare padded batches, not trees.
 
     Raises:
         ModelError: the model itself gives different answers at this length.
     """
-    likely = min(next_length(longest), max(longest, most))
-    likely = min(likely, known.wrong - 1) if known.wrong else likely
+    fields = ("padded_longest", "padded_wrong") if padded else ("longest", "wrong")
+    what, compare = ("padded batches", _padded_at) if padded else ("trees", _trees_at)
+    likely = min(next_length(longest), max(longest, most), getattr(known, fields[1]) - 1)
     for length in dict.fromkeys([likely, longest]):
-        fault = verify_length(passes, tokenizer, length)
+        fault = verify_length(passes, tokenizer, length, own, compare)
+        if fault or padded:  # else trees agree, which see nothing later and nothing before
+            doubt = inconsistency(passes, tokenizer, length, own)
+            if doubt and length == longest:
+                raise ModelError(doubt)
+            fault = fault or doubt
         if not fault:
-            known = replace(known, longest=length)
+            known = replace(known, **{fields[0]: length})
             break
-        check_history(passes, tokenizer, length)
-        known = replace(known, wrong=length, reasons=(*known.reasons, f"trees: {fault}"))
+        reasons = (*known.reasons, f"{what}: {fault}")
+        known = replace(known, **{fields[1]: length, "reasons": reasons})
     remember(known)
     return known
 
 
-def verify_length(passes: Passes, tokenizer: Any, length: int) -> str:
-    """Whether trees agree with a plain pass over ``length`` tokens: "" or what is wrong.
+def verify_length(
+    passes: Passes, tokenizer: Any, length: int, own: str,
+    compare: Callable[[Passes, list[int]], list[Tensor]],
+) -> str:  # fmt: skip
+    """Whether ``compare``'s states agree with a plain pass over ``length`` tokens: "" or what is
+    wrong.
 
     The weights may be tuned and of any precision by now, and stay as they are.
     """
@@ -425,21 +446,16 @@ def verify_length(passes: Passes, tokenizer: Any, length: int) -> str:
     draw = random.Random(length)
     allowed = ordinary_tokens(causal_lm, tokenizer)
     ids = [draw.choice(allowed) for _ in range(length)]
-    # Nearly all of it as the prefix, and nearly all of it behind one: scaling that looks at the
-    # length of each pass sees the same text in two ways.
-    splits = [(length - 3, ids[-3:]), (3, ids[3:])]
     alone = Passes(causal_lm, passes.precision)
     limit = VALUES[passes.precision]
-    differences = []
     with quiet(causal_lm), torch.no_grad(), passes.autocast():
         try:
-            wanted = plain_logits(causal_lm, ids)[-3:]
-            for at, rest in splits:
-                tree = build_tree([[rest[0], rest[-1]], rest])
-                (reading,) = alone.readings(ids[:at], [[tree]])
-                path = list(tree.paths[1])[-3:]
-                found = own_logits(causal_lm, reading.states[0, path])
-                differences.append(largest_difference(found, wanted))
+            with own_attention(causal_lm, own):
+                wanted = plain_logits(causal_lm, ids)[-3:]
+            differences = [
+                largest_difference(own_logits(causal_lm, states), wanted)
+                for states in compare(alone, ids)
+            ]
         except Exception as error:
             return reason(error)
     largest, mean = (max(part) for part in zip(*differences, strict=True))
@@ -447,23 +463,52 @@ def verify_length(passes: Passes, tokenizer: Any, length: int) -> str:
     return "" if off <= limit else f"{off:.3g} off on {length} tokens, {limit:g} allowed"
 
 
-def check_history(passes: Passes, tokenizer: Any, length: int) -> None:
-    """Raises ``ModelError`` if what a model read before changes its logits on ``length`` tokens, as
-    dynamic rotary scaling does behind the positions that it was trained on."""
-    causal_lm = passes.causal_lm
+def _trees_at(passes: Passes, ids: list[int]) -> list[Tensor]:
+    """The last three states of ``ids``, twice: with nearly all of it as the prefix, and with nearly
+    all of it behind one. Scaling that looks at the length of a pass differs between the two."""
+    found = []
+    for at in (len(ids) - 3, 3):
+        rest = ids[at:]
+        tree = build_tree([[rest[0], rest[-1]], rest])
+        (reading,) = passes.readings(ids[:at], [[tree]])
+        found.append(reading.states[0, list(tree.paths[1])[-3:]])
+    return found
+
+
+def _padded_at(passes: Passes, ids: list[int]) -> list[Tensor]:
+    """The last three states of ``ids`` and of its first half, in one batch."""
+    long, _ = sequence_states(passes.causal_lm, [ids, ids[: len(ids) // 2]], padded=True)
+    return [long[-3:]]
+
+
+def inconsistency(passes: Passes, tokenizer: Any, length: int, own: str) -> str:
+    """How plain passes over ``length`` tokens contradict each other, or "".
+
+    What was read before changes the logits, as dynamic rotary scaling does behind the positions
+    that a model was trained on; or later tokens do, as they can where sparse attention breaks ties.
+    """
+    causal_lm, name = passes.causal_lm, type(passes.causal_lm).__name__
     allowed = ordinary_tokens(causal_lm, tokenizer)
     ids = [allowed[i % len(allowed)] for i in range(2 * length)]
-    with quiet(causal_lm), torch.no_grad(), passes.autocast():
-        before = plain_logits(causal_lm, ids[:length])[-3:]
+    limit = VALUES[passes.precision]
+    with quiet(causal_lm), torch.no_grad(), passes.autocast(), own_attention(causal_lm, own):
+        before = plain_logits(causal_lm, ids[:length])
+        shorter = plain_logits(causal_lm, ids[: length - 3])[-3:]
         with contextlib.suppress(Exception):  # more tokens than it has positions
             plain_logits(causal_lm, ids)
-        after = plain_logits(causal_lm, ids[:length])[-3:]
-    if not largest_difference(after, before)[0] <= VALUES[passes.precision]:
-        raise ModelError(
-            f"{type(causal_lm).__name__} gives other logits on {length} tokens after it has read a "
-            "longer text (dynamic rotary scaling?): its probabilities depend on the order of "
-            "questions; use shorter texts, or static scaling"
+        after = plain_logits(causal_lm, ids[:length])
+    if not largest_difference(after[-3:], before[-3:])[0] <= limit:
+        return (
+            f"{name} gives other logits on {length} tokens after it has read a longer text "
+            "(dynamic rotary scaling?): they depend on the order of questions; use shorter texts, "
+            "or static scaling"
         )
+    if not largest_difference(shorter, before[-6:-3])[0] <= limit:
+        return (
+            f"{name} sees later tokens in texts of {length} tokens (sparse attention?): its "
+            "next-token probabilities mean nothing there; use shorter texts"
+        )
+    return ""
 
 
 def next_length(length: int) -> int:
