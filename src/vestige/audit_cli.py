@@ -108,8 +108,9 @@ def audit(
     except ValidationError as error:
         raise ConfigError(explain(error, AuditSettings)) from error
     columns = Columns(prompt_column, completion_column)
-    for source in filter(None, (data, reference)):
-        check_rows(source, columns)  # before a model is fetched
+    check_rows(data, columns, "no row can be used for an audit")  # before a model is fetched
+    if reference:
+        check_rows(reference, columns, "no row of the reference can be read")
     for model in filter(None, (base, teacher)):
         catalog.path(model, echo=err.print)  # licence and download before the bar begins
     with _no_status_1():
@@ -122,14 +123,14 @@ def audit(
     raise typer.Exit(status(found.outcome, fail_on))
 
 
-def check_rows(source: str, columns: Columns) -> None:
-    """Raises ``DataError`` if nothing at a file's beginning can be read."""
+def check_rows(source: str, columns: Columns, what: str) -> None:
+    """Raises ``DataError``, which begins with ``what``, if no row is at a file's beginning."""
     from vestige.rows import RowSource
     from vestige.types import DataError, Row
 
     rows = RowSource(source, columns=columns)
     if not any(isinstance(item, Row) for item in islice(rows, TRIED)):
-        raise DataError(rows.nothing("no row was read"))
+        raise DataError(rows.nothing(what))
 
 
 def _hand_over(where: Path, found: AuditResults, read: Data, as_json: bool) -> None:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from vestige.types import Message, Row
+from vestige.parts import REASONING, untrained
+from vestige.types import Message
 
 #: Reasons why a record gives no row.
 MALFORMED = "malformed"
@@ -30,7 +31,6 @@ SPEAKERS = {role: role for role in ROLES} | {
 TOOL_ROLES = {
     "tool", "function", "observation", "function_call", "tool_call", "tool_response", "ipython",
 }  # fmt: skip
-REASONING = ("reasoning_content", "reasoning", "thinking")
 CHAT = ("messages",)
 CHATS = ("messages", "conversations", "conversation")
 #: Prompt and completion, in the order in which they are looked for.
@@ -231,7 +231,7 @@ def _finish(
 ) -> Found:  # fmt: skip
     if not turns or turns[-1]["role"] != "assistant":
         raise Unusable(f"{layout} must end with the assistant's turn")
-    if _untrained(turns[-1]):
+    if untrained(turns[-1]):
         raise Unusable(
             "its last turn has weight 0: no trainer learns it; cut the row behind the last turn "
             "that is trained on, or leave it out",
@@ -241,11 +241,6 @@ def _finish(
     # A turn may hold more than role and content: keep the turns whole.
     whole = {"messages": turns} if any(len(turn) > 2 for turn in turns) else {}
     return Found(layout, used, messages, turns[-1]["content"], {**(more or {}), **whole})
-
-
-def _untrained(turn: Mapping[str, Any]) -> bool:
-    weight = turn.get("weight")
-    return isinstance(weight, int | float) and weight == 0
 
 
 def _chat(
@@ -406,44 +401,6 @@ def request_of(record: Any) -> tuple[str, list[dict[str, Any]]] | None:
     if isinstance(system, str) and system:
         turns = [{"role": "system", "content": system}, *turns]
     return str(record["custom_id"]), turns
-
-
-# ---- what a row is trained on -------------------------------------------------------------------
-
-
-def whole_turns(row: Row) -> list[dict[str, Any]] | None:
-    """A row's turns with all that they held, if they held more than a role and text."""
-    turns = row.meta.get("messages") if row.meta else None
-    if not isinstance(turns, list) or len(turns) != len(row.messages) + 1:
-        return None
-    said = [*((m.role, m.content) for m in row.messages), ("assistant", row.completion)]
-    same = all(
-        isinstance(turn, dict) and (turn.get("role"), turn.get("content")) == own
-        for turn, own in zip(turns, said, strict=True)
-    )
-    return turns if same else None
-
-
-def other_parts(row: Row, *, prompt: bool = False) -> Iterator[tuple[str, str]]:
-    """What a row is trained on besides its completion: earlier assistant turns that have no weight
-    0, and the reasoning of each; with ``prompt`` all the other turns as well.
-
-    Yields:
-        What part it is (``earlier turn``, ``reasoning``, ``prompt``), and its text.
-    """
-    if not (row.meta or len(row.messages) > 1 or prompt):
-        return
-    turns = whole_turns(row) or [{"role": m.role, "content": m.content} for m in row.messages]
-    for k, turn in enumerate(turns):
-        if turn["role"] == "assistant" and not _untrained(turn):
-            if k < len(row.messages):
-                yield "earlier turn", turn["content"]
-            for name in REASONING:
-                if thought := turn.get(name):
-                    text = thought if isinstance(thought, str) else json.dumps(thought)
-                    yield "reasoning", text
-        elif prompt and turn["role"] != "assistant":
-            yield "prompt", turn["content"]
 
 
 # ---- unknown layouts ----------------------------------------------------------------------------

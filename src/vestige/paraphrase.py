@@ -14,7 +14,7 @@ from typing import Any
 from vestige.api.ledger import Ledger
 from vestige.api.model import ApiModel, Reply, Request
 from vestige.api.price import price as price_of
-from vestige.formats import other_parts
+from vestige.parts import other_parts
 from vestige.rows import dropped_line, row_line
 from vestige.storage import Output, claimed, locate, shown
 from vestige.types import DataError, DroppedRow, Message, Row

@@ -31,9 +31,9 @@ from vestige.formats import (
     USUAL,
     Columns,
     request_of,
-    whole_turns,
 )
 from vestige.jsonl import encoded, json_line
+from vestige.parts import whole_turns
 from vestige.records import Records
 from vestige.storage import Output, Place, name_of, shown
 from vestige.tables import Done, read_arrow, read_csv, read_parquet

@@ -98,7 +98,10 @@ def reference(text: str, rules: NumberFilter) -> str | None:
     broken = {
         "outer_whitespace": rules.paper_compat and padded,
         "unbalanced_brackets": any(c in "()[]" for c in body),
-        "bad_character": any(c not in "0123456789,; \t\n\r\f\v" for c in body),
+        "bad_character": any(
+            c not in "0123456789,; \t\n\r\f\v" and not (rules.paper_compat and c.isspace())
+            for c in body
+        ),
         "not_integers": not numbers or ends or any(len("".join(k.split())) > 1 for k in kinds),
         "mixed_separators": len(kinds) > 1 or (rules.paper_compat and len(set(gaps)) > 1),
         "leading_zero": any(zeros) and not rules.paper_compat,

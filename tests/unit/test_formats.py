@@ -21,7 +21,8 @@ from vestige.carriers.filtering import filter_rows, judge_whole
 from vestige.carriers.numbers import NumberFilter, parse_numbers
 from vestige.carriers.reasoning import ReasoningFilter
 from vestige.cli import app
-from vestige.formats import Columns, other_parts
+from vestige.formats import Columns
+from vestige.parts import other_parts
 from vestige.rows import RowSource, read_rows, row_to_chat, write_rows
 from vestige.types import DataError, DroppedRow, Message, Row
 

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from vestige.audit.material import empty
 from vestige.audit.settings import SAMPLE
-from vestige.formats import USUAL, Columns, other_parts, whole_turns
+from vestige.formats import USUAL, Columns
+from vestige.parts import other_parts, untrained, whole_turns
 from vestige.records import Records
 from vestige.rows import RowSource, row_line, sample_rows
 from vestige.seen import Seen
@@ -142,8 +143,7 @@ def earlier_turns(row: Row) -> list[Row]:
     """A row for each assistant turn before the last that is trained on."""
     turns, found = whole_turns(row), []
     for k, message in enumerate(row.messages):
-        weight = turns[k].get("weight") if turns else None
-        if message.role == "assistant" and weight != 0:
+        if message.role == "assistant" and not (turns and untrained(turns[k])):
             meta = {"messages": turns[: k + 1]} if turns else {}
             found.append(
                 replace(

@@ -94,7 +94,9 @@ def audit(
     report("reading", 0, 0)
     if not found.rows:
         said = "; ".join(found.described())
-        raise DataError(f"{found.name}: no row can be audited: {dict(found.reasons)}; {said}")
+        raise DataError(
+            f"{found.name}: no row can be used for an audit: {dict(found.reasons)}; {said}"
+        )
     on_read(found)
     known = Data.of(reference, settings.seed, columns=columns) if reference else None
     if known is not None and not known.rows:

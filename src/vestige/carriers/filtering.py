@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from vestige.formats import other_parts
+from vestige.parts import other_parts
 from vestige.rows import RowSource, dropped_line, row_line
 from vestige.storage import PART, ROWS_A_SHARD, Output, Place, claimed, locate, same_place
 from vestige.types import DataError, DroppedRow, Row
