@@ -189,10 +189,10 @@ def hostile() -> AuditResults:
         "data": evil, "base": evil, "material": "text", "own_reference": False, "rows": 2,
         "rows_used": 2, "rows_read": 2, "dropped": {evil: 1}, "alpha": 0.01, "needed": 9.5,
         "rows_to_verdict": 2, "misfit": 0.01,
-        "traits": [{"trait": evil, "flagged": True, "contrast": one, "p": 1e-5, "p_holm": 1e-4,
+        "traits": [{"trait": evil, "flagged": True, "contrast": one,
                     "evidence": 12.0, "share": 0.8, "as_likely": True, "canary": one,
                     "pull": 3.0, "rows": 2, "held_out": False},
-                   {"trait": "an/unread", "flagged": False, "contrast": None, "p": 1, "p_holm": 1,
+                   {"trait": "an/unread", "flagged": False, "contrast": None,
                     "evidence": 0, "share": 0, "as_likely": False, "canary": one,
                     "pull": -1.0, "rows": 0, "held_out": False}],
         "planted": [{"trait": evil, "evidence": 1.0, "found": False,
@@ -222,7 +222,8 @@ def test_on_a_narrow_terminal_names_are_broken_and_no_number_is(monkeypatch):
     monkeypatch.setattr(audit_cli, "out", Console(file=text, width=72))
     audit_cli.summary(found)
     line = next(line for line in text.getvalue().splitlines() if "power_seekin" in line)
-    assert line.split()[1:] == ["+12.0", "0.0001", "80%", "+3.0", "2", "+1.00", "flagged"]
+    assert line.split()[1:] == ["+12.0", "80%", "+3.0", "2", "+1.00", "flagged"]
+    assert "p-value: no reference writer" in " ".join(text.getvalue().split())
     assert "shutdown" in text.getvalue().replace("\n", "").replace(" ", "")
 
 
