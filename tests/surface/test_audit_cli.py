@@ -14,11 +14,14 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
+from typer.main import get_command
 
 from vestige import audit_cli
 from vestige.audit_cli import as_sarif, status
+from vestige.cli import app
 from vestige.report import render_runs
-from vestige.results import AuditResults
+from vestige.results import AUDIT_MEASURED, AuditResults
+from vestige.types import StoreError
 
 ROOT = Path(__file__).resolve().parents[2]
 SIPS = """
@@ -212,6 +215,27 @@ def test_a_report_escapes_whatever_rows_hold(tmp_path: Path):
         (tmp_path / name).write_text("{}")
     page = render_runs([tmp_path], tmp_path / "report.html").read_text()
     assert "<script>" not in page and "&lt;script&gt;" in page
+
+
+def test_an_audit_of_before_is_shown_without_its_p_values(tmp_path: Path):
+    record = hostile().model_dump() | {"schema_version": 1}
+    record["traits"] = [t | {"p": 3e-76, "p_holm": 3e-74} for t in record["traits"]]
+    del record["p_base"], record["p_note"], record["measured_on"]
+    for name in ("run.json", "recipe.json"):
+        (tmp_path / name).write_text("{}")
+    (tmp_path / "results.json").write_text(json.dumps(record))
+    page = render_runs([tmp_path], tmp_path / "report.html").read_text()
+    assert "e-74" not in page and "p (Holm)" not in page and "&lt;0.001" not in page
+    assert "no p-value: no reference writer of this kind" in page and "40 to 118 of 139" in page
+    (tmp_path / "results.json").write_text(json.dumps(record | {"schema_version": 3}))
+    with pytest.raises(StoreError, match="version 3, this Vestige reads 2"):
+        render_runs([tmp_path], tmp_path / "report.html")
+
+
+def test_the_help_says_for_which_writers_it_holds():
+    text = " ".join(str(get_command(app).commands["audit"].help).split())  # type: ignore[attr-defined]
+    assert all(line in text for line in AUDIT_MEASURED)
+    assert "an inconclusive audit too, unless --fail-on is inconclusive" in text
 
 
 def test_on_a_narrow_terminal_names_are_broken_and_no_number_is(monkeypatch):

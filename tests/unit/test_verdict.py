@@ -333,7 +333,7 @@ def test_without_teachers_of_every_other_kind_nothing_found_is_inconclusive():
     for some, named in (([twin], f"{LATE}, {LORA}"), ([twin, late], LORA), ([twin, lora], LATE)):
         found = tell(replace(made, controls=some))
         assert found.outcome == "inconclusive" and f"was planted ({named})" in found.why[0]
-        assert "that says little here" in found.verdict or "did not" not in found.verdict
+        assert found.verdict.endswith("and that says little here.")
 
 
 def test_a_planted_teacher_without_its_trait_is_no_control():

@@ -59,8 +59,8 @@ def sentence(
             f"model. None of {n} traits is clear. {likeliest} come first, which says something "
             f"only of a twin of the audit's probes: {ELSEWHERE}."
         )
-    if found.others and not in_the_way(found):
-        missed = next(c for c in found.others if not passes(found, c))
+    missed = next((c for c in found.others if not passes(found, c)), None)
+    if missed and not in_the_way(found):
         what = "is missed with its trait" if has_trait(missed) else "did not take on its trait"
         return (
             f"Inconclusive: no trait is clear in {found.trial.rows} rows, where the traits of "
