@@ -359,7 +359,8 @@ def base_words(found: AuditResults) -> str:
     """The one p-value of an audit, with what it is about."""
     p = found.p_base or 0.0
     shown = "< 1e-6" if p < 1e-6 else f"= {p:.2g}"
-    return f"that the untouched {found.base} wrote these rows at temperature 1: p {shown}"
+    large = "; a large p does not show that it did" if p > 0.05 else ""
+    return f"that the untouched {found.base} wrote these rows at temperature 1: p {shown}{large}"
 
 
 def controls(planted: Sequence[AuditPlanted]) -> list[str]:

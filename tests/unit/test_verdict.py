@@ -370,7 +370,7 @@ def test_teachers_of_other_kinds_are_planted_only_where_the_outcome_hangs_on_the
 
 def test_the_one_p_value_is_that_the_untouched_base_wrote_the_rows():
     clean, tuned = told(), told(own=1.5)
-    assert tell(clean).p_base == 1.0 and base_words(tell(clean)).endswith("p = 1")
+    assert tell(clean).p_base == 1.0 and "p = 1; a large p does not show" in base_words(tell(clean))
     trial = tuned.trial
     wanted = len(tuned.library.ids) * np.exp(-trial.against_base)
     assert tell(tuned).p_base == pytest.approx(wanted) and wanted < 1e-6

@@ -198,6 +198,14 @@ def caveats(found: Evidence) -> list[str]:
         f"The p-value of the untouched base ({p_words(found.p_base)}) is for rows that it draws at "
         "temperature 1 in this form, none left out. Filtering, another temperature, any tuning and "
         "any other writer make it small.",
+        *(
+            [
+                "Expected shifts are what students of twins' rows took on; for other writers they "
+                "are not known."
+            ]
+            if found.expected is not None
+            else []
+        ),
         "The evidence of a trait compares its probe with the base and with probes of other "
         "families' traits. A writer that was tuned on something else may be flagged for a trait "
         "that it does not have: of 77 data sets of twins 2 were flagged for a trait of another "
