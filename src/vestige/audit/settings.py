@@ -111,8 +111,9 @@ class AuditSettings(Settings):
         )
 
     def planting(self, n_layers: int, kind: str = TWIN) -> Optimisation:
-        """How a planted teacher of a kind is tuned: a twin as the recipes' teachers are, LoRA at
-        the rate that gives it as much of its trait (``docs/log.md``)."""
+        """How a planted teacher of a kind is tuned: a twin as the recipes' teachers are, LoRA at a
+        higher rate, as its factors start at zero. Whether one of another kind has its trait is
+        asked (``Lab.gained``)."""
         what, rate = {
             TWIN: (self.trainable(n_layers), 2e-4),
             LATE: (self.late(n_layers), 2e-4),
