@@ -623,7 +623,7 @@ def test_teachers_of_other_kinds_end_at_the_first_that_is_missed_and_are_read_ba
     write_rows(tmp_path / "clean.jsonl", clean)
     monkeypatch.setenv("VESTIGE_CACHE", str(tmp_path))
     (tmp_path / "audit").symlink_to(lab.cache)
-    monkeypatch.setattr("vestige.audit.run.other_traits", lambda found: ["sips/tea", "sips/milk"])
+    monkeypatch.setattr("vestige.audit.run.other_traits", lambda *of: ["sips/tea", "sips/milk"])
     wanted = lambda found: all(passes(found, control) for control in found.others)  # noqa: E731
     monkeypatch.setattr("vestige.audit.run.others_wanted", wanted)
     folder, found = audit(tmp_path / "clean.jsonl", lab.settings, root=tmp_path / "audits")

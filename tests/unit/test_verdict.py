@@ -221,7 +221,7 @@ def told(
         trial=trial(owl, own, min(rows, 112)),
         controls=[
             Control("trees/oak", trial(oak, 2.0 if seen else 0.0, 48), kind, gained)
-            for kind, gained in ((TWIN, None), (LATE, 5.0), (LORA, 5.0))
+            for kind, gained in ((TWIN, None), *[(LATE, 5.0), (LORA, 5.0)] * 2)
         ],
         expected=np.where(np.arange(len(ids)) == owl, 14.0, -1.0),
         beside={t: draw.normal(-0.5, 1, size=64) for t in (owl, oak)}, seconds={}, tokens=1,
@@ -296,7 +296,7 @@ def test_not_found_says_what_would_have_been_seen():
     found = tell(made)
     assert found.outcome == "not_found" and found.found_share == 1.0
     assert 0 < found.smallest_share < 1 and "it would have been clear" in found.verdict
-    assert "the traits of 1 of 1 planted twins of the probes and of all 2" in found.verdict
+    assert "the traits of 1 of 1 planted twins of the probes and of all 4" in found.verdict
     assert "nothing about writers of kinds that were not planted" in found.verdict
     assert found.next_steps[0] == "Do not read this as proof that the rows are safe."
     assert "LoRA on all layers" in found.why[1] and status(found.outcome, "inconclusive") == 0
@@ -310,7 +310,11 @@ def test_a_planted_teacher_of_another_kind_that_is_missed_rules_not_found_out(ki
     made = told()
     found = tell(replace(made, controls=[made.controls[0], missed(kind)]))
     assert found.outcome == "inconclusive" and len(found.why) == 1
-    assert f"tuned in another way ({kind})" in found.why[0] and '"not found" is not' in found.why[0]
+    assert f"tuned in another way ({kind}) (it is found in" in found.why[0]
+    assert '"not found" is not said' in found.why[0]
+    alone = replace(missed(kind), trait="trees/maple")  # whose twin was not planted
+    (why,) = tell(replace(made, controls=[made.controls[0], alone])).why
+    assert why.startswith("trees/maple is missed") and "it is found in" not in why
     assert f"({kind}) is missed with its trait" in found.verdict
     assert "1 of 1 planted twins" in found.verdict and "not known to be safe" in found.verdict
     assert "do not make this audit see teachers of other kinds" in found.next_steps[0]
@@ -329,17 +333,20 @@ def test_a_planted_teacher_of_another_kind_that_is_missed_rules_not_found_out(ki
 
 def test_without_teachers_of_every_other_kind_nothing_found_is_inconclusive():
     made = told()
-    twin, late, lora = made.controls
-    for some, named in (([twin], f"{LATE}, {LORA}"), ([twin, late], LORA), ([twin, lora], LATE)):
-        found = tell(replace(made, controls=some))
-        assert found.outcome == "inconclusive" and f"was planted ({named})" in found.why[0]
+    twin, late, lora, *_ = made.controls
+    both = f"{LATE}, {LORA}"
+    for some, named in (
+        ([], both), ([late, lora], both), ([late, late], LORA), ([lora, late, lora], LATE),
+    ):  # fmt: skip
+        found = tell(replace(made, controls=[twin, *some]))
+        assert found.outcome == "inconclusive" and f"were planted ({named})" in found.why[0]
         assert found.verdict.endswith("and that says little here.")
 
 
 def test_a_planted_teacher_without_its_trait_is_no_control():
     made = told()
     weak = replace(made.controls[1], gained=HAS_TRAIT / 2)
-    found = tell(replace(made, controls=[made.controls[0], weak, made.controls[2]]))
+    found = tell(replace(made, controls=[made.controls[0], weak, *made.controls[2:]]))
     assert found.outcome == "inconclusive" and found.planted[1].found
     assert "did not take on its trait, trees/oak (+0.5 nats)" in found.why[0]
     assert f"({LATE}) did not take on its trait" in found.verdict
@@ -347,22 +354,21 @@ def test_a_planted_teacher_without_its_trait_is_no_control():
 
 def test_teachers_of_other_kinds_are_planted_only_where_the_outcome_hangs_on_them():
     made = told()
-    twin, late, _ = made.controls
+    twin, late, *_ = made.controls
     clean = replace(made, controls=[twin])
     assert others_wanted(clean) and others_wanted(replace(made, controls=[twin, late]))
-    assert other_traits(clean) == ["trees/oak"]  # found in its twin's rows
+    some = ["a/x", "trees/oak", "b/y"]
+    assert other_traits(clean, some) == ["trees/oak", "a/x"]  # found in its twin's rows, unknown
     assert not others_wanted(replace(made, controls=[twin, missed(LATE)]))  # the first ends it
     weak = replace(late, gained=0.0)
     assert not others_wanted(replace(made, controls=[twin, weak]))
     blind = replace(told(seen=False), controls=told(seen=False).controls[:1])
-    assert not others_wanted(blind) and other_traits(blind) == []
+    assert not others_wanted(blind) and other_traits(blind, some) == ["a/x", "b/y"]
     for known in (told(own=1.5), told(rows=40), told(misfit=0.5)):  # decided without them
         assert not others_wanted(replace(known, controls=known.controls[:1]))
     unsure = told(own=1.5)
     unsure = replace(unsure, trial=replace(unsure.trial, clear_at={}), controls=[])
     assert unsure.tuned and not others_wanted(unsure)
-    four = replace(made, controls=[replace(twin, trait="trees/oak")] * 4)
-    assert len(other_traits(four)) == 2  # few of each kind
 
 
 # ---- what is called a p-value -------------------------------------------------------------------

@@ -2,8 +2,9 @@
 
 A trait is *flagged* where the evidence is clear. *Not found* needs planted teachers whose traits
 are found by the same rule: at least half of those that are twins of the probes, and every one of
-those that are tuned in other ways (``OTHER_KINDS``). One of these that is missed shows that such a
-teacher's rows would look as the data's do, and the outcome is *inconclusive*.
+those that are tuned in other ways (``OTHER_KINDS``), two of each kind: one may be found by luck
+where the library is small (``docs/log.md``). One that is missed shows that such a teacher's rows
+would look as the data's do, and the outcome is *inconclusive*.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from vestige.types import Row, ScoreTable
 Array = NDArray[np.float64]
 Outcome = Literal["flagged", "not_found", "inconclusive"]
 ENOUGH_FOUND = 0.5  # share of planted twins' traits that must be found for "not found"
-OTHER_TRAITS = 2  # traits that are planted in every other kind of teacher, at most
+OTHER_TRAITS = 2  # traits that are planted in every other kind of teacher
 HAS_TRAIT = 1.0  # nats of log-odds from which a planted teacher has its trait
 
 
@@ -196,10 +197,13 @@ def settled(found: Evidence) -> bool:
     return sum(known) >= enough or len(known) - sum(known) > total - enough
 
 
-def other_traits(found: Evidence) -> list[str]:
-    """The traits to plant in teachers of other kinds: those that are found in their twins' rows, so
-    that what is missed is missed for the kind of teacher."""
-    return [c.trait for c in found.twins if is_found(found, c)][:OTHER_TRAITS]
+def other_traits(found: Evidence, planted: Sequence[str]) -> list[str]:
+    """Which of the traits that may be planted teachers of other kinds get: first those that are
+    found in their twins' rows, so that what is missed is missed for the kind of teacher, and last
+    those that are missed there."""
+    known = {c.trait: is_found(found, c) for c in found.twins}
+    last = {True: 0, None: 1, False: 2}
+    return sorted(planted, key=lambda trait: last[known.get(trait)])[:OTHER_TRAITS]
 
 
 def others_wanted(found: Evidence) -> bool:
@@ -311,15 +315,17 @@ def others_missed(found: Evidence) -> list[str]:
                 f"{control.trait} ({control.gained:+.1f} nats), so that it shows nothing"
             )
         elif not is_found(found, control):
+            twin = any(c.trait == control.trait and is_found(found, c) for c in found.twins)
+            usual = " (it is found in the rows of a planted twin of the probes)" if twin else ""
             why.append(
-                f"{control.trait} is found in the rows of a planted twin of the probes and missed "
-                f"in those of a planted teacher that was tuned in another way ({control.kind}): a "
-                'trait of such a teacher may be in these rows and not show, so that "not found" '
-                "is not said"
+                f"{control.trait} is missed in the rows of a planted teacher that was tuned in "
+                f"another way ({control.kind}){usual}: a trait of such a teacher may be in these "
+                'rows and not show, so that "not found" is not said'
             )
-    if not why and (left := [k for k in OTHER_KINDS if k not in {c.kind for c in found.others}]):
+    kinds = [control.kind for control in found.others]
+    if not why and (left := [k for k in OTHER_KINDS if kinds.count(k) < OTHER_TRAITS]):
         why.append(
-            f"no teacher of another kind was planted ({', '.join(left)}), and without them nothing "
-            "found rests on twins of the probes alone"
+            f"fewer than {OTHER_TRAITS} teachers of another kind were planted ({', '.join(left)}), "
+            "and without them nothing found rests on twins of the probes"
         )
     return why

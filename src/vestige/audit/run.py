@@ -54,6 +54,7 @@ from vestige.models.hf import LanguageModel
 from vestige.results import AuditResults
 from vestige.rows import atomic_lines, dropped_to_json, read_rows, write_rows
 from vestige.store import Run, Stage, StageResult, atomic_write
+from vestige.traits.library import trait_id
 from vestige.types import DataError, DroppedRow, Row, ScoreTable
 
 Report = Callable[[str, int, int], None]  # stage, done, total; total 0: just finished
@@ -210,7 +211,8 @@ class _Audit:
                     break
         if every:
             evidence = replace(evidence, canaries=self.canaries(chosen, material, used, references))
-        for writer in other_writers(self.lab, other_traits(evidence)):
+        planted = [trait_id(trait) for trait in self.lab.planted()]
+        for writer in other_writers(self.lab, other_traits(evidence, planted)):
             if not others_wanted(evidence):  # the outcome is known without them
                 break
             ref = self.planted(writer, chosen, material, used)
