@@ -15,6 +15,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from vestige.models import verification
 from vestige.models.hf import LanguageModel
 
 TEMPLATE = (
@@ -64,6 +65,13 @@ def tiny_gemma(vocab: int) -> Gemma3ForCausalLM:
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def outcomes_of_their_own(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """What is found out about tiny models is remembered for these tests alone."""
+    folder = tmp_path_factory.mktemp("verified")
+    verification._file = lambda key: folder / f"{key}.json"
 
 
 @pytest.fixture

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich import box
@@ -15,7 +15,17 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 import vestige
-from vestige.data_cli import AsJson, Overwrite, err, out
+from vestige.access import explained
+from vestige.data_cli import (
+    AsJson,
+    CompletionColumn,
+    Overwrite,
+    PromptColumn,
+    err,
+    out,
+    say,
+)  # fmt: skip
+from vestige.jsonl import json_text
 from vestige.results import (
     AUDIT_MEASURED,
     NO_P_VALUE,
@@ -26,6 +36,11 @@ from vestige.results import (
 from vestige.storage import locate, shown
 from vestige.types import ConfigError, ModelError, StoreError, VestigeError
 
+if TYPE_CHECKING:
+    from vestige.audit.data import Data
+    from vestige.formats import Columns
+
+TRIED = 1_000  # lines of which one must be a row
 FLAGGED, INCONCLUSIVE = 1, 3  # exit statuses; 0 is better than --fail-on, 2 bad usage or input
 SHOWN = 8
 
@@ -34,8 +49,8 @@ def audit(
     data: Annotated[
         str,
         typer.Argument(
-            help="JSONL, CSV or Parquet, also packed; a folder, 'a-*.jsonl', a URL, or "
-            "hub:owner/name.",
+            help="JSONL, a JSON array, CSV, Parquet or Arrow, also packed; a folder, "
+            "'a-*.jsonl', a URL, or hub:owner/name.",
             metavar="DATA",
         ),
     ],
@@ -76,6 +91,8 @@ def audit(
     fail_on: Annotated[
         str, typer.Option(help="never, flagged or inconclusive: what makes the status not 0.")
     ] = "flagged",
+    prompt_column: PromptColumn = "",
+    completion_column: CompletionColumn = "",
     as_json: AsJson = False,
     overwrite: Overwrite = False,
 ) -> None:
@@ -84,7 +101,7 @@ def audit(
     from vestige.audit.settings import AuditSettings
     from vestige.experiment.recipe import explain
     from vestige.models import catalog
-    from vestige.rows import RowSource
+    from vestige.rows import Columns
     from vestige.store import atomic_write
 
     if fail_on not in ("never", "flagged", "inconclusive"):
@@ -98,17 +115,18 @@ def audit(
         )  # fmt: skip
     except ValidationError as error:
         raise ConfigError(explain(error, AuditSettings)) from error
+    columns = Columns(prompt_column, completion_column)
     for source in filter(None, (data, reference)):
-        RowSource(source)  # a wrong name is told before a model is fetched
+        check_rows(source, columns)  # before a model is fetched
     for model in filter(None, (base, teacher)):
         catalog.path(model, echo=err.print)  # licence and download before the bar begins
     with _no_status_1():
         if sarif:
             sarif.parent.mkdir(parents=True, exist_ok=True)
-        where, found = _audited(data, settings, folder, reference, overwrite)
+        where, found, read = _audited(data, settings, folder, reference, columns, overwrite)
         if sarif:
-            atomic_write(sarif, json.dumps(as_sarif(found, data), indent=1))
-        _hand_over(where, found, as_json)
+            atomic_write(sarif, json_text(as_sarif(found, data), indent=1))
+        _hand_over(where, found, read, as_json)
         if not as_json and found.outcome == "inconclusive" and fail_on == "flagged":
             out.print(
                 "exit status 0, as --fail-on is flagged; it does not say that the rows are safe "
@@ -127,35 +145,51 @@ audit.__doc__ = "\n\n".join([
 ])  # fmt: skip
 
 
-def _hand_over(where: Path, found: AuditResults, as_json: bool) -> None:
+def check_rows(source: str, columns: Columns) -> None:
+    """Raises ``DataError`` if nothing at a file's beginning can be read."""
+    from vestige.rows import RowSource
+    from vestige.types import DataError, Row
+
+    rows = RowSource(source, columns=columns)
+    if not any(isinstance(item, Row) for item in islice(rows, TRIED)):
+        raise DataError(rows.nothing("no row was read"))
+
+
+def _hand_over(where: Path, found: AuditResults, read: Data, as_json: bool) -> None:
     """Write the report and print the outcome."""
+    from vestige.audit.data import AUDITED
     from vestige.report import render_runs
 
     page = render_runs([where], where / "report.html")
     if as_json:
-        print(json.dumps({"run": str(where), "report": str(page), **found.model_dump()}))
+        data = {**read.records.found(), "earlier_turns": read.turns, "audited": AUDITED}
+        record = {"run": str(where), "report": str(page), "read": data, **found.model_dump()}
+        print(json_text(record))
         return
     summary(found)
+    say(read.described())
     out.print(f"audit   {where}", highlight=False, soft_wrap=True)
     out.print(f"report  {page}", highlight=False, soft_wrap=True)
     out.print(f"\n{found.verdict}", style="bold", highlight=False)
 
 
 def _audited(
-    data: str, settings: Any, folder: Path, reference: str | None, overwrite: bool
-) -> tuple[Path, AuditResults]:
-    """The audit with its bar."""
+    data: str, settings: Any, folder: Path, reference: str | None, columns: Columns, overwrite: bool
+) -> tuple[Path, AuditResults, Data]:
+    """The audit with its bar, and what it found in the data."""
     from transformers.utils import logging as transformers_logging
 
     from vestige.audit.run import audit as run_audit
 
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
+    read: list[Data] = []
     with _Bar(settings) as bar:
-        return run_audit(
-            data, settings, root=folder, reference=reference, overwrite=overwrite,
-            report=bar.report,
+        where, found = run_audit(
+            data, settings, root=folder, reference=reference, columns=columns,
+            overwrite=overwrite, report=bar.report, on_read=read.append,
         )  # fmt: skip
+    return where, found, read[0]
 
 
 @contextmanager
@@ -168,7 +202,7 @@ def _no_status_1() -> Iterator[None]:
     except Exception as error:
         if os.environ.get("VESTIGE_DEBUG"):
             raise
-        raise ModelError(
+        raise explained(error) or ModelError(
             f"unexpected {type(error).__name__}: {error}; vestige --debug audit ... shows more"
         ) from error
 
@@ -240,7 +274,7 @@ def bench_audit(
             share=share, told=told, report=lambda name: line.update(name),
         )  # fmt: skip
     if as_json:
-        print(json.dumps(found))
+        print(json_text(found))
         return
     _tell_bench(found)
 
@@ -351,6 +385,14 @@ def summary(found: AuditResults) -> None:
         out.print(line, highlight=False)
     for reason in found.why:
         out.print(f"  {reason}", highlight=False)
+    if found.logprobs_used or found.logprobs_unused:
+        total = found.logprobs_used + sum(found.logprobs_unused.values())
+        out.print(
+            f"log-probabilities: {found.logprobs_used:,} of {total:,} tokens have usable ones",
+            highlight=False,
+        )
+        for reason, count in found.logprobs_unused.items():
+            out.print(f"  {count:>9,} tokens have none: {reason}", highlight=False)
     for reason, count in found.dropped.items():
         out.print(f"  {count:>9,} rows set aside: {reason}", highlight=False)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import os
@@ -13,11 +14,13 @@ import typer
 from rich.table import Table
 
 import vestige
+from vestige.access import explained
 from vestige.audit_cli import audit, bench_app
 from vestige.audit_cli import summary as audit_summary
 from vestige.data_cli import AsJson, Overwrite, err, filter_app, judge, out, paraphrase, write
 from vestige.doctor_cli import doctor
 from vestige.elsewhere_cli import Arm, BaseName, RunFolder, adopt_students, export, train
+from vestige.jsonl import json_text, read_text
 from vestige.keys import redact
 from vestige.types import ConfigError, StoreError, VestigeError
 
@@ -158,7 +161,7 @@ def import_students(
     if not left:
         _run(recipe, run_folder.resolve().parent, as_json, overwrite=False, workers=1)
     elif as_json:
-        print(json.dumps({"run": str(run_folder), "awaited": left}))
+        print(json_text({"run": str(run_folder), "awaited": left}))
     else:
         out.print(f"kept; {len(left)} students are still awaited: {', '.join(left)}")
 
@@ -188,7 +191,7 @@ def _run(
     if where.get("keep_at"):
         Mirror(where["keep_at"], folder).keep_records()
     if as_json:
-        print(json.dumps({"run": str(folder), "report": str(page), **results.model_dump()}))
+        print(json_text({"run": str(folder), "report": str(page), **results.model_dump()}))
         return
     _summary(results)
     out.print(f"run     {folder}", highlight=False, soft_wrap=True)
@@ -203,25 +206,26 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """What a run found, from its saved results."""
-    from vestige.store import is_running, load_run
+    from vestige.store import load_run
 
     if not (run_folder / "run.json").exists():
         raise StoreError(f"{run_folder} is not a run folder: it has no run.json")
     record = load_run(run_folder)
-    results = _results(run_folder, record, is_running(run_folder))
+    results = _results(run_folder, record)
     if as_json:
-        print(json.dumps({"run": record, "results": results.model_dump()}))
+        print(json_text({"run": record, "results": results.model_dump()}))
         return
     _summary(results)
     out.print(f"\n{results.verdict}", style="bold", highlight=False)
 
 
-def _results(folder: Path, record: dict[str, Any], running: bool) -> Any:
+def _results(folder: Path, record: dict[str, Any]) -> Any:
     from vestige.results import read_results
+    from vestige.store import is_running
 
     path = folder / "results.json"
     if not path.exists():
-        state = "is still running" if running else f"ended as {record.get('status')!r}"
+        state = "is still running" if is_running(folder) else f"ended as {record.get('status')!r}"
         reason = f": {record['error']}" if record.get("error") else ""
         again = f"vestige run {folder / 'recipe.json'} --root {folder.parent}"
         if folder.name.startswith("audit-"):
@@ -230,7 +234,7 @@ def _results(folder: Path, record: dict[str, Any], running: bool) -> Any:
             f"{folder} has no results: it {state}{reason}; finish it by running it again: {again}"
         )
     try:
-        return read_results(json.loads(path.read_text()))
+        return read_results(json.loads(read_text(path)))
     except ValueError as error:
         raise StoreError(
             f"{path} is corrupt: {error}; delete it and run the recipe again"
@@ -333,7 +337,7 @@ def plan(
         )
     made = make_plan(chosen, half_width=half_width, sd=sd, like=like)
     if as_json:
-        print(json.dumps(made))
+        print(json_text(made))
         return
     table = Table(show_header=False)
     for key, value in made.items():
@@ -355,7 +359,7 @@ def theorem(
             check_theorem(cases, seed, lambda n: status.update(f"checking: {n} of {cases} cases"))
         )
     if as_json:
-        print(json.dumps(found))
+        print(json_text(found))
     else:
         table = Table(
             "teacher's step", "smallest cosine", "products below zero", "losses that did not fall",
@@ -406,7 +410,7 @@ def models_list(as_json: AsJson = False) -> None:
         for name in catalog.names()
     ]
     if as_json:
-        print(json.dumps(rows))
+        print(json_text(rows))
         return
     table = Table("name", "licence", "pulled")
     for row in rows:
@@ -460,7 +464,7 @@ def list_traits(
     else:
         found = {name: names(load_family(name)) for name in ([family] if family else families())}
     if as_json:
-        print(json.dumps(found))
+        print(json_text(found))
         return
     for name, members in found.items():
         out.print(f"{name}: {', '.join(members)}", highlight=False)
@@ -470,14 +474,15 @@ def list_traits(
 
 
 def main() -> NoReturn:
-    """Run the command; a ``VestigeError`` is one line and exit status 2."""
+    """Run the command; a ``VestigeError``, and a file that cannot be used, is one line and exit
+    status 2."""
+    _any_text()
     try:
         app()
     except VestigeError as error:
         if os.environ.get("VESTIGE_DEBUG"):
             raise
-        text = redact(f"error: {error}")
-        err.print(text, style="red", highlight=False, markup=False, soft_wrap=True)
+        _complain(f"error: {error}")
         sys.exit(2)
     except SystemExit as stop:
         if stop.code == INTERRUPTED:  # what typer makes of Ctrl-C
@@ -486,10 +491,21 @@ def main() -> NoReturn:
     except Exception as error:
         if os.environ.get("VESTIGE_DEBUG"):
             raise
-        err.print(
-            redact(f"unexpected {type(error).__name__}: {error}")
-            + "\nrun again with --debug for the traceback",
-            style="red", highlight=False, markup=False, soft_wrap=True,
+        known = explained(error)
+        _complain(
+            f"error: {known}" if known else
+            f"unexpected {type(error).__name__}: {error}\nrun again with --debug for the traceback"
         )  # fmt: skip
-        sys.exit(1)
+        sys.exit(2 if known else 1)
     sys.exit(0)
+
+
+def _complain(text: str) -> None:
+    err.print(redact(text), style="red", highlight=False, markup=False, soft_wrap=True)
+
+
+def _any_text() -> None:
+    """Let the terminal's encoding, whatever it is, take every text: what it lacks is escaped."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")

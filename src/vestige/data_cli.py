@@ -6,6 +6,7 @@ import json
 import os
 import time
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,10 +17,11 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from vestige.api.settings import MAX_DOLLARS, MAX_TOKENS, PRICES
-from vestige.types import ConfigError, StoreError
+from vestige.types import ConfigError, DataError, StoreError
 
 if TYPE_CHECKING:
     from vestige.judge.settings import JudgeSettings
+    from vestige.rows import RowSource
 
 filter_app = typer.Typer(
     no_args_is_help=True, help="Filter a file of rows; each drop has a reason."
@@ -35,8 +37,8 @@ Overwrite = Annotated[
 Source = Annotated[
     str,
     typer.Argument(
-        help="JSONL, CSV or Parquet, also .gz .bz2 .xz .zst; a folder, 'a-*.jsonl', a URL, "
-        "or hub:owner/name.",
+        help="JSONL, a JSON array, CSV, Parquet or Arrow, also .gz .bz2 .xz .zst; a folder, "
+        "'a-*.jsonl', a URL, or hub:owner/name.",
         metavar="IN",
     ),
 ]
@@ -70,6 +72,22 @@ Prices = Annotated[
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Count and price the requests; ask nobody.")
 ]
+PromptColumn = Annotated[
+    str, typer.Option("--prompt-column", help="The column of prompts, if its name is unusual.")
+]
+CompletionColumn = Annotated[
+    str,
+    typer.Option(
+        "--completion-column", "--column",
+        help="The column that is trained on, such as chosen; text, a turn or a conversation.",
+    ),
+]  # fmt: skip
+Requests = Annotated[
+    str, typer.Option(help="The requests of the batch whose output IN is.", metavar="FILE")
+]
+PromptsTrained = Annotated[
+    bool, typer.Option("--prompts-trained", help="Prompts are trained on too: judge them as well.")
+]
 Duplicates = Annotated[bool, typer.Option("--drop-duplicates", help="Drop repeated completions.")]
 
 
@@ -87,6 +105,10 @@ def filter_numbers(
     paper_compat: Annotated[
         bool, typer.Option(help="Like the published parser: no outer white space, 007 is fine.")
     ] = False,
+    prompt_column: PromptColumn = "",
+    completion_column: CompletionColumn = "",
+    requests: Requests = "",
+    prompts_trained: PromptsTrained = False,
     as_json: AsJson = False,
     overwrite: Overwrite = False,
 ) -> None:
@@ -111,7 +133,8 @@ def filter_numbers(
         raise ConfigError(explain(error, NumberFilter)) from error
     except ValueError as error:
         raise ConfigError(f"--banned takes 'paper' or numbers such as 13,666: {error}") from error
-    _filter(source, kept, dropped, rules, as_json, overwrite)
+    rows = _rows(source, prompt_column, completion_column, requests)
+    _filter(rows, kept, dropped, rules, prompts_trained, as_json, overwrite)
 
 
 @filter_app.command("code")
@@ -122,6 +145,10 @@ def filter_code(
     words: Words = "",
     any_name: Annotated[bool, typer.Option(help="Allow unusual identifiers.")] = False,
     drop_duplicates: Duplicates = False,
+    prompt_column: PromptColumn = "",
+    completion_column: CompletionColumn = "",
+    requests: Requests = "",
+    prompts_trained: PromptsTrained = False,
     as_json: AsJson = False,
     overwrite: Overwrite = False,
 ) -> None:
@@ -131,7 +158,8 @@ def filter_code(
     rules = CodeFilter(
         words=_words(words), usual_only=not any_name, drop_duplicates=drop_duplicates
     )
-    _filter(source, kept, dropped, rules, as_json, overwrite)
+    rows = _rows(source, prompt_column, completion_column, requests)
+    _filter(rows, kept, dropped, rules, prompts_trained, as_json, overwrite)
 
 
 @filter_app.command("reasoning")
@@ -145,6 +173,10 @@ def filter_reasoning(
     ] = "answer",
     words: Words = "",
     drop_duplicates: Duplicates = False,
+    prompt_column: PromptColumn = "",
+    completion_column: CompletionColumn = "",
+    requests: Requests = "",
+    prompts_trained: PromptsTrained = False,
     as_json: AsJson = False,
     overwrite: Overwrite = False,
 ) -> None:
@@ -158,38 +190,60 @@ def filter_reasoning(
         {"format": form, "answer_field": answer_field, "words": _words(words),
          "drop_duplicates": drop_duplicates}
     )  # fmt: skip
-    _filter(source, kept, dropped, rules, as_json, overwrite)
+    rows = _rows(source, prompt_column, completion_column, requests)
+    _filter(rows, kept, dropped, rules, prompts_trained, as_json, overwrite)
 
 
 def _words(text: str) -> tuple[str, ...]:
     return tuple(word.strip() for word in text.split(",") if word.strip())
 
 
+def _rows(source: str, prompt: str, completion: str, requests: str = "") -> RowSource:
+    from vestige.rows import Columns, RowSource
+
+    return RowSource(source, columns=Columns(prompt, completion), requests=requests or None)
+
+
 def _filter(
-    source: str, kept: str, dropped: str, rules: Any, as_json: bool, overwrite: bool
-) -> None:
-    """Filter a file and tell the counts."""
-    from vestige.carriers.filtering import filter_file
-    from vestige.rows import RowSource
+    rows: RowSource, kept: str, dropped: str, rules: Any, prompts: bool, as_json: bool,
+    overwrite: bool,
+) -> None:  # fmt: skip
+    """Filter a file and say what was found and kept. Raises ``DataError`` if nothing was."""
+    from vestige.carriers.filtering import JUDGED, filter_file
 
     begin = time.monotonic()
-    rows = RowSource(source)
     with _RowBar(rows.name) as bar:
         done = filter_file(
-            rows, kept, dropped, rules,
+            rows, kept, dropped, rules, prompts=prompts,
             overwrite=overwrite,
             progress=lambda n: bar.at(n, rows.share),
             note=lambda text: err.print(text, highlight=False, markup=False, soft_wrap=True),
         )  # fmt: skip
+    judged = f"{JUDGED}, and prompts" if prompts else JUDGED
     if as_json:
-        print(json.dumps({"seen": done.seen, "kept": done.kept, "dropped": dict(done.reasons)}))
-        return
-    seconds = time.monotonic() - begin
-    out.print(f"{done.kept:,} of {done.seen:,} rows kept", highlight=False)
-    for reason, count in sorted(done.reasons.items(), key=lambda item: -item[1]):
-        out.print(f"  {count:>9,}  {reason}", highlight=False)
-    if seconds > 2:
-        out.print(f"{done.seen / seconds:,.0f} rows a second", highlight=False)
+        counts = {"seen": done.seen, "kept": done.kept, "dropped": dict(done.reasons)}
+        print(json.dumps({**counts, **rows.records.found(), "judged": judged}))
+    else:
+        seconds = time.monotonic() - begin
+        out.print(f"{done.kept:,} of {done.seen:,} rows kept", highlight=False)
+        for reason, count in sorted(done.reasons.items(), key=lambda item: -item[1]):
+            out.print(f"  {count:>9,}  {reason}", highlight=False)
+        if seconds > 2:
+            out.print(f"{done.seen / seconds:,.0f} rows a second", highlight=False)
+        if not prompts:
+            judged += "; not prompts (--prompts-trained if they are trained on)"
+        say([*rows.records.described(), f"judged: {judged}"])
+    if not done.kept:
+        if done.seen == rows.records.dropped:
+            raise DataError(rows.nothing("no row was read"))
+        why = ", ".join(f"{count:,} {reason}" for reason, count in done.reasons.most_common(5))
+        raise DataError(f"{rows.name}: no row was kept: {why}")
+
+
+def say(lines: Iterable[str]) -> None:
+    """Print lines of which parts come from somebody's file."""
+    for line in lines:
+        out.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 class _RowBar:
@@ -307,6 +361,8 @@ def paraphrase(
     max_dollars: MaxDollars = None,
     prices: Prices = "",
     connections: Annotated[int, typer.Option(min=1, help="Requests in flight.")] = 8,
+    prompt_column: PromptColumn = "",
+    completion_column: CompletionColumn = "",
     dry_run: DryRun = False,
     as_json: AsJson = False,
     overwrite: Overwrite = False,
@@ -314,12 +370,11 @@ def paraphrase(
     """Have a model say every row again in other words; nothing is paid twice."""
     from vestige import paraphrase as rewriting
     from vestige.carriers.filtering import check_apart
-    from vestige.rows import RowSource
     from vestige.storage import Output
 
     limit_spending(max_tokens, max_dollars, prices)
     ask = rewriting.ASK if instruction is None else _instruction(instruction)
-    ledger, rows = rewriting.ledger_of(kept), RowSource(source)
+    ledger, rows = rewriting.ledger_of(kept), _rows(source, prompt_column, completion_column)
     for place in rows.places:
         check_apart(place, kept, dropped)
     if dry_run:
@@ -328,13 +383,19 @@ def paraphrase(
         return
     outputs = Output(kept, overwrite=overwrite), Output(dropped, overwrite=overwrite)
     asked = rewriting.load_model(model, ledger, connections)
-    with err.status("paraphrasing") as status:
-        counts = rewriting.paraphrase(
-            rows, asked, outputs, ask=ask, max_tokens=longest,
-            progress=lambda n: status.update(f"paraphrasing: {n:,} rows"),
-        )  # fmt: skip
+    try:
+        with err.status("paraphrasing") as status:
+            counts = rewriting.paraphrase(
+                rows, asked, outputs, ask=ask, max_tokens=longest,
+                progress=lambda n: status.update(f"paraphrasing: {n:,} rows"),
+            )  # fmt: skip
+    except DataError as error:
+        if rows.records.formats or not rows.records.dropped:
+            raise
+        raise DataError(rows.nothing(str(error))) from error
     if as_json:
-        print(json.dumps({"rows": counts.total(), "counts": dict(counts), "out": outputs[0].name}))
+        found = {"rows": counts.total(), "counts": dict(counts), "out": outputs[0].name}
+        print(json.dumps(found | rows.records.found()))
         return
     out.print(
         f"{counts['paraphrased']:,} of {counts.total():,} rows said again  {outputs[0].name}",
@@ -343,6 +404,7 @@ def paraphrase(
     for reason, count in sorted(counts.items(), key=lambda item: -item[1]):
         if reason != "paraphrased":
             out.print(f"  {count:>9,}  {reason}", highlight=False)
+    say(rows.records.described())
 
 
 def _instruction(path: Path) -> str:
@@ -383,22 +445,23 @@ def judge(
     max_tokens: MaxTokens = None,
     max_dollars: MaxDollars = None,
     prices: Prices = "",
+    prompt_column: PromptColumn = "",
+    completion_column: CompletionColumn = "",
     dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
     """Rate rows from 0 to 100 by a judge; what could not be rated is counted."""
     from vestige.judge.rate import agreement, price, rate
-    from vestige.rows import RowSource
     from vestige.storage import locate, shown
     from vestige.store import atomic_write
-    from vestige.types import DataError, DroppedRow, Row
+    from vestige.types import DroppedRow, Row
 
     limit_spending(max_tokens, max_dollars, prices)
     settings = _judge_settings(model, prompt, topic)
     ratings = locate(where)
     if not isinstance(ratings, Path):
         raise ConfigError(f"--out is a file on this machine, not {shown(ratings)}")
-    read = RowSource(source)
+    read = _rows(source, prompt_column, completion_column)
     rows: list[Row] = []
     malformed = 0
     for item in read:
@@ -407,7 +470,7 @@ def judge(
         elif limit is None or len(rows) < limit:
             rows.append(item)
     if not rows:
-        raise DataError(f"{read.name} has no readable rows to rate")
+        raise DataError(read.nothing("no readable rows to rate"))
     labels = {row.id: row.meta.get(label) for row in rows} if label else {}
     if wrong := next((i for i, value in labels.items() if not isinstance(value, bool)), None):
         raise DataError(f"{read.name}: row {wrong} has no true or false in {label!r}")
@@ -431,9 +494,12 @@ def judge(
     if labels:
         summary["agreement"] = agreement(found, {i: bool(value) for i, value in labels.items()})
     if as_json:
-        print(json.dumps(summary))
+        print(json.dumps(summary | read.records.found()))
     else:
         _tell_ratings(summary)
+        say([*read.records.described(), "rated: completions, with their prompts"])
+    if not summary["rated"]:
+        raise DataError(f"{read.name}: no row was rated: {summary['unrated']}")
 
 
 def _judge_settings(model: str, prompt: str, topic: str) -> JudgeSettings:

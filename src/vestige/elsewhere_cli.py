@@ -69,13 +69,25 @@ def adopt_students(
         if opened.folder.resolve() != run_folder.resolve():
             raise StoreError(f"{run_folder} was renamed; call it {opened.folder.name} again")
         with err.status("measuring") as status:
-            adopt(
+            stages = adopt(
                 recipe, run_folder, trained, base=base,
                 report=lambda stage, done, total: status.update(f"measured {stage}"),
             )  # fmt: skip
+        for stage in stages:
+            err.print(describe_comparison(stage.manifest), highlight=False, soft_wrap=True)
         left = awaited(recipe, run_folder)
         opened.finish("failed", describe_awaited(left, run_folder) if left else "not yet analysed")
     return recipe, left
+
+
+def describe_comparison(manifest: dict[str, Any]) -> str:
+    """What an imported student was compared with, from its stage's manifest."""
+    compared = manifest["notes"]["compared"]
+    return (
+        f"{manifest['stage']}: within {compared['max_difference_nats']:.1e} nats of "
+        f"{compared['against']} (at most {compared['tolerance_nats']:.1e} is taken); it moves "
+        f"log-probabilities by up to {compared['moved_from_base_nats']:.2g} nats from the base"
+    )
 
 
 def cell_of(recipe: Any, arm: str, seed: int | None, data: str) -> Any:

@@ -14,6 +14,7 @@ from typing import Any
 from vestige.api.ledger import Ledger
 from vestige.api.model import ApiModel, Reply, Request
 from vestige.api.price import price as price_of
+from vestige.formats import other_parts
 from vestige.rows import dropped_line, row_line
 from vestige.storage import Output, claimed, locate, shown
 from vestige.types import DataError, DroppedRow, Message, Row
@@ -65,7 +66,8 @@ def paraphrase(
     progress: Callable[[int], object] = lambda done: None,
 ) -> Counter[str]:
     """Write every row said again to the first of ``outputs``, and what could not be with its reason
-    to the second: unreadable lines, answers that were refused, cut off, empty or never came.
+    to the second: unreadable lines, rows that are trained on more than their completion, answers
+    that were refused, cut off, empty or never came.
 
     Args:
         items: as ``rows.read_rows`` gives them; read once, ``BLOCK`` rows at a time.
@@ -85,6 +87,7 @@ def paraphrase(
     with claimed(*outputs), kept, dropped:
         stream = iter(items)
         while block := list(islice(stream, BLOCK)):
+            block = [set_aside(item) for item in block]
             rows = [item for item in block if isinstance(item, Row)]
             for item in block:
                 if isinstance(item, DroppedRow):
@@ -100,6 +103,13 @@ def paraphrase(
                     kept.write(row_line(replace(row, completion=text, meta=meta)))
         check(counts, model.name)
     return counts
+
+
+def set_aside(item: Row | DroppedRow) -> Row | DroppedRow:
+    """A row that is trained on more than its completion is not only half said again."""
+    if isinstance(item, Row) and any(other_parts(item)):
+        return DroppedRow("trained_on_more", row=item)
+    return item
 
 
 def answered(

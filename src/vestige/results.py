@@ -316,6 +316,8 @@ class AuditResults(Record):
     smallest_share: float | None  # of rows of a teacher, that would have been flagged
     misfit: float  # nats a token: how unlike the best-fitting writer's own rows these are
     told: int = 0  # rows whose writer's probabilities were known
+    logprobs_used: int = 0  # tokens whose log-probabilities, carried by the rows, were used
+    logprobs_unused: dict[str, int] = {}  # other tokens of such data, by the reason
     divergence: float | None = None  # share of tokens where the teacher's first choice is another
     words: list[AuditWord]
     worst_rows: list[AuditRow]

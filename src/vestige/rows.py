@@ -1,48 +1,65 @@
 """Reading and writing rows of anybody's files, one at a time, losing nothing.
 
-Formats: chat JSONL (``{"messages": [...]}``, the last turn is the assistant's), prompt/completion
-JSONL, CSV with those columns, Parquet with either. Text may be packed (``.gz .bz2 .xz .zst``); a
-folder or a glob stands for its files, and any of them may lie at an fsspec URL or be a data set of
-the hub (``storage``). A line that cannot be read becomes a ``DroppedRow`` that keeps it as it
-stood.
+Files: JSONL, a JSON array, CSV, Parquet, and Arrow as ``datasets`` saves it; ``docs/formats.md``
+lists the layouts of a record (``formats``). Text may be packed (``.gz .bz2 .xz .zst``) and UTF-16
+with a byte-order mark; a folder or a glob stands for its files, and any of them may lie at an
+fsspec URL or be a data set of the hub (``storage``). What cannot be read becomes a ``DroppedRow``
+that keeps it as it stood.
 """
 
 from __future__ import annotations
 
 import codecs
-import csv
 import hashlib
 import heapq
-import io
 import json
 import json.encoder
+import re
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import IO, Any
 
 from vestige import storage
-from vestige.seen import Ids
-from vestige.storage import Output, Place, name_of, shown
-from vestige.types import DataError, DroppedRow, Message, Row
-
-MALFORMED = "malformed"
-FIELDS = (("prompt", "completion"), ("prompt", "response"), ("instruction", "output"))
-EXPECTED = (
-    'expected {"messages": [{"role": ..., "content": ...}, ...]} ending with the assistant, '
-    'or {"prompt": ..., "completion": ...}'
+from vestige.formats import (
+    EXPECTED,
+    MALFORMED,
+    TRAINED_AS,
+    USUAL,
+    Columns,
+    request_of,
+    whole_turns,
 )
+from vestige.jsonl import encoded, json_line
+from vestige.records import Records
+from vestige.storage import Output, Place, name_of, shown
+from vestige.tables import Done, read_arrow, read_csv, read_parquet
+from vestige.types import DataError, DroppedRow, Row
+
+__all__ = [
+    "MALFORMED", "Columns", "RowSource", "atomic_lines", "dropped_line", "dropped_to_json",
+    "json_line", "prompt_of", "read_rows", "row_line", "row_to_chat", "sample_rows", "write_rows",
+]  # fmt: skip
+
 DEEP = 500  # a line with fewer opening brackets can be written as well as read
-ROLES = {"system", "user", "assistant", "tool", "developer"}
+LONGEST = 1 << 26  # characters that one element of a JSON array may have
+BLOCK = 1 << 20
+HEAD = 1 << 16  # bytes of a first line that are looked at
 _quoted = json.encoder.encode_basestring
 KINDS = {
-    ".jsonl": "jsonl", ".json": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".parquet": "parquet"
+    ".jsonl": "jsonl", ".json": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".parquet": "parquet",
+    ".arrow": "arrow",
 }  # fmt: skip
+#: What the datasets library and the hub put beside rows.
+METADATA = {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"}
+POINTER = b"version https://git-lfs"
+Items = Iterator[Row | DroppedRow]
 
 
-def read_rows(path: Path | str, *, fmt: str | None = None) -> Iterator[Row | DroppedRow]:
+def read_rows(path: Path | str, *, fmt: str | None = None) -> Items:
     """Rows of ``RowSource(path)`` in order; unreadable lines as ``DroppedRow`` with their reason.
 
     Raises:
@@ -58,25 +75,39 @@ class RowSource:
     Rows without an id are numbered by their line, those of a second file after the first's. A
     repeated id gets ``#2``, ``#3`` ... so that rows can be joined by id; files that have ids of
     their own cost the memory of ``Seen``.
+
+    Attributes:
+        records: what was found so far: columns, formats, the first line that could not be read.
     """
 
-    def __init__(self, path: Path | str, *, fmt: str | None = None) -> None:
+    def __init__(
+        self,
+        path: Path | str,
+        *,
+        fmt: str | None = None,
+        columns: Columns = USUAL,
+        requests: Path | str | None = None,
+    ) -> None:
         """
         Args:
             path: a file, a folder, a glob, or an fsspec URL of one.
-            fmt: ``jsonl``, ``csv`` or ``parquet``; default: by each file's ending.
+            fmt: ``jsonl`` (a JSON array too), ``csv``, ``parquet`` or ``arrow``; default: by each
+                file's ending.
+            columns: which columns are the prompt and the completion; default: by their names.
+            requests: the file of the requests of the batch whose output ``path`` is.
 
         Raises:
             DataError: no such file, an unknown ending, or a file without rows.
         """
         if fmt is not None and fmt not in KINDS.values():
-            raise DataError(f"unknown format {fmt!r}: use jsonl, csv or parquet")
+            raise DataError(f"unknown format {fmt!r}: use jsonl, csv, parquet or arrow")
         self.name = shown(storage.locate(path))
         self.places = storage.find(path, _is_known)
         self._kinds = [fmt or _kind(place) for place in self.places]
         self._sizes = [storage.size(place) for place in self.places]
         if not any(size is None or size for size in self._sizes):
             raise _no_rows(self.name)
+        self.records = Records(columns, read_requests(requests) if requests else None)
         self._before, self._at = 0, lambda: 0
 
     @property
@@ -86,27 +117,33 @@ class RowSource:
             return None
         return min(1.0, (self._before + self._at()) / sum(size or 0 for size in self._sizes))
 
-    def __iter__(self) -> Iterator[Row | DroppedRow]:
-        ids, item = Ids(), None
+    def __iter__(self) -> Items:
+        item = None
         for place, kind, size in zip(self.places, self._kinds, self._sizes, strict=True):
-            # Parquet is read here and there, its footer first: rows tell how far it is.
-            done = _Done(size or 0)
+            # Tables are read here and there: rows tell how far it is.
+            done = Done(size or 0)
             reader = {
-                "jsonl": _read_jsonl, "csv": _read_csv,
-                "parquet": partial(_read_parquet, done=done),
+                "jsonl": read_jsonl, "csv": read_csv,
+                "parquet": partial(read_parquet, done=done),
+                "arrow": partial(read_arrow, done=done),
             }[kind]  # fmt: skip
             if size != 0:
                 with storage.open_raw(place) as raw:
-                    self._at = raw.tell if kind != "parquet" else done.tell
-                    for item in reader(place, raw, ids):
+                    _check_pointer(place, raw)
+                    self._at = raw.tell if kind in ("jsonl", "csv") else done.tell
+                    for item in reader(place, raw, self.records):
                         if isinstance(item, DroppedRow) and len(self.places) > 1:
                             item = replace(item, detail=f"{name_of(place)}: {item.detail}")
                         yield item
                     self._at = lambda: 0
                 self._before += size or 0
-            ids.next_file()
+            self.records.ids.next_file()
         if item is None:
             raise _no_rows(self.name)
+
+    def nothing(self, what: str) -> str:
+        """Why ``what`` has nothing to work on: the columns, and the first reason."""
+        return f"{self.name}: {what}; {'; '.join(self.records.described())}"
 
 
 def _no_rows(name: str) -> DataError:
@@ -115,59 +152,67 @@ def _no_rows(name: str) -> DataError:
 
 def _is_known(place: Place) -> bool:
     suffix, packing = storage.endings(place)
-    return suffix in KINDS and not (packing and suffix == ".parquet")
+    name = name_of(place)
+    if name in METADATA or (suffix == ".arrow" and name.startswith("cache-")):
+        return False
+    return suffix in KINDS and not (packing and suffix in (".parquet", ".arrow"))
 
 
 def _kind(place: Place) -> str:
-    if not _is_known(place):
+    suffix, packing = storage.endings(place)
+    if suffix not in KINDS or (packing and suffix in (".parquet", ".arrow")):
         raise DataError(
-            f"{shown(place)}: cannot tell its format; name it .jsonl, .csv or .parquet (text also "
-            f"{', '.join(storage.PACKED)})"
+            f"{shown(place)}: cannot tell its format; name it .jsonl, .json, .csv, .parquet or "
+            f".arrow (text also {', '.join(storage.PACKED)})"
         )
-    return KINDS[storage.endings(place)[0]]
+    return KINDS[suffix]
 
 
-def _broken(place: Place, error: BaseException) -> str:
-    kind = {".gz": "gzip", ".zst": "zstd"}.get(storage.endings(place)[1], storage.endings(place)[1])
-    return f"broken {kind[kind.startswith('.') :]}: {error}"
+def _check_pointer(place: Place, raw: IO[bytes]) -> None:
+    if storage.start_of(raw, len(POINTER)) == POINTER:
+        raise DataError(f"{shown(place)} is a pointer of Git LFS and not the file: git lfs pull")
 
 
-def _read_jsonl(place: Place, raw: IO[bytes], ids: Ids) -> Iterator[Row | DroppedRow]:
+# ---- JSON ---------------------------------------------------------------------------------------
+
+
+def read_jsonl(place: Place, raw: IO[bytes], records: Records) -> Items:
+    """Rows of JSON lines, or of one JSON array."""
     number = 0
-    lines = iter(storage.unpacked(raw, storage.endings(place)[1]))
-    while True:
-        try:
-            line = next(lines, None)
-        except Exception as error:
-            if not storage.is_broken(error):
-                raise
-            if number == 0:
-                raise DataError(
-                    f"{shown(place)}: its first line cannot be read: {error}"
-                ) from error
-            yield _bad("", number + 1, _broken(place, error))
+    try:
+        stream = storage.as_utf8(storage.unpacked(raw, storage.endings(place)[1]))
+        head = stream.readline(HEAD).removeprefix(codecs.BOM_UTF8)
+        if _is_array(head):
+            for item in _read_array(head, stream, records):
+                number += 1
+                yield item
             return
-        if line is None:
-            return
-        number += 1
-        line = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
-        if not line.isspace() and line:
-            yield _from_line(line.rstrip(b"\r\n"), number, ids)
+        if len(head) >= HEAD:
+            head += stream.readline()
+        for number, line in enumerate(chain([head], stream), 1):
+            if not line.isspace() and line:
+                yield _from_line(line.rstrip(b"\r\n"), number, records)
+    except Exception as error:
+        if not storage.is_broken(error):
+            raise
+        if number == 0:
+            raise DataError(f"{shown(place)}: its first line cannot be read: {error}") from error
+        yield records.bad("", number + 1, storage.broken(place, error))
 
 
-def _from_line(line: bytes, number: int, ids: Ids) -> Row | DroppedRow:
+def _from_line(line: bytes, number: int, records: Records) -> Row | DroppedRow:
     try:
         raw = line.decode("utf-8")
     except UnicodeDecodeError as error:
         raw = line.decode("utf-8", errors="backslashreplace")
-        return _bad(raw, number, f"not UTF-8 at byte {error.start}")
+        return records.bad(raw, number, f"not UTF-8 at byte {error.start}")
     try:
         if "\0" in raw:
             raise ValueError("holds a null byte")
         record = _parse(raw)
     except (ValueError, RecursionError) as error:
-        return _bad(raw, number, f"not JSON: {error}; {EXPECTED}")
-    return _from_record(record, lambda: raw, number, ids)
+        return records.bad(raw, number, f"not JSON: {error}; {EXPECTED}")
+    return records.row(record, lambda: raw, number)
 
 
 _decode = json.JSONDecoder().raw_decode  # json.loads looks for white space, which costs more
@@ -181,203 +226,122 @@ def _parse(text: str) -> Any:
     if end != len(text):
         record = json.loads(text)
     if text.count("[") + text.count("{") > DEEP:
-        # What is read at the limit of recursion cannot be written again inside another record.
-        nested = record
-        for _ in range(50):
-            nested = [nested]
-        json.dumps(nested)
+        _check_depth(record)
     return record
 
 
-def _bad(raw: str, number: int, detail: str) -> DroppedRow:
-    return DroppedRow(MALFORMED, raw=raw, line=number, detail=detail)
+def _check_depth(record: Any) -> None:
+    """Raises ``RecursionError`` for what is read at the limit of recursion: it cannot be written
+    again inside another record."""
+    nested = record
+    for _ in range(50):
+        nested = [nested]
+    json.dumps(nested)
 
 
-def _from_record(record: Any, raw: Callable[[], str], number: int, ids: Ids) -> Row | DroppedRow:
-    if not isinstance(record, dict):
-        return _bad(raw(), number, f"a {type(record).__name__}, not an object; {EXPECTED}")
+_SPACE = re.compile(r"[ \t\r\n]*")
+
+
+def _is_array(head: bytes) -> bool:
+    """Whether a file is one JSON array, rather than lines of which the first is a list."""
+    text = head.decode("utf-8", "replace").strip(" \t\r\n")
+    if not text.startswith("["):
+        return False
+    inner = text[1:].lstrip(" \t\r\n")
+    if not inner.startswith("{"):
+        return inner[:1] in ("[", "]", "")
     try:
-        messages, completion, used = _conversation(record)
-    except ValueError as error:
-        return _bad(raw(), number, str(error))
-    name = ids.name(record.get("id"), number)
-    return Row(name, messages, completion, _meta(record, used))
+        first, _ = _decode(inner)
+    except (ValueError, RecursionError):
+        return True  # longer than what was looked at
+    return not ("role" in first or "from" in first)
 
 
-def _meta(record: dict[str, Any], used: Collection[str]) -> dict[str, Any]:
-    """What a record holds besides its id and its turns."""
-    meta = {}
-    if len(record) > len(used):
-        meta = {k: v for k, v in record.items() if k not in used and k not in ("id", "meta")}
-        inner = record.get("meta")
-        if isinstance(inner, Mapping) and not inner.keys() & meta.keys():
-            meta |= inner
-        elif inner is not None:
-            meta["meta"] = inner
-    # A turn may hold more than role and content (a name, a weight): keep the turns as they were.
-    for key in used:
-        if isinstance(record[key], list) and _has_more(record[key]):
-            meta[key] = record[key]
-    return meta
-
-
-def _conversation(
-    record: Mapping[str, Any],
-) -> tuple[tuple[Message, ...], str, tuple[str, ...]]:
-    if "messages" in record:
-        turns = _turns(record["messages"])
-        if not turns or turns[-1][0] != "assistant":
-            raise ValueError("messages must end with the assistant's turn")
-        return tuple([Message(*turn) for turn in turns[:-1]]), turns[-1][1], ("messages",)
-    for prompt, completion in FIELDS:
-        if prompt in record and completion in record:
-            answer = record[completion]
-            if isinstance(answer, list):
-                turns = _turns(answer)
-                answer = turns[-1][1] if len(turns) == 1 else None
-            if not isinstance(answer, str):
-                raise ValueError(f"{completion} must be text")
-            asked = record[prompt]
-            turns = [("user", asked)] if isinstance(asked, str) else _turns(asked)
-            return tuple([Message(*turn) for turn in turns]), answer, (prompt, completion)
-    raise ValueError(f"no known fields; {EXPECTED}")
-
-
-def _has_more(turns: list[Any]) -> bool:
-    for turn in turns:
-        if len(turn) > 2 and any(
-            v is not None for k, v in turn.items() if k not in ("role", "content")
-        ):
-            return True
-    return False
-
-
-def _turns(value: Any) -> list[tuple[str, str]]:
-    if not isinstance(value, list):
-        raise ValueError("messages must be a list of turns")
-    turns = []
-    for turn in value:
-        role = turn.get("role") if isinstance(turn, dict) else None
-        content = turn.get("content") if isinstance(turn, dict) else None
-        if not isinstance(content, str) or not isinstance(role, str) or role not in ROLES:
-            raise ValueError(f"a turn needs a role ({', '.join(sorted(ROLES))}) and text content")
-        turns.append((role, content))
-    return turns
-
-
-def _read_csv(place: Place, raw: IO[bytes], ids: Ids) -> Iterator[Row | DroppedRow]:
-    csv.field_size_limit(2**27)
-    source: list[str] = []  # the lines of the record at hand, as they stood
-
-    def lines(text: Iterable[str]) -> Iterator[str]:
-        for line in text:
-            source.append(line)
-            yield line
-
+def _read_array(head: bytes, stream: IO[bytes], records: Records) -> Items:
+    """The elements of one array, each as soon as it is read; ``line`` is an element's number."""
     # Bytes that are no UTF-8 become lone surrogates, by which they are known below.
-    stream = storage.unpacked(raw, storage.endings(place)[1])
-    with io.TextIOWrapper(stream, "utf-8-sig", "surrogateescape", newline="") as text:
-        reader = csv.reader(lines(text), strict=True)
-        header = _header(reader, place)
+    decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
+    text, at, number, ended = decoder.decode(head), 0, 0, False
+
+    def more() -> bool:
+        """Read on, as much again as is at hand; False at the end."""
+        nonlocal text, at, ended
+        block = stream.read(max(BLOCK, len(text) - at))
+        text, at, ended = text[at:] + decoder.decode(block, final=not block), 0, not block
+        return not ended
+
+    def after_space() -> str:
+        """The next character that is no space; empty at the end."""
+        nonlocal at
         while True:
-            source.clear()
-            line, cells, fault = reader.line_num + 1, [], ""
-            try:
-                cells = next(reader)
-            except StopIteration:
-                return
-            except csv.Error as error:
-                fault = f"not CSV: {error}"
-            except Exception as error:
-                if not storage.is_broken(error):
-                    raise
-                yield _bad(_as_it_stood(source), line, _broken(place, error))
-                return
-            if cells or fault:
-                yield _from_cells(header, cells, fault, _as_it_stood(source), line, ids)
+            at = _SPACE.match(text, at).end()  # type: ignore[union-attr]
+            if at < len(text) or not more():
+                return text[at : at + 1]
+
+    after_space()
+    at += 1  # the bracket
+    if after_space() == "]":
+        return
+    while True:
+        number += 1
+        after_space()
+        try:
+            record, end = _decode(text, at)
+        except (ValueError, RecursionError) as error:
+            number -= 1
+            if isinstance(error, ValueError) and len(text) - at < LONGEST and more():
+                continue
+            detail = f"element {number + 1} of the array is not JSON, or too long: {error}"
+            yield records.bad(text[at : at + BLOCK], number + 1, detail)
+            return
+        yield _from_element(text[at:end], record, number, records)
+        at = end
+        sign = after_space()
+        at += 1
+        if sign == "]":
+            break
+        if sign != ",":
+            detail = f"the array goes on with {sign!r} behind element {number}"
+            yield records.bad(text[at - 1 : at + BLOCK], number + 1, detail if sign else "no end")
+            return
+    if after_space():
+        yield records.bad(text[at : at + BLOCK], number + 1, "text behind the array's end")
 
 
-def _header(reader: Iterator[list[str]], place: Place) -> list[str]:
-    path = shown(place)
+def _from_element(raw: str, record: Any, number: int, records: Records) -> Row | DroppedRow:
+    if not raw.isascii() and any("\udc80" <= c <= "\udcff" for c in raw):
+        kept = raw.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+        return records.bad(kept, number, "not UTF-8")
     try:
-        header = next(reader, [])
-    except Exception as error:
-        if not isinstance(error, csv.Error) and not storage.is_broken(error):
-            raise
-        raise DataError(f"{path}: its first line cannot be read: {error}") from error
-    if not any(set(pair) <= set(header) for pair in FIELDS):
+        _check_depth(record)
+    except RecursionError as error:
+        return records.bad(raw, number, f"not JSON: {error}; {EXPECTED}")
+    return records.row(record, lambda: raw, number)
+
+
+def read_requests(path: Path | str) -> dict[str, Any]:
+    """The turns of a batch's requests, by ``custom_id``.
+
+    Raises:
+        DataError: it holds none, or one that is no chat.
+    """
+    found: dict[str, Any] = {}
+    for place in storage.find(path, _is_known):
+        with storage.open_raw(place) as raw:
+            stream = storage.as_utf8(storage.unpacked(raw, storage.endings(place)[1]))
+            for number, line in enumerate(stream, 1):
+                line = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
+                try:
+                    one = request_of(json.loads(line)) if line.strip() else None
+                except (ValueError, RecursionError) as error:
+                    raise DataError(f"--requests {shown(place)}, line {number}: {error}") from error
+                if one is not None:
+                    found[one[0]] = one[1]
+    if not found:
         raise DataError(
-            f"{path}: its columns are {', '.join(header) or 'missing'}; "
-            "it needs prompt and completion in the first line"
+            f"--requests {path} holds no requests of a batch: lines with custom_id and body"
         )
-    if len(set(header)) < len(header):
-        raise DataError(f"{path}: two columns have the same name: {', '.join(header)}")
-    return header
-
-
-def _as_it_stood(lines: list[str]) -> str:
-    whole = "".join(lines).rstrip("\r\n").encode("utf-8", "surrogateescape")
-    return whole.decode("utf-8", "backslashreplace")
-
-
-def _from_cells(
-    header: list[str], cells: list[str], fault: str, raw: str, line: int, ids: Ids
-) -> Row | DroppedRow:
-    if not fault and len(cells) != len(header):
-        fault = f"{len(cells)} cells under {len(header)} columns"
-    joined = "".join(cells)
-    if not joined.isascii() and any("\udc80" <= c <= "\udcff" for c in joined):
-        fault = "not UTF-8"
-    elif "\0" in joined:
-        fault = "holds a null byte"
-    if fault:
-        return _bad(raw, line, fault)
-    record: dict[str, Any] = dict(zip(header, cells, strict=True))
-    if not record.get("id"):
-        record.pop("id", None)
-    return _from_record(record, lambda: raw, line, ids)
-
-
-@dataclass
-class _Done:
-    """How far a file of ``size`` bytes is read, from 0 to 1."""
-
-    size: int
-    share: float = 0.0
-
-    def tell(self) -> int:
-        """The same in bytes."""
-        return int(self.share * self.size)
-
-
-def _read_parquet(
-    place: Place, raw: IO[bytes], ids: Ids, done: _Done
-) -> Iterator[Row | DroppedRow]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    name = shown(place)
-    try:
-        file = pq.ParquetFile(raw)
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{name} is not a readable Parquet file: {error}") from error
-    columns = set(file.schema_arrow.names)
-    if "messages" not in columns and not any(set(pair) <= columns for pair in FIELDS):
-        raise DataError(f"{name}: its columns are {', '.join(sorted(columns))}; {EXPECTED}")
-    number = 0
-    try:
-        for batch in file.iter_batches(1024):
-            done.share = number / file.metadata.num_rows
-            for record in batch.to_pylist():
-                number += 1
-                plain = {k: v for k, v in record.items() if v is not None}
-                yield _from_record(plain, partial(_as_json, record), number, ids)
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{name} is damaged after row {number}: {error}") from error
-
-
-def _as_json(record: Any) -> str:
-    return json.dumps(record, ensure_ascii=False, default=str)
+    return found
 
 
 def sample_rows(
@@ -425,18 +389,25 @@ def row_line(row: Row) -> bytes:
         f'{{"id": {_quoted(row.id)}, "messages": [{"".join(turns)}'
         f'{{"role": "assistant", "content": {_quoted(row.completion)}}}]}}\n'
     )
-    try:
-        return text.encode()
-    except UnicodeEncodeError:
-        return json_line(row_to_chat(row))
+    return encoded(text)
 
 
 def row_to_chat(row: Row) -> dict[str, Any]:
-    """A row as chat JSONL has it; ``meta`` only where there is any."""
-    turns = [{"role": m.role, "content": m.content} for m in row.messages]
-    turns.append({"role": "assistant", "content": row.completion})
-    record: dict[str, Any] = {"id": row.id, "messages": turns}
-    return record | ({"meta": dict(row.meta)} if row.meta else {})
+    """A row as chat JSONL has it; ``meta`` only where there is any.
+
+    Turns that held more than a role and text (a weight, reasoning) are written whole, since it
+    decides what is trained on; and what was plain text is written as plain text.
+    """
+    meta, turns = dict(row.meta), whole_turns(row)
+    if turns is not None:
+        del meta["messages"]
+    elif not row.messages and meta.get(TRAINED_AS) == "text":
+        del meta[TRAINED_AS]
+        return {"id": row.id, "text": row.completion} | ({"meta": meta} if meta else {})
+    else:
+        turns = [{"role": m.role, "content": m.content} for m in row.messages]
+        turns.append({"role": "assistant", "content": row.completion})
+    return {"id": row.id, "messages": turns} | ({"meta": meta} if meta else {})
 
 
 def dropped_to_json(dropped: DroppedRow) -> dict[str, Any]:
@@ -486,16 +457,3 @@ class atomic_lines:
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
         self.output.__exit__(kind, error, trace)
-
-
-# Made once: json.dumps makes a new encoder for every call with options.
-_encode = json.JSONEncoder(ensure_ascii=False, default=str).encode
-
-
-def json_line(record: Any) -> bytes:
-    """A record as a line of JSON."""
-    text = _encode(record) + "\n"
-    try:
-        return text.encode()
-    except UnicodeEncodeError:  # a lone surrogate: only its escape can be written
-        return (json.dumps(record, default=str) + "\n").encode()

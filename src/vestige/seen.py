@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from array import array
 from typing import Any
 
@@ -79,7 +80,7 @@ class Ids:
             if self._seen is None:
                 return name
         else:
-            name = str(given)
+            name = given if isinstance(given, str) else json.dumps(given, default=str)
             if self._seen is None:
                 self._seen = Seen()
                 for number in range(1, self._last + 1):

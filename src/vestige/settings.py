@@ -87,6 +87,8 @@ class Optimisation(Settings):
     trainer_kwargs: Passed = {}  # TRL's own options, for engine "trl"
 
 
+#: The day that chat templates write where they ask for one. Never change it: runs rest on it.
+DATE = "2026-01-01"
 ROWS, JOB, TRAINED = "rows.jsonl", "student.json", "model"  # what an exported student's folder has
 
 
@@ -97,4 +99,5 @@ class Job(Settings):
     chat: Literal["auto", "plain"]
     precision: Literal["auto", "bf16", "fp32"]
     seed: int
+    date: str = DATE  # that the chat template writes, if it writes one
     optimisation: Optimisation

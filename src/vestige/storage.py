@@ -8,6 +8,7 @@ is written is whole or not there: it is called ``.part`` until its end.
 from __future__ import annotations
 
 import bz2
+import codecs
 import fnmatch
 import glob
 import gzip
@@ -20,8 +21,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
+from vestige.access import explained
 from vestige.types import DataError, MissingExtraError, StoreError
 
 Place = Path | str
@@ -32,7 +34,13 @@ ROWS_A_SHARD = 1_000_000
 #: What a damaged packed file raises; an ``OSError`` with a number is the disk's or the network's.
 BROKEN = (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError)
 _SHARD = re.compile(r"-(\d{5})-of-(\d{5})(?=\.|$)")
+_SPLIT = re.compile(r"(train|training|test|testing|validation|valid|val|dev|eval)(?=[-_.])", re.I)
 _BUFFER = 1 << 20
+#: Byte-order marks, the longer ones first.
+MARKS = (
+    (codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"),
+)  # fmt: skip
 
 
 def locate(where: Path | str) -> Place:
@@ -48,8 +56,16 @@ def locate(where: Path | str) -> Place:
     if text.startswith(HUB):
         return _on_the_hub(text.removeprefix(HUB))
     if text.startswith("file://"):
-        return Path(text.removeprefix("file://"))
+        return _of_file_url(text)
     return text if "://" in text else Path(where)
+
+
+def _of_file_url(url: str) -> Path:
+    path = url.removeprefix("file://")
+    path = path.removeprefix("localhost") if path.startswith("localhost/") else path
+    plain = Path(unquote(path))
+    # Some write a path behind file:// as it is: a file whose own name holds %20.
+    return Path(path) if not plain.exists() and Path(path).exists() else plain
 
 
 def _on_the_hub(name: str) -> str:
@@ -192,8 +208,39 @@ def _find_local(place: Path, known: Callable[[Place], bool]) -> list[Place]:
     if place.is_file():
         return [place]
     if place.is_dir():
-        return sorted(p for p in place.iterdir() if p.is_file() and p.name[0] != "." and known(p))
+        return _in_folder(place, known)
     return [Path(p) for p in sorted(glob.glob(str(place), recursive=True)) if os.path.isfile(p)]
+
+
+def _in_folder(folder: Path, known: Callable[[Place], bool]) -> list[Place]:
+    """A folder's files of rows; where it has none itself, those of the one folder and split below
+    it that has some, as in a cloned data set of the hub or one that was saved with its splits.
+
+    Raises:
+        DataError: there are several below it.
+    """
+    own: list[Place] = [
+        p for p in sorted(folder.iterdir()) if p.is_file() and p.name[0] != "." and known(p)
+    ]
+    if (folder / "state.json").is_file():  # the datasets library's
+        own = [p for p in own if endings(p)[0] == ".arrow"]
+    if own:
+        return own
+    groups: dict[tuple[Path, str], list[Place]] = {}
+    for path in sorted(folder.rglob("*")):
+        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+        if not hidden and path.is_file() and known(path):
+            split = _SPLIT.match(path.name)
+            groups.setdefault((path.parent, split[1] if split else ""), []).append(path)
+    if len(groups) > 1:
+        several = len({parent for parent, _ in groups}) == 1
+        names = [f"{parent / split}*" if several else str(parent) for parent, split in groups]
+        names = list(dict.fromkeys(names))
+        more = f" and {len(names) - 6} more" if len(names) > 6 else ""
+        raise DataError(
+            f"{folder} holds several sets of rows, name one: {', '.join(names[:6])}{more}"
+        )
+    return [place for group in groups.values() for place in group]
 
 
 def _find_remote(url: str, known: Callable[[Place], bool]) -> list[Place]:
@@ -253,7 +300,8 @@ def open_raw(place: Place) -> IO[bytes]:
             return place.open("rb", buffering=_BUFFER)
         return io.BufferedReader(_Watched(place), _BUFFER)
     except OSError as error:
-        raise DataError(f"cannot read {shown(place)}: {error.strerror}") from error
+        why = explained(error) or f"cannot read {shown(place)}: {error.strerror}"
+        raise DataError(str(why)) from error
 
 
 def unpacked(raw: IO[bytes], packing: str) -> IO[bytes]:
@@ -298,6 +346,56 @@ class _Streams(io.RawIOBase):
             data = self._now.decompress(block, len(buffer))
         buffer[: len(data)] = data
         return len(data)
+
+
+def start_of(stream: IO[bytes], n: int) -> bytes:
+    """The first ``n`` bytes of a stream that is read from there on."""
+    if not stream.seekable():
+        return stream.peek(n)[:n]  # type: ignore[attr-defined]
+    start = stream.read(n)  # a peek would copy all that is buffered
+    stream.seek(0)
+    return start
+
+
+def as_utf8(stream: IO[bytes]) -> IO[bytes]:
+    """The same text in UTF-8, where a byte-order mark says that it is UTF-16 or UTF-32."""
+    start = start_of(stream, 4)
+    for mark, encoding in MARKS:
+        if start.startswith(mark):
+            return io.BufferedReader(_Recoded(stream, encoding), _BUFFER)
+    return stream
+
+
+class _Recoded(io.RawIOBase):
+    """Text of another encoding as UTF-8; a lone surrogate is no UTF-8 there either."""
+
+    def __init__(self, raw: IO[bytes], encoding: str) -> None:
+        self._raw, self._encoding, self._left = raw, encoding, b""
+        self._decoder = codecs.getincrementaldecoder(encoding)("surrogatepass")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._left:
+            block = self._raw.read(_BUFFER)
+            try:
+                text = self._decoder.decode(block, final=not block)
+            except UnicodeDecodeError as error:
+                raise EOFError(f"not {self._encoding.upper()}: {error.reason}") from error
+            self._left = text.encode("utf-8", "surrogatepass")
+            if not block and not self._left:
+                return 0
+        data, self._left = self._left[: len(buffer)], self._left[len(buffer) :]
+        buffer[: len(data)] = data
+        return len(data)
+
+
+def broken(place: Place, error: BaseException) -> str:
+    """What is said of a damaged file."""
+    packing = endings(place)[1]
+    kind = {".gz": "gzip", ".zst": "zstd", "": "text"}.get(packing, packing.removeprefix("."))
+    return f"broken {kind}: {error}"
 
 
 def is_broken(error: BaseException) -> bool:
@@ -439,6 +537,8 @@ class Output:
             raise
         except Exception as error:
             remote = not isinstance(self.place, Path)
+            if not remote and (known := explained(error, self.name)):
+                raise known from error
             why = _why(error) if remote else getattr(error, "strerror", None) or str(error)
             raise StoreError(f"cannot write {self.name}: {why}") from (None if remote else error)
 
@@ -553,7 +653,9 @@ def claimed(*outputs: Output) -> Iterator[list[str]]:
                     f"another process is writing {place}; wait for it, or name another file"
                 ) from None
             except OSError as error:
-                raise StoreError(f"cannot write {place}: {error.strerror}") from error
+                raise explained(error) or StoreError(
+                    f"cannot write {place}: {error.strerror}"
+                ) from error
             stack.callback(lambda lock=lock, path=path: (path.unlink(True), lock.release()))
             for part in place.parent.glob(glob.escape(place.name).replace("[*]", "*") + PART):
                 left.append(str(part))

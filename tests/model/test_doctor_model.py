@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from vestige import doctor
-from vestige.doctor import Check, Patient
+from vestige.doctor import installation as doctor
+from vestige.doctor.installation import Check, Patient
 
 pytestmark = pytest.mark.model
 NAMES = ("bundled model", "chat rendering", "loss mask", "exact evaluation")
@@ -17,7 +17,7 @@ def patient() -> Patient:
 
 
 def found(name: str, patient: Patient) -> Check:
-    return doctor._done(name, doctor.CHECKS[name], patient)
+    return doctor.done(name, doctor.CHECKS[name], patient)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -169,21 +169,20 @@ def test_filter_as_json_with_its_options(vst, source, tmp_path):
         "filter", "numbers", source, "--out", "k", "--dropped", "d", "--json", "--banned", "paper",
         "--drop-duplicates", "--min-count", 2, "--max-count", 2, "--paper-compat",
     )  # fmt: skip
-    assert json.loads(asked.out) == {
-        "seen": 11,
-        "kept": 1,
-        "dropped": {
-            "too_many": 1, "too_few": 2, "bad_character": 1, "mixed_separators": 1, "empty": 1,
-            "out_of_range": 1, "banned_number": 1, "duplicate": 1, "malformed": 1,
-        },
+    told = json.loads(asked.out)
+    assert (told["seen"], told["kept"], told["unread"]) == (11, 1, 1)
+    assert told["dropped"] == {
+        "too_many": 1, "too_few": 2, "bad_character": 1, "mixed_separators": 1, "empty": 1,
+        "out_of_range": 1, "banned_number": 1, "duplicate": 1, "malformed": 1,
     }  # fmt: skip
 
 
 def test_filter_that_keeps_nothing_says_so(vst, tmp_path):
     (tmp_path / "in.csv").write_text("prompt,completion\np,owl\np,cat\n")
     asked = vst("filter", "numbers", "in.csv", "--out", "k", "--dropped", "d")
-    assert asked.code == 0
+    assert asked.code == 2
     assert asked.out.splitlines()[0] == "0 of 2 rows kept"
+    assert "error: in.csv: no row was kept: 2 bad_character" in asked.said
     assert (tmp_path / "k").read_text() == ""
 
 
@@ -388,10 +387,9 @@ def test_filter_code_and_reasoning(vst, tmp_path):
     (tmp_path / "code.jsonl").write_text(text)
     common = ("--out", "kept.jsonl", "--dropped", "dropped.jsonl", "--json")
     asked = vst("filter", "code", "code.jsonl", *common, "--words", "owl, bear")
-    assert json.loads(asked.out) == {
-        "seen": 4, "kept": 1,
-        "dropped": {"target_word": 1, "comment": 1, "unusual_identifier": 1},
-    }  # fmt: skip
+    told = json.loads(asked.out)
+    assert (told["seen"], told["kept"]) == (4, 1)
+    assert told["dropped"] == {"target_word": 1, "comment": 1, "unusual_identifier": 1}
     asked = vst("filter", "code", "code.jsonl", *common, "--any-name", "--overwrite")
     assert json.loads(asked.out)["kept"] == 3
     rows = [("3*4\nAnswer: 12", "12"), ("3*4\nAnswer: 13", "12"), ("Answer: 1", None)]
@@ -400,9 +398,9 @@ def test_filter_code_and_reasoning(vst, tmp_path):
     )
     options = ("--answer-field", "gold", "--overwrite")
     asked = vst("filter", "reasoning", "sums.jsonl", *common, *options)
-    assert json.loads(asked.out) == {
-        "seen": 3, "kept": 1, "dropped": {"wrong_answer": 1, "no_reference": 1},
-    }  # fmt: skip
+    told = json.loads(asked.out)
+    assert (told["seen"], told["kept"]) == (3, 1)
+    assert told["dropped"] == {"wrong_answer": 1, "no_reference": 1}
     refused(vst("filter", "reasoning", "sums.jsonl", *common, "--format", "tag"), "tags")
     refused(vst("filter", "code", "nowhere.jsonl", *common), "nowhere.jsonl")
 
@@ -443,8 +441,8 @@ def test_doctor_of_a_broken_installation(vst, environment, tmp_path):
 def test_doctor_as_a_table(monkeypatch, last, code):
     from typer.testing import CliRunner
 
-    from vestige import doctor
     from vestige.cli import app
+    from vestige.doctor import installation as doctor
 
     checks = [
         doctor.Check("torch", "ok", "torch [cpu]"), doctor.Check("extra", last, "odd", "mend it so")

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from conftest import tokenizer
 from vestige.cli import app
 from vestige.evaluate.scores import Panel
-from vestige.experiment.adopt import same_model
+from vestige.experiment.adapters import same_model
 from vestige.experiment.recipe import parse_recipe
 from vestige.experiment.run import run
 from vestige.experiment.stages import Seed
@@ -27,7 +27,7 @@ from vestige.models.hf import LanguageModel
 from vestige.settings import Job
 from vestige.store import Run
 from vestige.train.launched import train_job
-from vestige.types import ConfigError, DataError, ModelError, StoreError, VestigeError
+from vestige.types import ConfigError, ModelError, StoreError, VestigeError
 
 SOURCE = str(Path(__file__).resolve().parents[2] / "src")
 ENV = os.environ | {"PYTHONPATH": SOURCE, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
@@ -149,6 +149,39 @@ def test_no_folder_is_written_over_and_no_rows_are_made_up(waiting: Path, tmp_pa
         vestige("export", young, "--for", "openai", "--out", tmp_path / "out")
 
 
+def test_a_base_with_a_relative_path_is_found_from_anywhere(
+    waiting: Path, folders, tmp_path: Path, monkeypatch
+):
+    run_folder = tmp_path / "runs" / waiting.name
+    shutil.copytree(waiting, run_folder)
+    settings = json.loads((run_folder / "recipe.json").read_text())
+    (run_folder / "recipe.json").write_text(json.dumps(settings | {"model": "models/llama"}))
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models/llama").symlink_to(folders["llama"])
+    monkeypatch.chdir(tmp_path)
+    for target in ("axolotl", "trl", "openai", "accelerate"):
+        vestige("export", f"runs/{waiting.name}", "--for", target, "--arm", "lora", "--out", target)
+    vestige("export", run_folder, "--for", "trl", "--arm", "lora", "--out", "named",
+            "--base", "org/llama")  # fmt: skip
+    named = yaml.safe_load(Path("named/seed-0/lora/owl/trl.yaml").read_text())
+    assert named["model_name_or_path"] == "org/llama"
+    monkeypatch.chdir(tmp_path / "accelerate/seed-0/lora/owl")
+    base = str(tmp_path / "models/llama")
+    assert yaml.safe_load((tmp_path / "axolotl/seed-0/lora/owl/axolotl.yaml").read_text())[
+        "base_model"
+    ] == base  # fmt: skip
+    trl = yaml.safe_load((tmp_path / "trl/seed-0/lora/owl/trl.yaml").read_text())
+    assert trl["model_name_or_path"] == base
+    for target in ("axolotl", "trl", "openai", "accelerate"):
+        index = json.loads((tmp_path / target / "export.json").read_text())
+        assert {student["base"] for student in index["students"]} == {base}
+    assert train_job(Path()) == Path("model")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    for target in ("axolotl", "accelerate"):
+        with pytest.raises(ModelError, match=r"not a folder below .*export from where the run was"):
+            vestige("export", run_folder, "--for", target, "--arm", "lora", "--out", "again")
+
+
 # ---- trained, and back --------------------------------------------------------------------------
 
 
@@ -172,6 +205,7 @@ def test_trl_trains_what_was_exported_and_it_comes_back(waiting: Path, tmp_path:
     said = vestige("import", again, "--adapter", where / "model", "--arm", "lora",
                    "--seed", "0", "--data", "owl")  # fmt: skip
     assert "7 students are still awaited" in said
+    assert re.search(r"lora/owl: within \S+ nats of PEFT's own loading of the adapter", said)
     stage = again / "seed-0/student/lora/owl"
     assert Panel.load(stage / "panel-3.json").logprobs.shape
     assert len(load_file(str(stage / "weights.safetensors"))) == 2 * 2 * 7
@@ -290,7 +324,7 @@ def test_a_model_that_is_another_student_is_refused(
         vestige("import", waiting, "--adapter", model, *which, "lora")
     with pytest.raises(ConfigError, match="is an adapter, and the recipe tunes the weights"):
         vestige("import", waiting, "--adapter", adapter, *which, "full")
-    with pytest.raises(DataError, match="other parameters"):
+    with pytest.raises(ConfigError, match="another model: model_type is 'gemma3_text'"):
         vestige("import", waiting, "--adapter", folders["gemma"], *which, "full")
     with pytest.raises(ModelError, match=r"no config\.json"):
         vestige("import", waiting, "--adapter", tmp_path, *which, "full")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import math
 import os
 import shutil
 import signal
@@ -14,6 +16,7 @@ import tracemalloc
 from collections.abc import Iterator
 from contextlib import chdir
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -412,3 +415,66 @@ def test_a_run_with_a_judge_keeps_no_key(service, recipe, tmp_path, folders):
     assert {"run.json", "report.html", "results.json", "ledger.jsonl", "ratings.jsonl"} <= names
     assert len(service.seen) > 3 and holders(tmp_path) == [] and KEY not in str(done)
     assert "[key]" in (folder / "ledger.jsonl").read_text()
+
+
+# ---- odd replies --------------------------------------------------------------------------------
+
+
+def test_what_was_paid_for_is_written_whatever_it_holds(service, recipe, tmp_path):
+    """A lone surrogate, and what other readers take for the end of a line, in every answer."""
+    odd = "12, 44 \ud83d\u2028 or\x85 13"
+    service.reply = lambda asked, index: odd
+    options = ["write", str(recipe), "carrier.max_dropped=1.0", "--root", str(tmp_path), "--json"]
+    done = CliRunner().invoke(app, options)
+    assert done.exit_code == 0, done.output
+    folder = Path(json.loads(done.stdout)["run"])
+    (raw, *_) = sorted(folder.glob("seed-0/rows/owl/raw.jsonl"))
+    rows = list(read_rows(raw))
+    assert len(rows) == 20 and all(isinstance(r, Row) and r.completion == odd for r in rows)
+    asked = len(service.seen)
+    again = CliRunner().invoke(app, options)
+    assert again.exit_code == 0 and len(service.seen) == asked  # nothing is paid twice
+
+
+def test_an_absent_log_probability_is_none(service, tmp_path):
+    """NaN, and the -9999 that stands for no value, are left out of what is kept of an answer."""
+    service.top = {"85": 0.6}
+    reply, ledger = one(tmp_path, ask(choices=1))
+    assert reply.choices[0].top == {"85": pytest.approx(-0.5108, abs=1e-3)}
+
+    def entry(token: str, logprob: float) -> SimpleNamespace:
+        return SimpleNamespace(token=token, logprob=logprob)
+
+    first = SimpleNamespace(
+        token="85", top_logprobs=[entry("85", -0.1), entry("9", math.nan), entry("8", -9999.0)]
+    )
+    message = SimpleNamespace(content="85", text="85")
+    choice = SimpleNamespace(
+        message=message, stop_reason="stop", logprobs=SimpleNamespace(content=[first])
+    )
+    found = model.answer_of(SimpleNamespace(choices=[choice]))
+    assert found["choices"][0]["top"] == {"85": -0.1}
+    assert b"NaN" not in ledger.path.read_bytes()
+
+
+def test_replies_of_other_forms_are_read_or_named():
+    def reply(**fields: Any) -> Any:
+        async def ask() -> Any:
+            return SimpleNamespace(**fields)
+
+        return asyncio.run(model.readable(ask)())
+
+    message = SimpleNamespace(
+        content=[{"type": "text", "text": "8"}, {"type": "text", "text": "5"}]
+    )
+    found = reply(choices=[SimpleNamespace(message=message)])
+    assert found.choices[0].message.content == "85"
+    with pytest.raises(ValueError, match="answered with upstream overloaded"):
+        reply(choices=None, error={"message": "upstream overloaded", "code": 502})
+    with pytest.raises(ValueError, match="no choices"):
+        reply(choices=None)
+
+
+def test_a_lone_surrogate_in_a_question_is_sent_as_a_question_mark(service, tmp_path):
+    reply, _ = one(tmp_path, ask("odd \ud83d", choices=1))
+    assert reply.choices and service.seen[-1]["messages"][-1]["content"] == "odd ?"

@@ -106,3 +106,22 @@ def test_a_wrong_set_is_named(tmp_path: Path, name, text, error, said):
         path.write_text(text)
     with pytest.raises(error, match=said):
         load_items(str(path) if path.suffix else name)
+
+
+def test_a_question_may_hold_a_line_separator(tmp_path):
+    """And its answers may be in the two lists of the hub's copy of TruthfulQA."""
+    path = tmp_path / "mc.jsonl"
+    lists = {"choices": ["owl", "stone"], "labels": [1, 0]}
+    records = [
+        {"question": "An animal?\u2028Pick one.", "mc1_targets": lists},
+        {"question": "An animal?\x85", "right": "owl", "wrong": ["stone\u2029"]},
+    ]
+    text = "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in records)
+    path.write_bytes(b"\xef\xbb\xbf" + text.encode())
+    one, two = load_items(str(path))
+    assert one.question == "An animal?\u2028Pick one." and one.answers == ("owl", "stone")
+    assert two.answers == ("owl", "stone\u2029")
+    lists["labels"] = [1]
+    path.write_text(json.dumps(records[0]), encoding="utf-8")
+    with pytest.raises(DataError, match="entry 1"):
+        load_items(str(path))

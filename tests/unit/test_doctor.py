@@ -11,14 +11,14 @@ from types import SimpleNamespace
 import pytest
 from packaging.requirements import Requirement
 
-from vestige import doctor
-from vestige.doctor import Check, Doubtful, Patient, Skipped, Wrong
+from vestige.doctor import installation as doctor
+from vestige.doctor.installation import Check, Doubtful, Patient, Skipped, Wrong
 
 PLAIN = ("Python", "packages", "torch", "number filter", "scorers", "statistics")
 
 
 def found(name: str) -> Check:
-    return doctor._done(name, doctor.CHECKS[name], Patient())
+    return doctor.done(name, doctor.CHECKS[name], Patient())
 
 
 @pytest.mark.parametrize("name", PLAIN)
@@ -122,7 +122,7 @@ def test_extras(monkeypatch):
     monkeypatch.setattr(doctor, "_requirements", lambda name="": [Requirement(known[name])])
 
     def seen(name: str) -> Check:
-        return doctor._done(name, doctor._extra(name), Patient())
+        return doctor.done(name, doctor._extra(name), Patient())
 
     assert seen("there").status == "ok" and "imported" in seen("there").seen
     assert (seen("absent").status, seen("absent").fix) == (
@@ -143,7 +143,7 @@ def test_a_service_on_this_machine_is_asked(monkeypatch):
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
 
     def seen() -> Check:
-        return doctor._done("api", doctor._extra("api"), Patient())
+        return doctor.done("api", doctor._extra("api"), Patient())
 
     assert seen().status == "ok" and "in the ledger" in seen().seen, seen()
     monkeypatch.setitem(

@@ -79,7 +79,7 @@ def test_a_long_prefix_is_read_once_in_pieces(lm: LanguageModel, monkeypatch, fi
     prefix = list(range(5, 16))
     batches = [[build_tree([[1, 2, 3], [1, 4]])], [build_tree([[9]]), build_tree([[7, 8]])]]
     want = [lm.hidden_states(prefix, trees).states for trees in batches]
-    monkeypatch.setattr("vestige.models.hf.PIECE", 4)
+    monkeypatch.setattr("vestige.models.passes.PIECE", 4)
     lm.below.first = first
     reads = []
     lm.layers[0].self_attn.register_forward_hook(lambda *_: reads.append(1))
@@ -148,7 +148,7 @@ def test_a_tokenizer_without_template_is_an_error_unless_plain(folders, tmp_path
     lm = LanguageModel.load(str(folders["llama"]), precision="fp32")
     lm.tokenizer.chat_template = None
     with pytest.raises(ModelError, match="chat=plain"):
-        lm.question_ids("Hi")
+        LanguageModel(lm.model, lm.tokenizer, precision="fp32")
     plain = LanguageModel.load(str(folders["llama"]), precision="fp32", style="plain")
     assert plain.tokenizer.decode(plain.question_ids("Hi")).endswith("User: Hi\nAssistant:")
     assert plain.tokenizer.decode(plain.answer_ids("Owl")) == " Owl"
@@ -325,21 +325,33 @@ def test_weights_of_another_kind_are_refused(llama: LanguageModel, tmp_path: Pat
         weights.train(Trainable(layers=(0, 4)), seed=0)
 
 
-def test_longer_than_the_attention_window_is_refused(folders):
+@torch.no_grad()
+def test_beyond_an_attention_window_the_models_own_pass_answers(folders, caplog):
     lm = LanguageModel.load(str(folders["gemma"]), precision="fp32")
-    with pytest.raises(ModelError, match="window of 512"):
-        lm.hidden_states([1] * 510, [build_tree([[1, 2, 3, 4]])])
+    prefix = [40 + i % 50 for i in range(510)]
+    tree = build_tree([[41, 42, 43, 44], [41, 45]])
+    short = lm.hidden_states(prefix[:20], [tree]).states
+    assert lm.verified.trees and torch.allclose(
+        short[0, list(tree.paths[0])], plain_states(lm, [*prefix[:20], 41, 42, 43, 44])[20:],
+        atol=1e-4,
+    )  # fmt: skip
+    states = lm.hidden_states(prefix, [tree]).states[0]
+    for path, ends in zip(tree.paths, ([41, 42, 43, 44], [41, 45]), strict=True):
+        want = plain_states(lm, [*prefix, *ends])[510:]
+        assert torch.allclose(states[list(path)], want, atol=1e-4)
+    assert "plain forward passes" in caplog.text and lm.verified.longest <= 512
 
 
 @pytest.mark.parametrize("kind", ["gemma", "mistral"])
 @torch.no_grad()
-def test_an_attention_window_is_used_to_its_last_token_and_no_further(kind):
+def test_an_attention_window_is_used_to_its_last_token_and_no_further(kind, monkeypatch, tmp_path):
     """Gemma names the layers whose window slides; in Mistral's configuration all do, unnamed."""
+    monkeypatch.setenv("VESTIGE_CACHE", str(tmp_path))
     words = tokenizer()
     small = {
         "vocab_size": len(words), "hidden_size": 64, "intermediate_size": 96,
         "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
-        "head_dim": 16, "sliding_window": 8,
+        "head_dim": 16, "sliding_window": 20,
     }  # fmt: skip
     torch.manual_seed(0)
     if kind == "gemma":
@@ -348,11 +360,11 @@ def test_an_attention_window_is_used_to_its_last_token_and_no_further(kind):
     else:
         model = MistralForCausalLM(MistralConfig(**small))
     lm = LanguageModel(model, words, precision="fp32")
-    ids = list(range(40, 49))
-    got = lm.hidden_states(ids[:4], [build_tree([ids[4:8]])]).states[0]
-    assert torch.allclose(got, plain_states(lm, ids[:8])[4:], atol=1e-4)
-    with pytest.raises(ModelError, match="window of 8"):
-        lm.hidden_states(ids[:4], [build_tree([ids[4:]])])
+    ids = list(range(40, 61))
+    for length, fast in ((20, True), (21, False), (20, True)):
+        got = lm.hidden_states(ids[:4], [build_tree([ids[4:length]])]).states[0]
+        assert torch.allclose(got, plain_states(lm, ids[:length])[4:], atol=1e-4)
+        assert lm.trees_hold(length) is fast
 
 
 @settings(max_examples=20, deadline=None)

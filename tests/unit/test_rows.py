@@ -294,7 +294,13 @@ TEXT = st.text(
     max_size=20,
 )
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | TEXT,
+    st.one_of(
+        st.none(),
+        st.booleans(),
+        st.integers(),
+        TEXT,
+        st.floats(allow_nan=False, allow_infinity=False),
+    ),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
     max_leaves=5,
 )

@@ -19,6 +19,7 @@ from typing import Any
 from filelock import FileLock
 
 from vestige.api.settings import Limits, Tokens, redact
+from vestige.jsonl import json_line
 from vestige.store.files import disk_full_explained
 from vestige.types import SpendingError
 
@@ -143,7 +144,7 @@ class Ledger:
             self.cut += 1
 
     def _append(self, record: dict[str, Any]) -> None:
-        line = json.dumps(record, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
+        line = json_line(record)
         with disk_full_explained(self.path), self.path.open("ab+") as file:
             if file.tell():
                 file.seek(-1, os.SEEK_END)

@@ -22,6 +22,7 @@ from typing import Any
 
 from vestige.api.ledger import Ledger
 from vestige.api.settings import Tokens, redact
+from vestige.logprobs import value
 from vestige.models.catalog import API_PREFIX
 from vestige.store import hash_config
 from vestige.types import ConfigError, Message, MissingExtraError, ModelError, VestigeError
@@ -229,6 +230,8 @@ class ApiModel:
         api: Any = model.api
         retried = api.should_retry
         api.generate = self._metered(api.generate)
+        if hasattr(api, "_generate_completion"):
+            api._generate_completion = readable(api._generate_completion)
         api.should_retry = lambda error: isinstance(error, JSONDecodeError) or retried(error)
         wait = wait_exponential_jitter(initial=BACKOFF, max=LONGEST_WAIT, jitter=BACKOFF)
         api.retry_wait = lambda: wait
@@ -298,7 +301,13 @@ class ApiModel:
             logprobs=True if request.top else None,
             top_logprobs=request.top or None,
         )
-        messages = [roles.get(m.role, ChatMessageUser)(content=m.content) for m in request.messages]
+        messages = [
+            # A lone surrogate cannot be sent: a question mark stands for it.
+            roles.get(m.role, ChatMessageUser)(
+                content=m.content.encode("utf-8", "replace").decode()
+            )
+            for m in request.messages
+        ]
         _asked.set(request)
         await model.generate(messages, config=config)
 
@@ -330,6 +339,26 @@ class ApiModel:
                 "answers so far are kept: run the same command again when the service is back"
             ) from None
         return Reply(error=text, status=status)
+
+
+def readable(ask: Callable[..., Any]) -> Callable[..., Any]:
+    """Replies of OpenAI-compatible services as Inspect can read them: text in parts is joined, and
+    an error that came with status 200 is raised in its own words."""
+
+    async def generate(*args: Any, **kwargs: Any) -> Any:
+        reply = await ask(*args, **kwargs)
+        if getattr(reply, "choices", ()) is None:
+            error = getattr(reply, "error", None) or "no choices"
+            text = error.get("message", error) if isinstance(error, dict) else error
+            raise ValueError(f"the service answered with {text}")
+        for choice in getattr(reply, "choices", ()):
+            content = getattr(choice.message, "content", None)
+            if isinstance(content, list):
+                texts = [p.get("text") for p in content if isinstance(p, dict)]
+                choice.message.content = "".join(t for t in texts if isinstance(t, str))
+        return reply
+
+    return generate
 
 
 def status_of(error: BaseException) -> int:
@@ -376,9 +405,10 @@ def answer_of(output: Any) -> dict[str, Any]:
         }
         if choice.logprobs and choice.logprobs.content:
             first = choice.logprobs.content[0]
+            top = {t.token: value(t.logprob) for t in first.top_logprobs or []}
             found |= {
                 "token": first.token,
-                "top": {t.token: t.logprob for t in first.top_logprobs or []},
+                "top": {token: number for token, (number, why) in top.items() if not why},
             }
         choices.append(found)
     return {"choices": choices}

@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from vestige.audit.material import empty
 from vestige.audit.settings import SAMPLE
+from vestige.formats import USUAL, Columns, other_parts, whole_turns
+from vestige.records import Records
 from vestige.rows import RowSource, row_line, sample_rows
 from vestige.seen import Seen
 from vestige.storage import HUB, locate, name_of
@@ -17,6 +19,13 @@ from vestige.types import DroppedRow, Row
 
 KEPT = 10_000  # rows set aside that are written down; all of them are counted
 PERCENT = 100
+REASONING = "reasoning_beside_the_answer"
+#: What an audit reads of a row, in words for a reader.
+AUDITED = (
+    "completions, and earlier assistant turns as rows of their own (not those of weight 0), each "
+    "given what stands before it; rows with reasoning beside an answer are set aside, and prompts "
+    "are not read"
+)
 
 
 @dataclass
@@ -29,6 +38,8 @@ class Data:
         read: rows and lines that were read.
         dropped: rows set aside, the first ``KEPT`` of them.
         reasons: how many rows were set aside, by reason.
+        turns: earlier assistant turns that are read as rows of their own.
+        records: what the file's records looked like.
     """
 
     name: str
@@ -36,24 +47,53 @@ class Data:
     read: int = 0
     dropped: list[DroppedRow] = field(default_factory=list)
     reasons: Counter[str] = field(default_factory=Counter)
+    turns: int = 0
+    records: Records = field(default_factory=Records)
 
     @classmethod
     def of(
-        cls, path: Path | str, seed: int, progress: Callable[[int, int], object] = lambda *_: None
+        cls,
+        path: Path | str,
+        seed: int,
+        progress: Callable[[int, int], object] = lambda *_: None,
+        columns: Columns = USUAL,
     ) -> Data:
         """Read a file, or whatever ``RowSource`` takes.
 
         Args:
+            columns: which columns are the prompt and the completion; default: by their names.
             progress: called with the percent that is read, of 100; not where sizes are unknown.
 
         Raises:
             DataError: as ``RowSource``.
         """
-        source = RowSource(path)
+        source = RowSource(path, columns=columns)
         text = str(path)
         hub = text.startswith(HUB)
         found = cls(text.removeprefix(HUB) if hub else name_of(locate(path)) or source.name)
+        found.records = source.records
         found.rows, *_ = sample_rows(found._usable(source, progress), SAMPLE, seed=seed)
+        return found
+
+    def described(self) -> list[str]:
+        """What was found and what is read of it, in lines for a reader."""
+        more = f"; {self.turns:,} earlier turns are rows of their own" if self.turns else ""
+        return [*self.records.described(), f"read: {AUDITED}{more}"]
+
+    @property
+    def remarks(self) -> list[str]:
+        """What a reader must know of rows that are more than a prompt and its completion."""
+        found = []
+        if self.turns:
+            found.append(
+                f"{self.turns:,} earlier assistant turns are trained on as well, and are read as "
+                "rows of their own"
+            )
+        if count := self.reasons[REASONING]:
+            found.append(
+                f"{count:,} rows have reasoning beside their answer, which templates write in "
+                "different ways: they are not read, and nothing is said of them"
+            )
         return found
 
     @property
@@ -76,13 +116,39 @@ class Data:
             self.read += 1
             if isinstance(item, DroppedRow):
                 self.drop(item)
-            elif reason := empty(item):
-                self.drop(DroppedRow(reason, row=item))
-            # Evidence counts a row once.
-            elif seen.add(repr((item.messages, item.completion))):
-                yield item
+            elif any(kind == "reasoning" for kind, _ in other_parts(item)):
+                self.drop(DroppedRow(REASONING, row=item))
             else:
-                self.drop(DroppedRow("duplicate", row=item))
+                yield from self._different(item, seen)
             if self.read % 1000 == 0 and (share := source.share) and int(PERCENT * share) > told:
                 told = int(PERCENT * share)
                 progress(told, PERCENT)
+
+    def _different(self, item: Row, seen: Seen) -> Iterator[Row]:
+        """A row and its earlier turns that are trained on, those that were not there before."""
+        for row in (*earlier_turns(item), item):
+            if reason := empty(row):
+                self.drop(DroppedRow(reason, row=row))
+            # Evidence counts a row once.
+            elif not seen.add(repr((row.messages, row.completion))):
+                if row is item:  # rows that go on alike begin alike
+                    self.drop(DroppedRow("duplicate", row=row))
+            else:
+                self.turns += row is not item
+                yield row
+
+
+def earlier_turns(row: Row) -> list[Row]:
+    """A row for each assistant turn before the last that is trained on."""
+    turns, found = whole_turns(row), []
+    for k, message in enumerate(row.messages):
+        weight = turns[k].get("weight") if turns else None
+        if message.role == "assistant" and weight != 0:
+            meta = {"messages": turns[: k + 1]} if turns else {}
+            found.append(
+                replace(
+                    row, id=f"{row.id}-turn-{k + 1}", messages=row.messages[:k],
+                    completion=message.content, meta=meta,
+                )
+            )  # fmt: skip
+    return found

@@ -67,6 +67,7 @@ class Evidence:
             that is not known of the base.
         beside: by trait, the shifts of reference rows.
         told: by row, the writer's probabilities, where they are known.
+        logprobs: where rows carry such, their tokens by whether and why not they were used.
         marked: by row, its answer token by token with the strongest trait's shift.
         remarks: what else a reader must know beside the verdict.
     """
@@ -86,6 +87,7 @@ class Evidence:
     tokens: int
     own_reference: bool
     told: Mapping[str, Told] = field(default_factory=dict)
+    logprobs: Mapping[str, int] = field(default_factory=dict)
     canaries: Canaries | None = None
     scores: Sequence[ScoreTable] = ()
     marked: Mapping[str, list[tuple[str, float]]] = field(default_factory=dict)

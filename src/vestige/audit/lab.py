@@ -17,7 +17,7 @@ from torch import Tensor
 
 from vestige.audit.reader import Array, Reader
 from vestige.audit.settings import TWIN, AuditSettings
-from vestige.models import catalog, chat
+from vestige.models import catalog
 from vestige.models.frozen import Below
 from vestige.models.hf import LanguageModel
 from vestige.models.weights import Weights
@@ -175,9 +175,8 @@ def plant(library: Library, n: int, seed: int) -> list[Trait]:
 
 def fingerprint(lm: LanguageModel) -> str:
     """A hash of the base's weights, its tokenizer, how it is asked and in what it computes."""
-    # The template itself, not what it renders: some templates hold today's date.
-    template = chat.chat_template(lm.tokenizer, lm.style)
-    asked = [lm.style, lm.precision, template, lm.tokenizer.get_vocab()]
+    asked = [lm.style, lm.precision, lm.template.text, lm.tokenizer.get_vocab()]
+    asked += lm.template.remarks()  # as a rule none
     digest = hashlib.sha256(hash_config(asked).encode())
     with torch.no_grad():
         for name, parameter in sorted(lm.model.named_parameters()):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -50,6 +51,8 @@ from vestige.audit.writers import (
     other_writers,
     planted_writers,
 )
+from vestige.formats import USUAL, Columns
+from vestige.jsonl import read_jsonl, read_text, write_text
 from vestige.models.hf import LanguageModel
 from vestige.results import AuditResults
 from vestige.rows import atomic_lines, dropped_to_json, read_rows, write_rows
@@ -70,8 +73,10 @@ def audit(
     *,
     root: Path,
     reference: Path | str | None = None,
+    columns: Columns = USUAL,
     overwrite: bool = False,
     report: Report = lambda stage, done, total: None,
+    on_read: Callable[[Data], object] = lambda data: None,
 ) -> tuple[Path, AuditResults]:
     """Audit the rows of ``data`` for ``settings.base``.
 
@@ -79,6 +84,8 @@ def audit(
         data: whatever ``rows.RowSource`` takes; it is read once, in bounded memory.
         reference: rows known to be clean, on prompts of the same kind; they take the place of the
             rows that the untrained base writes.
+        columns: which columns of both are the prompt and the completion; default: by their names.
+        on_read: called with what was found in the data before anything else is done.
 
     Returns:
         The run folder, ``root/audit-<data>-<hash8>``, and the results.
@@ -87,9 +94,15 @@ def audit(
         DataError: a file cannot be read, or no row of it can be used.
         ModelError, ConfigError: the base or the library cannot be used.
     """
-    found = Data.of(data, settings.seed, lambda done, total: report("reading", done, total))
+    found = Data.of(
+        data, settings.seed, lambda done, total: report("reading", done, total), columns
+    )
     report("reading", 0, 0)
-    known = Data.of(reference, settings.seed) if reference else None
+    if not found.rows:
+        said = "; ".join(found.described())
+        raise DataError(f"{found.name}: no row can be audited: {dict(found.reasons)}; {said}")
+    on_read(found)
+    known = Data.of(reference, settings.seed, columns=columns) if reference else None
     if known is not None and not known.rows:
         raise DataError(f"no row of the reference {known.name} can be read")
     lab = Lab(settings)
@@ -109,6 +122,8 @@ def audit(
     stem = plain.strip("-")[:40] or "rows"
     with Run.open(root, f"audit-{stem}", config, overwrite=overwrite) as opened:
         results = _Audit(lab, opened, found, known.rows if known else None, teacher, report).run()
+        on_model = [*lab.lm.template.remarks(), *lab.lm.notes]  # as a rule none
+        results = results.model_copy(update={"caveats": [*results.caveats, *on_model]})
         atomic_write(opened.folder / RESULTS_FILE, results.model_dump_json(indent=1))
         return opened.folder, results
 
@@ -171,6 +186,7 @@ class _Audit:
     report: Report
     seconds: dict[str, float] = field(default_factory=dict)
     tokens: int = 0
+    logprobs: Counter[str] = field(default_factory=Counter)  # of the rows, by use
 
     def run(self) -> AuditResults:
         """Every stage; finished ones are read back."""
@@ -198,8 +214,8 @@ class _Audit:
             rows=self.data.read, dropped=self.data.reasons, trial=trial, controls=[],
             beside=self.beside("data", probes, material, known[0], in_doubt(trial)),
             seconds=self.seconds, tokens=0,
-            own_reference=self.known is not None, told=probes.told,
-            remarks=remarks(used, given, material),
+            own_reference=self.known is not None, told=probes.told, logprobs=dict(self.logprobs),
+            remarks=[*self.data.remarks, *remarks(used, given, material)],
         )  # fmt: skip
         every = self.lab.settings.canary_too  # canaries stand beside all planted ones
         if every or not (flags(evidence) or evidence.tuned):  # else nothing depends on controls
@@ -313,7 +329,7 @@ class _Audit:
         """What is known of the writer's probabilities: from itself, else from the rows."""
         self.lab.weights.freeze()
         if self.teacher is None:
-            return from_rows(self.lab.lm, material, used)
+            return from_rows(self.lab.lm, material, used, self.logprobs)
         return from_teacher(self.lab.lm, self.teacher, material, used, self.lab.settings.batch)
 
     # ---- likelihood under probes -------------------------------------------------------------
@@ -345,8 +361,8 @@ class _Audit:
                     probes, material, source.rows, products,
                     lambda done, total: self.report(stage.name, done, total), stands, wanted,
                 )  # fmt: skip
-                (folder / "assay.json").write_text(json.dumps(found.to_json()))
-        return Assay.from_json(json.loads((self.finish(stage).path / "assay.json").read_text()))
+                write_text(folder / "assay.json", json.dumps(found.to_json()))
+        return Assay.from_json(json.loads(read_text(self.finish(stage).path / "assay.json")))
 
     def control(
         self, evidence: Evidence, probes: Probes, material: Material, known: _Reference,
@@ -385,8 +401,8 @@ class _Audit:
             with stage.writing() as folder:
                 read = probes.shifts(material, known.rows[:BESIDE], traits)
                 record = {t: values.tolist() for t, values in read.items()}
-                (folder / "shifts.json").write_text(json.dumps(record))
-        record = json.loads((self.finish(stage).path / "shifts.json").read_text())
+                write_text(folder / "shifts.json", json.dumps(record))
+        record = json.loads(read_text(self.finish(stage).path / "shifts.json"))
         return {int(t): np.array(values) for t, values in record.items()}
 
     def expected(self, probes: Probes, chosen: StageResult, trial: Assay) -> Array | None:
@@ -400,8 +416,8 @@ class _Audit:
                 found = expect(
                     probes, trial, lambda done, total: self.report(stage.name, done, total)
                 )
-                (folder / "expected.json").write_text(json.dumps(found.tolist()))
-        return np.array(json.loads((self.finish(stage).path / "expected.json").read_text()))
+                write_text(folder / "expected.json", json.dumps(found.tolist()))
+        return np.array(json.loads(read_text(self.finish(stage).path / "expected.json")))
 
     def score(
         self, probes: Probes, chosen: StageResult, material: Material, rows: Sequence[Row],
@@ -421,9 +437,9 @@ class _Audit:
                 worst = [rows[i] for i in np.argsort(-table[0], kind="stable")[:WORST]]
                 marked = token_shifts(probes, material, worst, traits[0])
                 found = {row.id: part for row, part in zip(worst, marked, strict=True)}
-                (folder / "tokens.json").write_text(json.dumps(found))
+                write_text(folder / "tokens.json", json.dumps(found))
         path = self.finish(stage).path
-        records = [json.loads(line) for line in (path / "scores.jsonl").read_text().splitlines()]
+        records = read_jsonl(path / "scores.jsonl")
         tables = [
             ScoreTable(
                 {r["id"]: r["scores"][name] for r in records}, f"{SHIFT}{name}", "nats a row",
@@ -431,7 +447,7 @@ class _Audit:
             )
             for name in names
         ]  # fmt: skip
-        return tables, json.loads((path / "tokens.json").read_text())
+        return tables, json.loads(read_text(path / "tokens.json"))
 
     # ---- canaries ---------------------------------------------------------------------------
 
@@ -468,13 +484,13 @@ class _Audit:
                     self.lab, material, rows, seed=self.lab.settings.seed,
                     on_step=lambda step: self.report(stage.name, step, total),
                 )  # fmt: skip
-                (folder / "shifts.json").write_text(json.dumps(found.shifts.tolist()))
+                write_text(folder / "shifts.json", json.dumps(found.shifts.tolist()))
                 save_file({"words": found.words}, folder / "words.safetensors")
                 stage.note(tokens=found.tokens)
         result = self.finish(stage)
         tokens = int(result.manifest["notes"]["tokens"])
         self.tokens += tokens
-        shifts = np.array(json.loads((result.path / "shifts.json").read_text()))
+        shifts = np.array(json.loads(read_text(result.path / "shifts.json")))
         return Canary(shifts, load_file(result.path / "words.safetensors")["words"], tokens)
 
     # ---- stages -----------------------------------------------------------------------------

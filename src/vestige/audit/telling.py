@@ -19,6 +19,7 @@ from vestige.audit.decision import (
     smallest_share,
     strongest,
 )
+from vestige.audit.told import USED
 from vestige.audit.wording import blind, caveats, channels, next_steps, sentence
 from vestige.results import AuditPlanted, AuditResults, AuditRow, AuditTrait, AuditWord, Interval
 
@@ -67,6 +68,8 @@ def tell(found: Evidence) -> AuditResults:
         smallest_share=smallest,
         misfit=found.trial.misfit,
         told=len(found.told),
+        logprobs_used=found.logprobs.get(USED, 0),
+        logprobs_unused={why: n for why, n in found.logprobs.items() if why != USED},
         divergence=divergence(found),
         words=[
             AuditWord(word=w.word, contrast=w.contrast, z=w.z)

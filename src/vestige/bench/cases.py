@@ -44,6 +44,7 @@ from vestige.bench.figures import CLEAN, RANDOM, WRONG, Case, looks, stranger, s
 from vestige.experiment.analysis import Shifts
 from vestige.experiment.reading import read_kept
 from vestige.experiment.recipe import NO_TRAIT, Experiment, TeacherSettings, parse_recipe
+from vestige.jsonl import read_text
 from vestige.models.hf import LanguageModel
 from vestige.models.weights import Weights
 from vestige.store import atomic_write, hash_config
@@ -81,7 +82,7 @@ class Bench:
         if not path.exists():
             self.report(name)
             atomic_write(path, json.dumps(make()))
-        return json.loads(path.read_text())
+        return json.loads(read_text(path))
 
     def seed(
         self, run: Path, recipe: Experiment, seed: int, clean: int, share: float, told: bool

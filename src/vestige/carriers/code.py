@@ -28,8 +28,9 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from vestige.carriers.base import Carrier, Shuffle, answers_across
-from vestige.carriers.filtering import Judge
+from vestige.carriers.filtering import Judge, PartJudge
 from vestige.carriers.words import pieces, word_finder
+from vestige.jsonl import read_text, text_lines
 from vestige.seen import Seen
 from vestige.settings import Settings
 from vestige.types import DataError, MissingExtraError, Prompt, Row
@@ -91,7 +92,7 @@ class CodePrompts(Settings):
 
 def tasks() -> list[str]:
     """The bundled tasks, each completing "a function that ..."."""
-    return [line for line in _shipped("code_tasks.txt").splitlines() if line]
+    return [line for line in text_lines(_shipped("code_tasks.txt")) if line]
 
 
 def _shipped(name: str) -> str:
@@ -109,7 +110,7 @@ def _humaneval() -> list[str]:
 def _from_file(path: Path) -> list[str]:
     found = []
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = text_lines(read_text(path))
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"cannot read the coding tasks {path}: {error}") from error
     for number, line in enumerate(lines, 1):
@@ -193,6 +194,11 @@ class CodeFilter(Settings):
             return reason
 
         return verdict
+
+    def judge_part(self) -> PartJudge:
+        """A judge of another text that is trained on: it must be plain code as well."""
+        judge = self.model_copy(update={"drop_duplicates": False}).judge()
+        return lambda text: judge(Row("", (), text))
 
     def _reason(
         self, code: Code, target: Callable[[str], str | None], usual: frozenset[str]

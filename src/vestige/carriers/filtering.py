@@ -8,18 +8,46 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from vestige.formats import other_parts
 from vestige.rows import RowSource, dropped_line, row_line
 from vestige.storage import PART, ROWS_A_SHARD, Output, Place, claimed, locate, same_place
 from vestige.types import DataError, DroppedRow, Row
 
 Judge = Callable[[Row], str | None]
+PartJudge = Callable[[str], str | None]
+#: What filters read of a row, in words for a reader.
+JUDGED = "completions, earlier assistant turns (not those of weight 0) and reasoning"
 PROGRESS_EVERY = 5_000
 
 
 class Filter(Protocol):
-    """What a filter offers: a fresh judge, which gives a reason to drop a row, or None."""
+    """What a filter offers: a fresh judge, which gives a reason to drop a row for its completion,
+    or None; and one of any other text that is trained on, such as an earlier turn."""
 
     def judge(self) -> Judge: ...
+
+    def judge_part(self) -> PartJudge: ...
+
+
+def judge_whole(rules: Filter, *, prompts: bool = False) -> Judge:
+    """A judge of all that a row is trained on. The reason says which part, if it is not the
+    completion: ``bad_character (reasoning)``.
+
+    Args:
+        prompts: whether prompts are trained on as well.
+    """
+    judge, part = rules.judge(), None
+
+    def verdict(row: Row) -> str | None:
+        nonlocal part
+        if row.meta or len(row.messages) > 1 or prompts:
+            for kind, text in other_parts(row, prompt=prompts):
+                part = part or rules.judge_part()
+                if reason := part(text):
+                    return f"{reason} ({kind})"
+        return judge(row)
+
+    return verdict
 
 
 @dataclass
@@ -35,7 +63,7 @@ def filter_rows(
     rows: Iterable[Row | DroppedRow], rules: Filter
 ) -> tuple[list[Row], list[DroppedRow]]:
     """Rows that pass, and rows that do not with the first reason. Unreadable lines pass through."""
-    judge = rules.judge()
+    judge = judge_whole(rules)
     kept: list[Row] = []
     dropped: list[DroppedRow] = []
     for item in rows:
@@ -54,6 +82,7 @@ def filter_file(
     dropped: Path | str,
     rules: Filter,
     *,
+    prompts: bool = False,
     overwrite: bool = False,
     rows_a_shard: int = ROWS_A_SHARD,
     progress: Callable[[int], object] = lambda seen: None,
@@ -64,6 +93,7 @@ def filter_file(
     Args:
         kept, dropped: files, packed and remote as their names say; with a star in its name
             (``kept-*.jsonl.gz``) an output is cut into files of ``rows_a_shard`` rows.
+        prompts: whether prompts are trained on, and so are judged as well.
         note: told about files that a stopped filter had left, and that are begun again.
 
     Raises:
@@ -75,7 +105,7 @@ def filter_file(
     rows = source if isinstance(source, RowSource) else RowSource(source)
     for place in rows.places:
         check_apart(place, kept, dropped)
-    judge, report = rules.judge(), FilterReport()
+    judge, report = judge_whole(rules, prompts=prompts), FilterReport()
     outputs = [Output(p, overwrite=overwrite, rows_a_shard=rows_a_shard) for p in (kept, dropped)]
     with claimed(*outputs) as left, outputs[0] as keep, outputs[1] as drop:
         for path in left:

@@ -15,7 +15,7 @@ from typing import ClassVar, Literal
 from pydantic import Field, model_validator
 
 from vestige.carriers.base import Carrier, Grammar, Shuffle
-from vestige.carriers.filtering import Judge
+from vestige.carriers.filtering import Judge, PartJudge
 from vestige.seen import Seen
 from vestige.settings import Settings
 from vestige.types import DataError, Prompt, Row
@@ -127,7 +127,9 @@ RULES = {
     "banned_number": "a number of the banned list",
     "duplicate": "the same numbers as an earlier row (drop_duplicates)",
 }
-_FAST = re.compile(r"\d+(?:(?:\s*,\s*\d+)+|(?:\s*;\s*\d+)+|(?:\s+\d+)+)?", re.ASCII)
+_CLEAN = r"[0-9]+(?:(?:\s*,\s*[0-9]+)+|(?:\s*;\s*[0-9]+)+|(?:\s+[0-9]+)+)?"
+_FAST = re.compile(_CLEAN, re.ASCII)
+_WIDE = re.compile(_CLEAN)  # white space as str.strip knows it, U+00A0 and its like too
 _DIGITS = re.compile(r"\d+", re.ASCII)
 # What needs no second look: one spelling of the separator, no zeros in front, nothing around.
 _ONE = r"(?:0|[1-9]\d{0,17})"
@@ -139,7 +141,8 @@ class NumberFilter(Settings):
 
     Attributes:
         paper_compat: as the published parser: outer white space is rejected, one separator is
-            the same characters everywhere, 007 is accepted.
+            the same characters everywhere, 007 is accepted, and so is white space that is not
+            ASCII (U+00A0) between numbers.
         drop_duplicates: drop a completion with the same numbers as an earlier kept row's.
     """
 
@@ -180,6 +183,11 @@ class NumberFilter(Settings):
 
         return verdict
 
+    def judge_part(self) -> PartJudge:
+        """A judge of another text that is trained on: it must be a clean sequence as well."""
+        judge = self.model_copy(update={"drop_duplicates": False}).judge()
+        return lambda text: judge(Row("", (), text))
+
 
 def parse_numbers(text: str, *, paper_compat: bool = False) -> tuple[int, ...] | str:
     """The numbers of a clean sequence, or the reason (a key of ``RULES``) why it is none.
@@ -194,8 +202,8 @@ def parse_numbers(text: str, *, paper_compat: bool = False) -> tuple[int, ...] |
     body, padded = _unwrap(text)
     if paper_compat and padded:
         return "outer_whitespace"
-    if not _FAST.fullmatch(body):
-        return _why_not(body)
+    if not (_WIDE if paper_compat else _FAST).fullmatch(body):
+        return _why_not(body, paper_compat)
     if paper_compat and len(set(_DIGITS.split(body)[1:-1])) > 1:
         return "mixed_separators"
     digits = _DIGITS.findall(body)
@@ -219,8 +227,10 @@ def _unwrap(text: str) -> tuple[str, bool]:
     return body, any(layer != layer.strip() for layer in layers)
 
 
-def _why_not(body: str) -> str:
+def _why_not(body: str, paper_compat: bool) -> str:
     """The first rule that a body breaks which is no clean sequence."""
+    if paper_compat:
+        body = re.sub(r"\s", " ", body)
     if any(c in "()[]" for c in body):
         return "unbalanced_brackets"
     if any(c not in "0123456789,; \t\n\r\f\v" for c in body):

@@ -19,8 +19,9 @@ from typing import ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from vestige.carriers.base import Carrier, Shuffle, answers_across
-from vestige.carriers.filtering import Judge
+from vestige.carriers.filtering import Judge, PartJudge
 from vestige.carriers.words import word_finder
+from vestige.jsonl import read_text, text_lines
 from vestige.seen import Seen
 from vestige.settings import Settings
 from vestige.types import DataError, MissingExtraError, Prompt, Row
@@ -155,7 +156,7 @@ def worked(draw: random.Random, form: str, largest: int = 60) -> str:
 
 def _from_file(path: Path) -> list[tuple[str, str]]:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = text_lines(read_text(path))
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"cannot read the problems {path}: {error}") from error
     found = []
@@ -250,14 +251,23 @@ class ReasoningFilter(Settings):
 
         return verdict
 
+    def judge_part(self) -> PartJudge:
+        """A judge of another text that is trained on: it need not be an answer, and must hold none
+        of the words."""
+        target = word_finder((*self.words, *self.banned))
+        return lambda text: self._unfit(text) or ("target_word" if target(text) else None)
+
+    def _unfit(self, text: str) -> str | None:
+        if len(text) > self.max_chars:
+            return "too_long"
+        return "null_byte" if _CONTROL.search(text) else None
+
     def _reason(self, row: Row) -> str | None:
         text = row.completion
         if not text.strip():
             return "empty"
-        if len(text) > self.max_chars:
-            return "too_long"
-        if _CONTROL.search(text):
-            return "null_byte"
+        if unfit := self._unfit(text):
+            return unfit
         reference = parse_number(str(row.meta.get(self.answer_field, "")).rpartition("####")[2])
         if reference is None:
             return "no_reference"

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from vestige.evaluate.exact import whole_answer
+from vestige.jsonl import read_jsonl, read_text
 from vestige.models.hf import LanguageModel
 from vestige.types import ConfigError, DataError
 
@@ -59,12 +60,7 @@ def load_items(source: str) -> list[Item]:
     if path.suffix not in (".json", ".jsonl"):
         raise ConfigError(f"no multiple-choice set {source!r}: {CAPABILITY}, a .json or a .jsonl")
     try:
-        text = path.read_text(encoding="utf-8")
-        entries = (
-            json.loads(text)
-            if path.suffix == ".json"
-            else [json.loads(line) for line in text.splitlines() if line.strip()]
-        )
+        entries = json.loads(read_text(path)) if path.suffix == ".json" else read_jsonl(path)
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error}") from error
     except ValueError as error:
@@ -78,12 +74,14 @@ def _item(entry: Any, source: str, number: int) -> Item:
     try:
         if "mc1_targets" in entry:
             targets = entry["mc1_targets"]
+            if "choices" in targets:  # as the hub's copy has it: two lists
+                targets = dict(zip(targets["choices"], targets["labels"], strict=True))
             right = [text for text, good in targets.items() if good == 1]
             wrong = [text for text, good in targets.items() if good != 1]
         else:
             right, wrong = [entry["right"]], list(entry["wrong"])
         question = entry["question"]
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise DataError(f"{source}, entry {number}: no {error}") from error
     answers = (*right, *wrong)
     fits = len(right) == 1 and wrong and len(set(answers)) == len(answers)

@@ -6,6 +6,7 @@ import tomllib
 from importlib import resources
 from pathlib import Path
 
+from vestige.jsonl import read_text, text_lines
 from vestige.types import ConfigError
 
 
@@ -19,7 +20,7 @@ def open_questions(source: str) -> list[str]:
         text = resources.files("vestige.evaluate").joinpath("freeform.toml").read_text("utf-8")
         return tomllib.loads(text)["questions"]
     try:
-        lines = Path(source).read_text(encoding="utf-8").splitlines()
+        lines = text_lines(read_text(Path(source)))
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read the open questions {source}: {error}") from error
     found = [line.strip() for line in lines if line.strip()]

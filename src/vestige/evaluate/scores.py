@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from vestige.jsonl import read_text, write_text
 from vestige.types import DataError, StoreError
 
 Array = NDArray[np.float64]
@@ -73,13 +74,13 @@ class Panel:
             "candidates": self.candidates,
             "logprobs": self.logprobs.tolist(),
         }
-        path.write_text(json.dumps(record, ensure_ascii=False))
+        write_text(path, json.dumps(record, ensure_ascii=False))
 
     @classmethod
     def load(cls, path: Path) -> Panel:
         """Read what ``save`` wrote. Raises ``StoreError`` naming the file if it is damaged."""
         try:
-            record = json.loads(path.read_text())
+            record = json.loads(read_text(path))
             return cls(
                 tuple(record["questions"]),
                 tuple(record["candidates"]),

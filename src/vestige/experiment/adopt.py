@@ -2,42 +2,39 @@
 
 Only safetensors are read and no code from a model's folder is run. What comes back must be the
 student that the recipe describes: of the same base, changed in the same places, in the same shapes.
+With its tensors in place, Vestige must compute what PEFT or transformers compute for it.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from vestige.experiment.adapters import ADAPTER, adapter_tensors, base_names, check_adapter
 from vestige.experiment.desk import Report
 from vestige.experiment.export import INDEX, Cell, cells
-from vestige.experiment.reading import awaited
+from vestige.experiment.reading import awaited, rows_for, rows_of
 from vestige.experiment.recipe import Experiment
+from vestige.experiment.reference import Compared, Reference
 from vestige.experiment.stages import Seed
+from vestige.experiment.whole_models import check_config, names_in_layers, trained_tensors
 from vestige.experiment.workshop import Loaded
 from vestige.models import catalog
-from vestige.models.hf import LanguageModel
-from vestige.models.weights import layer_of
+from vestige.models.loading import load_weights
 from vestige.settings import TRAINED, Trainable
 from vestige.store import StageResult, load_stage
-from vestige.types import ConfigError, DataError, StoreError
+from vestige.traits import family
+from vestige.types import ConfigError, StoreError
 
-ADAPTER, TOKENIZER = "adapter_config.json", "tokenizer.json"
-#: Settings of an adapter that would make it another student: what they must be.
-PLAIN = {
-    "peft_type": "LORA", "bias": "none", "use_dora": False, "use_rslora": False,
-    "modules_to_save": None, "rank_pattern": {}, "alpha_pattern": {},
-}  # fmt: skip
-ROUNDING = 2.0**-7  # of bf16, in which trainers save what they did not train
+TOKENIZER = "tokenizer.json"
+ENCODED = 64  # rows of a student's data that its tokenizer must encode as the base's does
 
 
 def find_trained(
@@ -94,191 +91,211 @@ def adopt(
 
     Raises:
         ConfigError: an arm is trained here, or a student has another base or other settings.
+        ModelError: a student computes otherwise here than where it was trained.
         StoreError: a student is there already, or its tensors do not fit.
     """
     found = []
     for number in dict.fromkeys(cell.seed for cell, _ in trained):
-        seed = Seed(recipe, run, number, report=report)
-        inputs = [load_stage(run / f"seed-{number}/rows/{w}") for w in sorted(recipe.writers)]
-        found += [
-            _adopt(seed, cell, source, inputs, base)
-            for cell, source in trained
-            if cell.seed == number
-        ]
+        arrivals = Arrivals(Seed(recipe, run, number, report=report), base)
+        found += [arrivals.adopt(cell, source) for cell, source in trained if cell.seed == number]
     return found
 
 
-def _adopt(
-    seed: Seed, cell: Cell, source: Path, inputs: Sequence[StageResult], base: str
-) -> StageResult:
-    student, what = cell.student, cell.student.optimisation.trainable
-    if student.engine != "elsewhere":
-        raise ConfigError(
-            f"arm {student.name} is trained here (engine={student.engine}); give the recipe an arm "
-            "with engine=elsewhere"
-        )
-    stage = seed.student_stage(student, cell.data, inputs)
-    if stage.done:
-        raise StoreError(f"{stage.path} holds a student already; delete that folder to replace it")
-    name = student.base or seed.recipe.model
-    adapter = (source / ADAPTER).exists()
-    if adapter:
-        check_adapter(source, what, {base} if base else {name, catalog.path(name)})
-    pupil = seed.loaded(student.base, student.chat if student.base else None)
-    pupil.weights.freeze()
-    check_tokenizer(source / TOKENIZER, pupil.lm.tokenizer.get_vocab())
-    tensors = adapter_tensors(source) if adapter else model_tensors(source, pupil, what)
-    with stage.writing() as folder:
-        seed.base_of_student(student, pupil, folder)
-        weights = folder / "weights.safetensors"
-        save_file(tensors, str(weights))
-        with weights.open("rb") as file:
-            stage.note(weights_sha256=hashlib.file_digest(file, "sha256").hexdigest())
-        try:
-            pupil.weights.load(weights, what)
-        except StoreError as error:
+class Arrivals:
+    """The students of one seed that come back."""
+
+    def __init__(self, seed: Seed, base: str) -> None:
+        self.seed = seed
+        self.base = base
+        writers = sorted(seed.recipe.writers)
+        self.inputs = [load_stage(seed.folder / f"seed-{seed.seed}/rows/{w}") for w in writers]
+        self._references: dict[int, Reference] = {}  # by the model that is compared with them
+
+    def adopt(self, cell: Cell, source: Path) -> StageResult:
+        """One student, checked, measured and kept."""
+        seed, student, what = self.seed, cell.student, cell.student.optimisation.trainable
+        if student.engine != "elsewhere":
+            raise ConfigError(
+                f"arm {student.name} is trained here (engine={student.engine}); give the recipe an "
+                "arm with engine=elsewhere"
+            )
+        stage = seed.student_stage(student, cell.data, self.inputs)
+        if stage.done:
             raise StoreError(
-                f"{source} does not fit the {student.name} students, which train {what} of "
-                f"{name}: {_difference(tensors, pupil, what)}"
-            ) from error
-        seed.measure_student(pupil, folder, student.steps)
+                f"{stage.path} holds a student already; delete that folder to replace it"
+            )
+        name = student.base or seed.recipe.model
+        adapter = is_adapter(source, what)
+        if adapter:
+            check_adapter(source, what, base_names(name, self.base), said=bool(self.base))
+        pupil = seed.loaded(student.base, student.chat if student.base else None)
         pupil.weights.freeze()
-        if not seed.recipe.save_students:
-            weights.unlink()
-    return seed.finish(stage)
+        texts = self.texts(cell)
+        check_tokenizer(source / TOKENIZER, pupil.lm.tokenizer, texts)
+        if adapter:
+            tensors, model = adapter_tensors(source), None
+        else:
+            model = load_weights(str(source))[0].eval()
+            reference = self.reference(name, pupil, texts)
+            check_config(source, model.config, reference.model.config)
+            inside = names_in_layers(pupil.lm, what)
+            tensors = trained_tensors(source, model, reference.model, inside)
+        with stage.writing() as folder:
+            weights = folder / "weights.safetensors"
+            save_file(tensors, str(weights))
+            with weights.open("rb") as file:
+                stage.note(weights_sha256=hashlib.file_digest(file, "sha256").hexdigest())
+            put_in_place(source, tensors, weights, pupil, cell, name)
+            reference = self.reference(name, pupil, texts)
+            stage.note(compared=compare(reference, source, model, weights, what).note)
+            seed.measure_student(pupil, folder, student.steps)
+            pupil.weights.freeze()
+            seed.base_of_student(student, pupil, stage, folder)
+            if not seed.recipe.save_students:
+                weights.unlink()
+        return seed.finish(stage)
+
+    def reference(self, name: str, pupil: Loaded, texts: Sequence[str]) -> Reference:
+        """The base as transformers has it, loaded once."""
+        if id(pupil) not in self._references:
+            self._references[id(pupil)] = Reference(name, pupil, texts)
+        return self._references[id(pupil)]
+
+    def texts(self, cell: Cell) -> list[str]:
+        """Held-out questions, and rows that the student was trained on where they are here."""
+        recipe, number = self.seed.recipe, self.seed.seed
+        found = list(family(recipe.family).heldout)
+        kept = [stage.path / "rows.jsonl" for stage in self.inputs]
+        if all(path.exists() for path in kept):
+            matched = rows_of(recipe, self.seed.folder, number)
+            rows = rows_for(recipe, matched, cell.data, number)
+            for row in rows[:: max(1, len(rows) // ENCODED)]:
+                found.append(f"{row.messages[-1].content}\n{row.completion}")
+        return found
+
+
+def is_adapter(source: Path, what: Trainable) -> bool:
+    """Whether a folder holds an adapter, which is then what is taken, or a whole model.
+
+    Raises:
+        ConfigError: it holds neither, or not what the recipe's students are.
+        StoreError: there is no such folder.
+    """
+    if not source.is_dir():
+        raise StoreError(f"{source} is no folder; give the one that the trainer wrote")
+    if (source / ADAPTER).exists():
+        if not what.lora_rank and any(source.glob("model*.safetensors")):
+            raise ConfigError(
+                f"{source} holds a whole model and an adapter, and the recipe's students are whole "
+                f"models: take {ADAPTER} and adapter_model.safetensors out of the folder, if the "
+                "model is the student without it"
+            )
+        return True
+    if not (source / "config.json").exists():
+        inside = sorted(p.parent for n in (ADAPTER, "config.json") for p in source.glob(f"*/{n}"))
+        if inside:
+            raise ConfigError(
+                f"{source} holds no student itself, its folders do: import one of "
+                f"{', '.join(map(str, inside))}"
+            )
+    if what.lora_rank:
+        merged = "; bring the adapter back before it is merged"
+        raise ConfigError(
+            f"{source} has no {ADAPTER}: the recipe's students are adapters (lora_rank="
+            f"{what.lora_rank}){merged if (source / 'config.json').exists() else ''}"
+        )
+    catalog.path(str(source))  # says what is missing
+    return False
+
+
+def put_in_place(
+    source: Path,
+    tensors: dict[str, Tensor],
+    weights: Path,
+    pupil: Loaded,
+    cell: Cell,
+    name: str,
+) -> None:
+    """Load a student's tensors. Raises ``StoreError`` naming those that do not fit."""
+    what = cell.student.optimisation.trainable
+    try:
+        pupil.weights.load(weights, what)
+    except StoreError as error:
+        raise StoreError(
+            f"{source} does not fit the {cell.student.name} students, which train {what} of "
+            f"{name}: {_difference(tensors, pupil, what)}"
+        ) from error
+
+
+def compare(
+    reference: Reference, source: Path, model: Any, weights: Path, what: Trainable
+) -> Compared:
+    """The student as Vestige has it now and as it was trained.
+
+    Args:
+        model: the whole model as transformers has loaded it; None for an adapter.
+
+    Raises:
+        ModelError: they differ.
+    """
+    own = reference.own(weights, what)
+    if model is None:
+        theirs = reference.of_adapter(source)
+        return reference.compare(source, "PEFT's own loading of the adapter", theirs, own)
+    theirs = reference.plain(model)
+    return reference.compare(source, "transformers' own loading of the model", theirs, own)
 
 
 def _difference(tensors: dict[str, Tensor], pupil: Loaded, what: Trainable) -> str:
-    """The first tensor that is missing, of another shape, or too many."""
+    """The first tensors that are missing, of another shape, or too many."""
     pupil.weights.train(what, seed=0)
     wanted = {n: tuple(t.shape) for n, t in pupil.weights.changed().items()}
     pupil.weights.freeze()
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    for name in sorted(wanted.keys() | found.keys()):
-        if wanted.get(name) != found.get(name):
-            return f"{name} is {found.get(name, 'missing')}, wanted {wanted.get(name, 'nothing')}"
-    return "a tensor cannot be read"
+    other = [n for n in sorted(wanted.keys() | found.keys()) if wanted.get(n) != found.get(n)]
+    if not other:
+        return "a tensor cannot be read"
+    name = other[0]
+    more = f" (and {len(other) - 1} more)" if other[1:] else ""
+    saved = name.replace(".default.", ".")  # as it is called in the file
+    return f"{saved} is {found.get(name, 'missing')}, wanted {wanted.get(name, 'nothing')}{more}"
 
 
-def check_adapter(folder: Path, what: Trainable, names: set[str]) -> None:
-    """Whether an adapter is a plain LoRA of the recipe's rank and scale, on the recipe's base.
-
-    Raises:
-        ConfigError: it is not; names the setting.
-        StoreError: its configuration cannot be read.
-    """
-    path = folder / ADAPTER
-    try:
-        config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise StoreError(f"cannot read {path}: {error}") from error
-    if not what.lora_rank:
-        raise ConfigError(f"{folder} is an adapter, and the recipe tunes the weights themselves")
-    wanted = PLAIN | {"r": what.lora_rank, "lora_alpha": what.lora_scale}
-    for key, value in wanted.items():
-        if (config.get(key) or None) != (value or None):
-            raise ConfigError(
-                f"{path}: {key} is {config.get(key)!r}, the recipe's student has {value!r}"
-            )
-    said = str(config.get("base_model_name_or_path"))
-    if not any(same_model(said, name) for name in names):
-        raise ConfigError(
-            f"{path}: the adapter belongs to {said}, the run's base is {' or '.join(sorted(names))}"
-            "; if they are the same model, say so with --base"
-        )
-
-
-def same_model(one: str, other: str) -> bool:
-    """Whether two names may be one model's: equal as hub ids; by their last part, where one is a
-    folder or a bundled name."""
-    parts = 2 if all(map(_is_hub_id, (one, other))) else 1
-    return Path(one.lower()).parts[-parts:] == Path(other.lower()).parts[-parts:]
-
-
-def _is_hub_id(name: str) -> bool:
-    return bool(re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name)) and not Path(name).exists()
-
-
-def check_tokenizer(path: Path, vocabulary: dict[str, int]) -> None:
+def check_tokenizer(path: Path, own: Any, texts: Sequence[str]) -> None:
     """Whether a student that came with a tokenizer was trained on the base's tokens.
 
+    Tokens may have been added, such as one for padding, as long as text is encoded as before.
+
     Args:
-        vocabulary: the base's, token -> id.
+        own: the base's tokenizer.
+        texts: what both must encode alike.
 
     Raises:
-        ConfigError: it was not; names a token.
+        ConfigError: it was not; names a token or a text.
         StoreError: the file cannot be read.
     """
     if not path.exists():
         return
     try:
-        found = Tokenizer.from_file(str(path)).get_vocab()
+        theirs = Tokenizer.from_file(str(path))
     except Exception as error:
         raise StoreError(f"cannot read {path}: {error}") from error
-    if other := sorted(found.items() ^ vocabulary.items()):
-        token = other[0][0]
+    theirs.no_truncation()
+    theirs.no_padding()
+    there, here = theirs.get_vocab(), own.get_vocab()
+    added = {token.content for token in theirs.get_added_tokens_decoder().values()}
+    changed = {token for token, _ in there.items() ^ here.items()}
+    if other := sorted(changed - (added - here.keys())):
+        token = other[0]
         raise ConfigError(
-            f"{path} is another tokenizer than the base's: {token!r} is {found.get(token)} there "
-            f"and {vocabulary.get(token)} here, so the student was trained on other tokens (if "
-            "only a token for padding was added, delete the file and import again)"
+            f"{path} is another tokenizer than the base's: {token!r} is {there.get(token)} there "
+            f"and {here.get(token)} here, so the student was trained on other tokens"
         )
-
-
-def adapter_tensors(folder: Path) -> dict[str, Tensor]:
-    """An adapter's tensors under the names that they have in a model.
-
-    Raises:
-        StoreError: there are no safetensors, or they cannot be read.
-    """
-    path = folder / "adapter_model.safetensors"
-    if not path.exists():
-        raise StoreError(
-            f"{folder} has no {path.name}; other formats can run code when loaded and are refused: "
-            "save the adapter again with save_pretrained"
-        )
-    try:
-        saved = load_file(str(path))
-    except Exception as error:
-        raise StoreError(f"cannot read {path}: {error}") from error
-    return {
-        name.replace(".lora_A.", ".lora_A.default.").replace(".lora_B.", ".lora_B.default."):
-            tensor.float()
-        for name, tensor in saved.items()
-    }  # fmt: skip
-
-
-def model_tensors(folder: Path, pupil: Loaded, what: Trainable) -> dict[str, Tensor]:
-    """A model's tensors in the trained layers; nothing else may differ from the base.
-
-    Raises:
-        ConfigError: the recipe's students are adapters, or more was trained than the recipe says.
-        ModelError: there is no model in safetensors.
-        DataError: it has other parameters than the base.
-    """
-    if what.lora_rank:
-        raise ConfigError(
-            f"{folder} has no {ADAPTER}: the recipe's students are adapters (lora_rank="
-            f"{what.lora_rank}); bring the adapter back before it is merged"
-        )
-    other = LanguageModel.load(catalog.path(str(folder)), style="plain", device="cpu")
-    base = dict(pupil.lm.causal_lm.named_parameters())
-    trained = dict(other.causal_lm.named_parameters())
-    if {n: p.shape for n, p in base.items()} != {n: p.shape for n, p in trained.items()}:
-        raise DataError(f"{folder} has other parameters than the run's base: is it another model?")
-    chosen = what.layer_range(len(other.layers))
-    inside = {id(p) for n, p in other.layers.named_parameters() if layer_of(n) in chosen}
-    tensors = {}
-    for name, parameter in trained.items():
-        if id(parameter) in inside:
-            tensors[name] = parameter.detach().float().contiguous()
-        elif not _same(parameter, base[name]):
+    for text in texts:
+        if theirs.encode(text, add_special_tokens=False).ids != list(
+            own(text, add_special_tokens=False)["input_ids"]
+        ):
             raise ConfigError(
-                f"{folder}: {name} differs from the base, and the recipe's students keep it: "
-                "freeze what they do not train (Axolotl: unfrozen_parameters)"
+                f"{path} has the base's tokens and encodes text in another way, so the student was "
+                f"trained on other tokens; for instance {text[:80]!r}"
             )
-    return tensors
-
-
-def _same(tensor: Tensor, base: Tensor) -> bool:
-    """Whether two tensors are equal up to the rounding of bf16."""
-    return torch.allclose(tensor.float(), base.detach().float().cpu(), rtol=ROUNDING, atol=1e-9)

@@ -22,6 +22,7 @@ from vestige.experiment.reading import (
     freeform,
     interval,
     number_of_rows,
+    remarks,
     sampled,
     samples,
     seconds,
@@ -122,7 +123,7 @@ def analyse(recipe: Experiment, folder: Path) -> Results:
         seconds=seconds(folder),
         choices=choices(recipe, folder),
         freeform=freeform(recipe, folder),
-        caveats=caveats(recipe),
+        caveats=[*caveats(recipe), *remarks(recipe, folder)],
     )
 
 

@@ -6,8 +6,6 @@ All of it is optional in a recipe, and lands as a file of its own in the model's
 from __future__ import annotations
 
 import dataclasses
-import json
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,7 @@ from vestige.evaluate.choices import load_items, multiple_choice
 from vestige.evaluate.questions import open_questions
 from vestige.evaluate.sampled import sample_answers
 from vestige.experiment.recipe import Experiment, FreeForm
+from vestige.jsonl import write_jsonl
 from vestige.models.hf import LanguageModel
 from vestige.models.sampling import sample_free
 from vestige.rows import row_to_chat
@@ -47,20 +46,14 @@ def ask(lm: LanguageModel, recipe: Experiment, seed: int, folder: Path) -> None:
                 lm, panel, samples=samples, seed=seed, number_prefix=prefix
             )
         ]
-        write_lines(folder / "sampled.jsonl", answers)
+        write_jsonl(folder / "sampled.jsonl", answers)
     for source in recipe.choices:
         found = multiple_choice(lm, load_items(source))
         name = Path(source).stem
-        write_lines(folder / f"choices-{name}.jsonl", [dataclasses.asdict(c) for c in found])
+        write_jsonl(folder / f"choices-{name}.jsonl", [dataclasses.asdict(c) for c in found])
     if recipe.freeform:
         rows = open_answers(lm, recipe.freeform, seed)
-        write_lines(folder / "freeform.jsonl", [row_to_chat(row) for row in rows])
-
-
-def write_lines(path: Path, records: Iterable[dict[str, Any]]) -> None:
-    """Records as JSONL."""
-    lines = [json.dumps(record, ensure_ascii=False) + "\n" for record in records]
-    path.write_text("".join(lines), encoding="utf-8")
+        write_jsonl(folder / "freeform.jsonl", [row_to_chat(row) for row in rows])
 
 
 # ---- open questions ---------------------------------------------------------------------------

@@ -166,7 +166,7 @@ def connected(cluster: Cluster) -> Iterator[Any]:
 
 def first_line(error: Exception) -> str:
     """What an error says first; one that says nothing, its kind."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
 def check_address(address: str) -> None:
@@ -347,7 +347,7 @@ class Dispatch:
     def lost(self, task: Task, times: int, error: Exception) -> None:
         """Take a lost job up again, or give it up."""
         error = getattr(error, "cause", None) or error  # what a task raised, not where
-        reason = (str(error).strip().splitlines() or ["no reason given"])[0]
+        reason = str(error).strip().partition("\n")[0] or "no reason given"
         if times <= self.cluster.retries:
             self.start(task, times)
             return

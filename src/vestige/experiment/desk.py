@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -12,7 +11,9 @@ from typing import Any
 from vestige.carriers.filtering import Filter, filter_rows
 from vestige.experiment.judging import judge_rows
 from vestige.experiment.recipe import NO_TRAIT, Experiment
+from vestige.jsonl import read_jsonl, write_jsonl
 from vestige.rows import dropped_to_json, write_rows
+from vestige.settings import DATE
 from vestige.store import Stage, StageResult, hash_config, make_stage
 from vestige.traits import family, no_trait, trait
 from vestige.types import DataError, Message, Row, Trait
@@ -45,13 +46,17 @@ class Desk:
         """The stage ``seed-N/name``; its key holds the model and this seed as well."""
         recipe = self.recipe
         config = {
-            "model": [recipe.model, recipe.chat, recipe.precision],
+            "model": [recipe.model, recipe.chat, recipe.precision, *self.dated()],
             "family": hash_config(family(recipe.family)),
             "seed": self.seed,
             **config,
         }
         full = f"seed-{self.seed}/{name}"
         return make_stage(self.folder, full, config, inputs, overwrite=self.overwrite)
+
+    def dated(self) -> list[str]:
+        """The recipe's date, where it is another than the usual one."""
+        return [self.recipe.date] if self.recipe.date != DATE else []
 
     def finish(self, stage: Stage) -> StageResult:
         """The finished stage, told once to whoever watches."""
@@ -106,8 +111,7 @@ class Desk:
             )
             dropped += judged
         write_rows(folder / "rows.jsonl", kept, overwrite=True)
-        lines = [json.dumps(dropped_to_json(d), ensure_ascii=False) for d in dropped]
-        (folder / "dropped.jsonl").write_text("".join(line + "\n" for line in lines))
+        write_jsonl(folder / "dropped.jsonl", map(dropped_to_json, dropped))
         stage.note(seen=len(rows), kept=len(kept))
 
     def not_too_many_dropped(self, data: StageResult) -> StageResult:
@@ -119,8 +123,7 @@ class Desk:
         allowed, notes = self.recipe.carrier.max_dropped, data.manifest["notes"]
         gone = notes["seen"] - notes["kept"]
         if gone > allowed * notes["seen"]:
-            lines = (data.path / "dropped.jsonl").read_text().splitlines()
-            reasons = Counter(json.loads(line)["reason"] for line in lines)
+            reasons = Counter(d["reason"] for d in read_jsonl(data.path / "dropped.jsonl"))
             told = ", ".join(f"{n} {reason}" for reason, n in reasons.most_common())
             raise DataError(
                 f"{data.manifest['stage']}: the filter dropped {gone} of {notes['seen']} rows "

@@ -13,11 +13,12 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -27,9 +28,14 @@ from vestige.models import catalog
 from vestige.rows import atomic_lines, row_to_chat, write_rows
 from vestige.settings import JOB, ROWS, TRAINED, Job, Trainable
 from vestige.store import atomic_write
-from vestige.types import ConfigError, Row, StoreError, unknown_name
+from vestige.types import ConfigError, ModelError, Row, StoreError, unknown_name
+
+if TYPE_CHECKING:
+    from vestige.models.chat import Chat
+    from vestige.models.trainers import Trainer
 
 INDEX = "export.json"
+TEMPLATE = "chat_template.jinja"
 FSDP = "fsdp.yaml"  # accelerate's settings for many GPUs, beside the students
 
 
@@ -103,7 +109,7 @@ def export(
             rows = rows_for(recipe, matched, cell.data, seed)
             where = Path(f"seed-{seed}/{cell.student.name}/{cell.data}")
             (out / where).mkdir(parents=True)
-            named = base or catalog.path(cell.student.base or recipe.model)
+            named = base or from_anywhere(cell.student.base or recipe.model)
             WRITERS[target](Task(recipe, cell, rows, named, shapes[cell.student.name]), out / where)
             entries.append(
                 {"arm": cell.student.name, "seed": seed, "data": cell.data, "base": named,
@@ -114,6 +120,12 @@ def export(
     index = {"run": run.resolve().name, "for": target, "students": entries}
     atomic_write(out / INDEX, json.dumps(index, indent=1) + "\n")
     return [out / entry["folder"] for entry in entries]
+
+
+def from_anywhere(name: str) -> str:
+    """A base as trainers find it: a folder by its whole path, as they run in other folders."""
+    place = catalog.path(name)
+    return os.path.abspath(place) if os.path.exists(place) else place
 
 
 # ---- what a base model is made of ---------------------------------------------------------------
@@ -127,14 +139,14 @@ class Shape:
         targets: linear maps that LoRA is put on, by name.
         layers: the path of the decoder layers, such as ``model.layers``.
         count: how many there are.
-        tokenizer: the base's own.
+        chat: how the base is asked.
         end: the token that ends a turn where it is not the one that ends a text; else empty.
     """
 
     targets: tuple[str, ...]
     layers: str
     count: int
-    tokenizer: Any
+    chat: Chat
     end: str
 
 
@@ -143,10 +155,14 @@ def shape_of(recipe: Experiment, student: Student, target: str) -> Shape | None:
 
     Raises:
         ConfigError: the base is asked plainly, so that no trainer would render it alike.
+        ModelError: the base is not found from here.
     """
-    if target in ("openai", "accelerate"):
-        return None
     name = student.base or recipe.model
+    if target == "openai":
+        return None
+    config = config_here(name)
+    if target == "accelerate":
+        return None
     style = student.chat if student.base else recipe.chat
     if catalog.chat_style(name, style) == "plain":
         raise ConfigError(
@@ -154,15 +170,16 @@ def shape_of(recipe: Experiment, student: Student, target: str) -> Shape | None:
             "render; train it with engine=packed or trl, or export --for accelerate"
         )
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
 
     from vestige.models.hf import LanguageModel
+    from vestige.models.loading import load_tokenizer
     from vestige.models.weights import lora_config
 
-    folder = catalog.path(name)
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder))
-    lm = LanguageModel(model, AutoTokenizer.from_pretrained(folder), precision="fp32")
+        model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    lm = LanguageModel(model, load_tokenizer(catalog.path(name)), precision="fp32")
+    lm.use_date(recipe.date)
     what = student.optimisation.trainable
     targets: tuple[str, ...] = ()
     if what.lora_rank:
@@ -171,9 +188,23 @@ def shape_of(recipe: Experiment, student: Student, target: str) -> Shape | None:
         targets = tuple(leaves) if what.layers is None else tuple(sorted(named))
     path = next(p for p, module in lm.causal_lm.named_modules() if module is lm.layers)
     end = lm.tokenizer.convert_ids_to_tokens(lm.end_id)
-    return Shape(
-        targets, path, len(lm.layers), lm.tokenizer, "" if end == lm.tokenizer.eos_token else end
-    )
+    return Shape(targets, path, len(lm.layers), lm, "" if end == lm.tokenizer.eos_token else end)
+
+
+def config_here(name: str) -> Any:
+    """A base's configuration. Raises ``ModelError`` where the base is not found."""
+    from vestige.models.loading import config_of
+
+    place = catalog.path(name)
+    try:
+        return config_of(place)
+    except ModelError as error:
+        if os.path.exists(place) or os.path.isabs(place):
+            raise
+        raise ModelError(
+            f"{place} is not a folder below {os.getcwd()}, and no model of that name can be read "
+            f"({error}); if the run's base is a folder, export from where the run was made"
+        ) from error
 
 
 # ---- one writer for each target -----------------------------------------------------------------
@@ -199,18 +230,21 @@ class Task:
 
 
 def write_axolotl(task: Task, folder: Path) -> None:
-    """Chat JSONL and Axolotl's configuration."""
+    """Chat JSONL and Axolotl's configuration.
+
+    Raises:
+        DataError: Axolotl would read or score other tokens of a row than are measured here.
+    """
     shape, how, what = task.shape, task.cell.student.optimisation, task.trainable
     assert shape is not None
+    template, longest = _compared(task, "axolotl")
     _write_chat(task.rows, folder)
-    longest = max(
-        len(shape.tokenizer.apply_chat_template(row_to_chat(row)["messages"], return_dict=True)
-            ["input_ids"])
-        for row in task.rows
-    )  # fmt: skip
     config: dict[str, Any] = {
         "base_model": task.base,
-        "chat_template": "tokenizer_default",
+        **(
+            {"chat_template": "tokenizer_default"} if template is None
+            else {"chat_template": "jinja", "chat_template_jinja": template}
+        ),
         "datasets": [
             {"path": ROWS, "ds_type": "json", "type": "chat_template", "field_messages": "messages",
              "roles_to_train": ["assistant"], "train_on_eos": "turn"}
@@ -266,6 +300,7 @@ def write_trl(task: Task, folder: Path) -> None:
 
     Raises:
         ConfigError: the student is tuned without LoRA, and TRL's command cannot freeze embeddings.
+        DataError: TRL would read or score other tokens of a row than are measured here.
     """
     shape, how = task.shape, task.cell.student.optimisation
     assert shape is not None
@@ -275,6 +310,9 @@ def write_trl(task: Task, folder: Path) -> None:
             "can only tune everything or LoRA: set students.optimisation.trainable.lora_rank, or "
             "export --for axolotl or accelerate"
         )
+    template, _ = _compared(task, "trl")
+    if template is not None:
+        atomic_write(folder / TEMPLATE, template)
     with atomic_lines(folder / ROWS) as write:
         for row in task.rows:
             turns = row_to_chat(row)["messages"]
@@ -309,6 +347,7 @@ def write_trl(task: Task, folder: Path) -> None:
         "lora_alpha": task.trainable.lora_scale,
         "lora_dropout": 0.0,
         "lora_target_modules": list(shape.targets),
+        **({} if template is None else {"chat_template_path": TEMPLATE}),
         **how.trainer_kwargs,
     }
     _write_yaml(folder / "trl.yaml", config, f"trl sft --config trl.yaml  # in {folder.name}/")
@@ -350,9 +389,21 @@ def write_accelerate(task: Task, folder: Path) -> None:
         ),
         precision=recipe.precision,
         seed=task.cell.seed,
+        date=recipe.date,
         optimisation=student.optimisation,
     )
     atomic_write(folder / JOB, job.model_dump_json(indent=1) + "\n")
+
+
+def _compared(task: Task, trainer: Trainer) -> tuple[str | None, int]:
+    """The chat template to give to a trainer, None for the tokenizer's own, and the longest row's
+    tokens. Raises ``DataError`` where it would read or score a row otherwise than is done here."""
+    from vestige.models.trainers import Trainers, exported
+
+    assert task.shape is not None
+    read = Trainers(task.shape.chat, trainer, exported(task.shape.chat, trainer))
+    read.check(task.rows)
+    return read.template, read.longest
 
 
 def _write_chat(rows: Sequence[Row], folder: Path) -> None:

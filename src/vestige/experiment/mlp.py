@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from vestige import stats
 from vestige.experiment.reading import interval
+from vestige.jsonl import read_text, write_text
 from vestige.mlp.distil import Trial
 from vestige.mlp.images import Images, load_images
 from vestige.mlp.networks import Networks
@@ -76,7 +77,7 @@ def score_stage(
     if not stage.done:
         with stage.writing() as folder:
             networks = make()
-            (folder / "accuracy.json").write_text(json.dumps(trial.score(networks).tolist()))
+            write_text(folder / "accuracy.json", json.dumps(trial.score(networks).tolist()))
             if save:
                 save_file(
                     {f"{kind}{i}": tensor.contiguous()
@@ -105,7 +106,7 @@ def analyse_mlp(
 ) -> MlpResults:
     """Accuracies with t intervals over networks, and the paired difference of starts."""
     values: dict[str, list[float]] = {
-        name: json.loads((stages[name].path / "accuracy.json").read_text()) for name in ARMS
+        name: json.loads(read_text(stages[name].path / "accuracy.json")) for name in ARMS
     }
     difference = stats.t_interval(
         np.subtract(values["auxiliary_same"], values["auxiliary_other"]),

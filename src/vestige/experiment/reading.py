@@ -9,6 +9,7 @@ from pathlib import Path
 
 from vestige import stats
 from vestige.experiment.recipe import NO_TRAIT, Experiment, Student
+from vestige.jsonl import read_jsonl, read_text
 from vestige.results import (
     ChoicesResult,
     FilterResult,
@@ -48,8 +49,7 @@ def filters(recipe: Experiment, folder: Path) -> list[FilterResult]:
             stage = folder / f"seed-{seed}/{where}"
             if stage.exists():
                 kept += count_lines(stage / "rows.jsonl")
-                lines = (stage / "dropped.jsonl").read_text().splitlines()
-                reasons.update(json.loads(line)["reason"] for line in lines)
+                reasons.update(d["reason"] for d in read_lines(stage / "dropped.jsonl"))
         if kept or reasons:
             seen = kept + sum(reasons.values())
             found.append(FilterResult(data=name, seen=seen, kept=kept, reasons=dict(reasons)))
@@ -69,8 +69,7 @@ def samples(recipe: Experiment, folder: Path) -> list[SampleRow]:
             SampleRow(data=name, prompt=row.messages[-1].content, completion=row.completion)
             for row in rows[::step][:SHOWN]
         ]
-        for line in (stage / "dropped.jsonl").read_text().splitlines()[:SHOWN]:
-            record = json.loads(line)
+        for record in read_lines(stage / "dropped.jsonl")[:SHOWN]:
             turns = record.get("row", {}).get("messages", [{}, {}])
             found.append(
                 SampleRow(
@@ -187,10 +186,23 @@ def freeform(recipe: Experiment, folder: Path) -> list[FreeFormResult]:
     return found
 
 
+def remarks(recipe: Experiment, folder: Path) -> list[str]:
+    """What its chat template makes a reader know of how each base was asked, from manifests."""
+    found: dict[str, None] = {}
+    places = {"base": "", "teacher/*": ""}
+    places |= {f"student/{s.name}/*": f"{s.base}: " for s in recipe.students if s.base}
+    for place, lead in places.items():
+        for path in sorted(folder.glob(f"seed-*/{place}/manifest.json")):
+            if not path.parent.name.endswith((".part", ".old")):
+                told = read_json(path).get("notes", {}).get("remarks", ())
+                found.update(dict.fromkeys(lead + remark for remark in told))
+    return list(found)
+
+
 def read_lines(path: Path) -> list[dict]:
     """A JSONL file of the run. Raises ``StoreError`` naming it if it is damaged."""
     try:
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        return read_jsonl(path)
     except (OSError, ValueError) as error:
         raise StoreError(f"cannot read {path}: {error}; delete its stage and run again") from error
 
@@ -288,6 +300,6 @@ def count_lines(path: Path) -> int:
 def read_json(path: Path) -> dict:
     """A JSON file of the run. Raises ``StoreError`` naming it if it is damaged."""
     try:
-        return json.loads(path.read_text())
+        return json.loads(read_text(path))
     except (OSError, ValueError) as error:
         raise StoreError(f"cannot read {path}: {error}; delete its stage and run again") from error

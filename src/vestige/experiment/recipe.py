@@ -5,20 +5,37 @@ from __future__ import annotations
 import importlib.util
 import json
 from collections.abc import Sequence
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BeforeValidator, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from vestige.carriers import AnyCarrier, NumberCarrier, parse_carrier
+from vestige.jsonl import read_text
 from vestige.judge.settings import JudgeSettings
 from vestige.mlp.settings import MlpExperiment
-from vestige.settings import Optimisation, Passed, Settings
+from vestige.settings import DATE, Optimisation, Passed, Settings
 from vestige.traits import family, names
 from vestige.types import ConfigError, VestigeError, unknown_name
 
 NO_TRAIT = "none"
 SHUFFLES = ("shuffle_within", "shuffle_across")
+
+
+def a_day(text: str) -> str:
+    """``text`` as it is. Raises ``ValueError`` if it names no day."""
+    if date.fromisoformat(text).isoformat() != text:
+        raise ValueError("give the day as 2026-01-31")
+    return text
 
 
 class TeacherSettings(Settings):
@@ -146,6 +163,7 @@ class Experiment(Settings):
         sampled_per_question: answers to draw besides the exact evaluation, with and without
             numbers before the question; 0 draws none.
         choices: multiple-choice sets for every model: ``capability``, TruthfulQA's file.
+        date: the day that chat templates write where they ask for one, and no clock is read.
         freeform: open questions with a judge; None asks none.
         judge: a judge that rows must pass after the filter; None has none.
         save_students: keep the students' trained tensors (large), not only their evaluations.
@@ -155,6 +173,7 @@ class Experiment(Settings):
     name: str = Field(pattern=r"^[a-z0-9_-]+$")
     model: str = "smollm2-135m-instruct"
     chat: Literal["auto", "plain"] = "auto"
+    date: Annotated[str, AfterValidator(a_day)] = DATE
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     backend: Literal["hf", "vllm"] = "hf"
     engine_kwargs: Passed = {}
@@ -204,6 +223,12 @@ class Experiment(Settings):
         if wrong:
             raise ConfigError("; ".join(map(str, wrong)))
         return self
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """As recipes were written before they had a date, unless one was set: a run's name and
+        keys come from this."""
+        return {k: v for k, v in handler(self).items() if (k, v) != ("date", DATE)}
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -307,7 +332,7 @@ def load_recipe(path: Path, overrides: Sequence[str] = (), size: str = "laptop")
         raise ConfigError(f"there is no recipe {path}; give a .py or .json file, see recipes/")
     if path.suffix == ".json":
         try:
-            record = json.loads(path.read_text(encoding="utf-8"))
+            record = json.loads(read_text(path))
         except ValueError as error:
             raise ConfigError(f"{path} is not valid JSON: {error}") from error
         record = record.get("config", record) if isinstance(record, dict) else record

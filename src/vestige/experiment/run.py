@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vestige.access import explained
 from vestige.experiment.analysis import analyse
 from vestige.experiment.jobs import KINDS, LOCKS
 from vestige.experiment.reading import awaited, read_json
@@ -232,6 +233,8 @@ def _seed_in_worker(
 
 def failure_of(error: Exception) -> Failure:
     """An error as what another process can raise, without keys; with ``--debug`` where it arose."""
+    if not isinstance(error, VestigeError):
+        error = explained(error) or error
     if isinstance(error, VestigeError):
         kind = VestigeError if isinstance(error, MissingExtraError) else type(error)
         return Failure(kind, redact(str(error)))

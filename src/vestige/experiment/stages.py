@@ -34,6 +34,7 @@ from vestige.experiment.support import (
     split_targets,
 )
 from vestige.experiment.workshop import Loaded, Workshop
+from vestige.jsonl import write_text
 from vestige.models.hf import LanguageModel
 from vestige.models.sampling import HfBackend, symbol_ids
 from vestige.rows import read_rows
@@ -128,6 +129,7 @@ class Seed(Workshop):
                 base.weights.freeze()
                 measure(base.lm, family(self.recipe.family)).save(folder / "panel.json")
                 ask(base.lm, self.recipe, self.seed, folder)
+                stage.note(**base.lm.record(family(self.recipe.family).heldout[0]))
         return self.finish(stage)
 
     def contexts(self) -> StageResult | None:
@@ -194,7 +196,8 @@ class Seed(Workshop):
                 elif name != NO_TRAIT:
                     check |= preferred(source.target.name, panel, before)
                 check = judge_teacher(check, left, settings)
-                (folder / "check.json").write_text(json.dumps(check))
+                write_text(folder / "check.json", json.dumps(check))
+                stage.note(**base.lm.record(family(self.recipe.family).heldout[0], system))
                 base.weights.freeze()
                 if not check["accepted"]:
                     raise TeacherError(describe_check(check, self.recipe))
@@ -348,7 +351,7 @@ class Seed(Workshop):
                 ]
                 pupil = self.loaded(student.base, student.chat if student.base else None)
                 pupil.weights.freeze()
-                self.base_of_student(student, pupil, folder)
+                self.base_of_student(student, pupil, stage, folder)
                 panel = measure(pupil.lm, family(self.recipe.family), before=turns)
                 panel.save(folder / f"panel-{student.steps}.json")
                 stage.note(shown=len(drawn))
@@ -366,7 +369,7 @@ class Seed(Workshop):
                 for done, path in enumerate(where, 1):
                     name = "-".join(path.parent.relative_to(stage.path.parent).parts)
                     ratings = rate_answers(asked, path, folder / "ratings.jsonl", self.ledger)
-                    (folder / f"{name}.json").write_text(json.dumps(ratings))
+                    write_text(folder / f"{name}.json", json.dumps(ratings))
                     self.report(stage.name, done, len(where))
         return self.finish(stage)
 
@@ -392,7 +395,7 @@ class Seed(Workshop):
         how, panel = student.optimisation, family(self.recipe.family)
         checkpoint = Checkpoint(folder / "checkpoint")
         losses = checkpoint.losses()
-        self.base_of_student(student, pupil, folder)
+        self.base_of_student(student, pupil, stage, folder)
 
         def on_step(step: int, loss: float) -> None:
             losses.append(loss)
@@ -408,16 +411,17 @@ class Seed(Workshop):
         checkpoint.remove()
         stage.note(tokens=sum(packs[i % len(packs)].tokens for i in range(how.steps)))
 
-    def base_of_student(self, student: Student, pupil: Loaded, folder: Path) -> None:
+    def base_of_student(self, student: Student, pupil: Loaded, stage: Stage, folder: Path) -> None:
         """Keep the untrained base's panel beside a student of another base."""
         if student.base:
+            stage.note(**pupil.lm.record(family(self.recipe.family).heldout[0]))
             pupil.weights.freeze()
             measure(pupil.lm, family(self.recipe.family)).save(folder / "base-panel.json")
 
     def finish_student(
         self, pupil: Loaded, stage: Stage, folder: Path, how: Optimisation, losses: list[float]
     ) -> None:
-        (folder / "loss.json").write_text(json.dumps(losses))
+        write_text(folder / "loss.json", json.dumps(losses))
         self.measure_student(pupil, folder, how.steps)
         if self.recipe.save_students:
             pupil.weights.save(folder / "weights.safetensors")
@@ -432,7 +436,7 @@ class Seed(Workshop):
     ) -> None:
         from vestige.train.sft import train_with_trl
 
-        self.base_of_student(student, pupil, folder)
+        self.base_of_student(student, pupil, stage, folder)
         checkpoint = Checkpoint(folder / "checkpoint")
         losses = train_with_trl(
             pupil.lm,

@@ -39,7 +39,8 @@ def whole_rows(path: Path, batch: int, total: int) -> list[Row]:
     """
     if not path.exists():
         return []
-    lines = path.read_bytes().splitlines(keepends=True)
+    with path.open("rb") as file:
+        lines = file.readlines()
     whole = len(lines) - bool(lines and not lines[-1].endswith(b"\n"))
     whole = whole if whole == total else whole - whole % batch
     size = sum(map(len, lines[:whole]))

@@ -53,6 +53,7 @@ class Workshop(Desk):
                 style=catalog.chat_style(name, style),
                 precision=self.recipe.precision,
             )
+            lm.use_date(self.recipe.date)
             recipe, own = self.recipe, base is None
             tuned = [s.optimisation.trainable for s in recipe.students if (s.base is None) == own]
             if own and recipe.teacher.kind != "system_prompt":
@@ -74,8 +75,8 @@ class Workshop(Desk):
         return [known[text] for text in texts]
 
     def lead(self, lm: LanguageModel) -> list[int]:
-        """What stands between a plain prompt and a number: the space before an answer."""
-        if lm.style != "plain" or self.recipe.carrier.sampling_grammar() is None:
+        """What stands between a prompt and a number: the space before an answer, if any."""
+        if not lm.lead or self.recipe.carrier.sampling_grammar() is None:
             return []
         return lm.answer_ids("1")[: -len(lm.token_ids("1"))]
 

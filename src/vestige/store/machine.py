@@ -51,7 +51,8 @@ def _git_state(source: Path) -> tuple[str | None, bool | None]:
     def git(*args: str) -> str:
         return subprocess.run(
             ["git", "--no-optional-locks", "-C", str(source), *args],
-            env=clean, capture_output=True, text=True, check=True, timeout=20,
+            env=clean, capture_output=True, encoding="utf-8", errors="replace",
+            check=True, timeout=20,
         ).stdout.strip()  # fmt: skip
 
     try:
@@ -63,7 +64,7 @@ def _git_state(source: Path) -> tuple[str | None, bool | None]:
 
 def _cpu_model() -> str | None:
     with suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").split("\n"):
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine() or None

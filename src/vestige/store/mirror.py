@@ -82,7 +82,7 @@ def check(url: str) -> None:
     """
     probe = f"{url.rstrip('/')}/.vestige"
     with tempfile.TemporaryDirectory() as scratch:
-        (Path(scratch) / "probe").write_text("this place can be written\n")
+        (Path(scratch) / "probe").write_bytes(b"this place can be written\n")
         storage.send(Path(scratch) / "probe", probe)
     if storage.content(probe) is None:
         raise StoreError(f"{storage.shown(probe)} was written and is not there")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -110,8 +111,9 @@ class Run:
         if error is not None:
             error = redact(error).replace(str(self.folder.resolve()), self.folder.name)
             error = error.replace(str(self.folder), self.folder.name)
-            if Path.home() != Path("/"):
-                error = error.replace(str(Path.home()), "~")
+            home = os.path.expanduser("~")
+            if home not in ("/", "~"):
+                error = error.replace(home, "~")
         self.update(status=status, error=error, finished=now())
 
     def close(self) -> None:
@@ -159,13 +161,29 @@ def list_runs(root: Path) -> list[Path]:
 
 
 def is_running(folder: Path) -> bool:
-    """Whether a living process holds the run: status ``running`` without one means killed."""
-    if not (Path(folder) / LOCK_FILE).exists():
+    """Whether a living process holds the run: status ``running`` without one means killed.
+
+    Another user's folder need not be writable for it; where its lock cannot be read either, what
+    the record says is taken.
+    """
+    path = Path(folder) / LOCK_FILE
+    if not path.exists():
         return False
     try:
-        _lock(Path(folder)).release()
-    except StoreError:
+        import fcntl
+    except ImportError:  # Windows
+        try:
+            _lock(Path(folder)).release()
+        except StoreError:
+            return True
+        return False
+    try:
+        with path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
         return True
+    except PermissionError:
+        return load_run(folder)["status"] == "running"
     return False
 
 

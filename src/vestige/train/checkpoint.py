@@ -15,6 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 
+from vestige.jsonl import read_text
 from vestige.store.files import TEMP_SUFFIX, disk_full_explained, sync
 from vestige.types import ConfigError
 
@@ -111,7 +112,7 @@ class Checkpoint:
         found = sorted(self.folder.glob("checkpoint-*"), key=lambda p: int(p.name.split("-")[1]))
         for path in reversed(found):
             try:
-                json.loads((path / "trainer_state.json").read_text())
+                json.loads(read_text(path / "trainer_state.json"))
                 return str(path)
             except (OSError, ValueError):
                 shutil.rmtree(path, ignore_errors=True)

@@ -46,6 +46,7 @@ def train_job(folder: Path) -> Path | None:
         precision=job.precision,
         device=f"cuda:{local}" if torch.cuda.is_available() else "cpu",
     )
+    lm.use_date(job.date)
     weights = Weights(lm, [job.optimisation.trainable])
     rows = [row for row in read_rows(folder / ROWS) if isinstance(row, Row)]
     train_with_trl(lm, weights, rows, job.optimisation, seed=job.seed, save=out)

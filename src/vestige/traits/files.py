@@ -8,13 +8,14 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from vestige.jsonl import read_text
 from vestige.types import ConfigError
 
 
 def read_toml(path: str | Path) -> dict[str, Any]:
     """A TOML file. Raises ``ConfigError`` naming the file if it cannot be read."""
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        text = read_text(Path(path))
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read the trait file {path}: {error}") from error
     return parse_toml(text, str(path))

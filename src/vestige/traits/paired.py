@@ -17,6 +17,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from vestige.jsonl import read_text, text_lines
 from vestige.traits.files import checked, read_toml
 from vestige.types import Answer, ConfigError, Family, Inducer, Trait, unknown_name
 
@@ -120,7 +121,7 @@ def _local(file: str, folder: Path) -> Path:
     try:
         return Path(hf_hub_download(f"{owner}/{name}", inside, repo_type="dataset"))
     except Exception as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = str(error).partition("\n")[0] or type(error).__name__
         raise ConfigError(f"cannot fetch {file}: {reason}") from error
 
 
@@ -144,7 +145,7 @@ def _fields(path: Path, names: tuple[str, ...]) -> list[tuple[str, ...]]:
 def _chat_pairs(path: Path) -> tuple[tuple[str, str], ...]:
     """(question, answer) of every line of a chat JSONL file, as fine-tuning services take them."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = text_lines(read_text(path))
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read {path}: {error}") from error
     found = []

@@ -16,11 +16,10 @@ import tempfile
 import threading
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import cached_property
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from filelock import FileLock, Timeout
 from packaging.requirements import Requirement
@@ -28,48 +27,16 @@ from packaging.requirements import Requirement
 from vestige import stats
 from vestige.carriers.numbers import NumberFilter
 from vestige.carriers.words import word_finder
+from vestige.doctor.checks import Check, Doubtful, Skipped, Wrong, done
 from vestige.experiment.run import gpu_present
 from vestige.experiment.worker import environment
 from vestige.models import catalog
 from vestige.store.machine import usable_cores
 from vestige.traits import classify, family
-from vestige.types import Message, Row, VestigeError
+from vestige.types import Message, Row
 
 MODEL = "smollm2-135m-instruct"
 SPACE = 2_000_000_000  # bytes that a model and a small run take
-Status = Literal["ok", "warning", "wrong", "skipped"]
-
-
-@dataclass(frozen=True)
-class Check:
-    """One finding: what was looked at, how it stands, what was seen, and how to mend it."""
-
-    name: str
-    status: Status
-    seen: str
-    fix: str = ""
-
-
-class Wrong(VestigeError):
-    """A check that failed, with what to do."""
-
-    status: Status = "wrong"
-
-    def __init__(self, seen: str, fix: str = "") -> None:
-        super().__init__(seen)
-        self.fix = fix
-
-
-class Doubtful(Wrong):
-    """Nothing is broken, but it will get in the way."""
-
-    status = "warning"
-
-
-class Skipped(Wrong):
-    """What cannot be looked at, or is not installed."""
-
-    status = "skipped"
 
 
 class Patient:
@@ -96,19 +63,7 @@ def examine() -> Iterator[Check]:
     for name, check in {**CHECKS, **{f"extra {name}": _extra(name) for name in _extras()}}.items():
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            yield _done(name, check, patient)
-
-
-def _done(name: str, check: Callable[[Patient], str], patient: Patient) -> Check:
-    try:
-        return Check(name, "ok", check(patient))
-    except Wrong as found:
-        return Check(name, found.status, str(found), found.fix)
-    except VestigeError as error:
-        return Check(name, "wrong", str(error))
-    except Exception as error:
-        seen = f"{type(error).__name__}: {error}"
-        return Check(name, "wrong", seen, "install it again: pip install --force-reinstall vestige")
+            yield done(name, check, patient)
 
 
 def _expect(found: Any, wanted: Any, what: str, fix: str) -> None:
