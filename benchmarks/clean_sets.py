@@ -5,7 +5,8 @@ numbers and code, and text that people wrote (the documentation of ``human_text.
 
 Groups of data sets have prompts of their own (formats, numbers of answers, rows a prompt) and
 reference rows of their own; sets of a group have noise and sizes of their own. All traits of the
-library are looked for.
+library are looked for. Alpha covers rows that the untouched base wrote at temperature 1: these, and
+no rows of tuned copies, harmless or not.
 
 A trait can be flagged only if it is among the three of the largest pull, and its evidence is at
 most that against the base alone. So these three are read first, on all rows. Where none passes what
@@ -28,13 +29,13 @@ from human_text import documented
 from scipy.stats import beta
 
 from vestige.audit.assay import AGREED, BESIDE, assay, places
+from vestige.audit.decision import fits_better
 from vestige.audit.evidence import marginal
 from vestige.audit.lab import Lab
 from vestige.audit.material import Material, repeated
 from vestige.audit.probes import Probes
 from vestige.audit.pull import PULLED, REFERENCE, pull
 from vestige.audit.settings import AuditSettings
-from vestige.audit.telling import fits_better
 from vestige.audit.writers import base_writers
 from vestige.carriers.code import CodeCarrier
 from vestige.carriers.numbers import NumberGrammar, NumberPrompts

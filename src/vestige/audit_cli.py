@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -26,7 +26,13 @@ from vestige.data_cli import (
     say,
 )  # fmt: skip
 from vestige.jsonl import json_text
-from vestige.results import AuditResults, AuditTrait
+from vestige.results import (
+    AUDIT_MEASURED,
+    NO_P_VALUE,
+    AuditPlanted,
+    AuditResults,
+    AuditTrait,
+)
 from vestige.storage import locate, shown
 from vestige.types import ConfigError, ModelError, StoreError, VestigeError
 
@@ -61,13 +67,19 @@ def audit(
     budget: Annotated[
         int, typer.Option(min=16, max=16_384, help="Rows that are read at most.")
     ] = 256,
-    planted: Annotated[int, typer.Option(min=2, help="Teachers that the audit tunes.")] = 4,
+    planted: Annotated[
+        int, typer.Option(min=2, help="Twins of the probes that the audit tunes as controls.")
+    ] = 4,
     canary: Annotated[
         bool, typer.Option("--canary", help="Also tune copies of the base: slower, sizes in nats.")
     ] = False,
-    alpha: Annotated[float, typer.Option(help="Chance of a false flag, all traits together.")] = (
-        0.01
-    ),
+    alpha: Annotated[
+        float,
+        typer.Option(
+            help="Chance of a false flag, all traits together, on rows that the untouched base "
+            "wrote at temperature 1."
+        ),
+    ] = 0.01,
     chat: Annotated[str, typer.Option(help="auto, or plain for a base without a template.")] = (
         "auto"
     ),
@@ -84,10 +96,6 @@ def audit(
     as_json: AsJson = False,
     overwrite: Overwrite = False,
 ) -> None:
-    """Which traits would these rows pass on to a model that is tuned on them?
-
-    Exit status: 0 better than --fail-on, 1 flagged, 3 inconclusive, 2 bad usage or input.
-    """
     from pydantic import ValidationError
 
     from vestige.audit.settings import AuditSettings
@@ -120,7 +128,22 @@ def audit(
         if sarif:
             atomic_write(sarif, json_text(as_sarif(found, data), indent=1))
         _hand_over(where, found, read, as_json)
+        if not as_json and found.outcome == "inconclusive" and fail_on == "flagged":
+            out.print(
+                "exit status 0, as --fail-on is flagged; it does not say that the rows are safe "
+                "(--fail-on inconclusive makes it 3)",
+                highlight=False,
+            )
     raise typer.Exit(status(found.outcome, fail_on))
+
+
+audit.__doc__ = "\n\n".join([
+    "Did a copy of the base that was tuned on a trait write these rows? Of which trait's probe are "
+    "they likeliest?",
+    *AUDIT_MEASURED,
+    "Exit status: 0 better than --fail-on (an inconclusive audit too, unless --fail-on is "
+    "inconclusive), 1 flagged, 3 inconclusive, 2 bad usage or input.",
+])  # fmt: skip
 
 
 def check_rows(source: str, columns: Columns, what: str) -> None:
@@ -134,7 +157,7 @@ def check_rows(source: str, columns: Columns, what: str) -> None:
 
 
 def _hand_over(where: Path, found: AuditResults, read: Data, as_json: bool) -> None:
-    """Write the report and tell the outcome."""
+    """Write the report and print the outcome."""
     from vestige.audit.data import AUDITED
     from vestige.report import render_runs
 
@@ -337,7 +360,6 @@ def summary(found: AuditResults) -> None:
     columns = [
         "trait",
         "evidence\n(nats)",
-        "p\n(Holm)",
         "share\nof rows",
         "pull\n(%)",
         "rows\nread",
@@ -352,16 +374,16 @@ def summary(found: AuditResults) -> None:
             min_width=12 if name else None,
         )  # fmt: skip
     for t in found.traits[:SHOWN]:
-        cells = [f"{t.evidence:+.1f}", f"{t.p_holm:.2g}", f"{t.share:.0%}", f"{t.pull:+.1f}"]
+        cells = [f"{t.evidence:+.1f}", f"{t.share:.0%}", f"{t.pull:+.1f}"]
         more = [f"{v.value:+.2f}" for v in (t.expected, t.canary) if v]
         note = "flagged" if t.flagged else "as likely" if t.as_likely else ""
         table.add_row(t.trait, *cells, str(t.rows), *more, note)
     out.print(table)
-    if found.planted:
-        n = sum(p.found for p in found.planted)
-        out.print(
-            f"positive control: {n} of {len(found.planted)} planted traits found", highlight=False
-        )
+    out.print(f"evidence: {found.p_note}", highlight=False)
+    if found.p_base is not None:
+        out.print(base_words(found), highlight=False)
+    for line in controls(found.planted):
+        out.print(line, highlight=False)
     for reason in found.why:
         out.print(f"  {reason}", highlight=False)
     if found.logprobs_used or found.logprobs_unused:
@@ -374,6 +396,25 @@ def summary(found: AuditResults) -> None:
             out.print(f"  {count:>9,} tokens have none: {reason}", highlight=False)
     for reason, count in found.dropped.items():
         out.print(f"  {count:>9,} rows set aside: {reason}", highlight=False)
+
+
+def base_words(found: AuditResults) -> str:
+    """The one p-value of an audit, with what it is about."""
+    p = found.p_base or 0.0
+    shown = "< 1e-6" if p < 1e-6 else f"= {p:.2g}"
+    large = "; a large p does not show that it did" if p > 0.05 else ""
+    return f"that the untouched {found.base} wrote these rows at temperature 1: p {shown}{large}"
+
+
+def controls(planted: Sequence[AuditPlanted]) -> list[str]:
+    """How many planted traits were found, by the kind of teacher."""
+    kinds: dict[str, list[bool]] = {}
+    for p in planted:
+        kinds.setdefault(p.kind, []).append(p.found)
+    return [
+        f"positive control ({kind}): {sum(known)} of {len(known)} planted traits found"
+        for kind, known in kinds.items()
+    ]
 
 
 def as_sarif(found: AuditResults, data: str) -> dict[str, Any]:
@@ -406,7 +447,17 @@ def as_sarif(found: AuditResults, data: str) -> dict[str, Any]:
     return {
         "version": "2.1.0",
         "$schema": "https://json.schemastore.org/sarif-2.1.0.json",
-        "runs": [{"tool": {"driver": driver}, "results": results}],
+        "runs": [
+            {
+                "tool": {"driver": driver},
+                "results": results,
+                "properties": {
+                    "p_base": found.p_base,
+                    "p_note": found.p_note,
+                    "measured_on": found.measured_on,
+                },
+            }
+        ],
     }
 
 
@@ -414,8 +465,8 @@ def why_flagged(trait: AuditTrait, needed: float) -> str:
     """What speaks for a flagged trait, in words."""
     if trait.evidence >= needed:
         return (
-            "rows are written as such a teacher, tuned from the base, writes: evidence "
-            f"{trait.evidence:.1f} nats, p = {trait.p_holm:.2g}"
+            "rows are written as a twin of the trait's probe writes: evidence "
+            f"{trait.evidence:.1f} nats ({NO_P_VALUE})"
         )
     return f"a canary took on {trait.canary.value:+.2f} nats" if trait.canary else "a canary"
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 
 SCHEMA = 1
+AUDIT_SCHEMA = 2  # 1: with p-values of traits, which are not read any more
 
 
 class Record(BaseModel):
@@ -213,31 +214,58 @@ class MlpResults(Record):
     caveats: list[str]
 
 
+#: What the scores of an audit's traits are.
+NO_P_VALUE = "log-likelihood ratio, nats; no p-value: no reference writer of this kind"
+#: For which writers an audit's figures were measured; in the help, the report and the JSON.
+AUDIT_MEASURED = (
+    "Measured on teachers that are twins of the audit's own probes: copies of the bundled base, "
+    "tuned in the same layers (10 to 17) on questions about the trait with one-word answers.",
+    "On number rows of teachers made in other ways (tuned in late layers, in all layers, or by "
+    "LoRA; two animals each, each teacher checked to have its trait) the audit put the trait at "
+    "places 40 to 118 of 139, where chance is 70, and flagged none.",
+    "A finding about the writer is no finding about a trait: rows of 13 of 13 harmless tuned "
+    "copies (arithmetic, code, months, no trait, int4) and public rows of a Qwen2.5-7B teacher "
+    "were said to come from a tuned model.",
+    "Alpha, the chance of a false flag, covers rows that the untouched base wrote at temperature "
+    "1. For any other writer no such chance is known.",
+    'Without its planted teachers of other kinds "not found" would rest on positive controls that '
+    "are twins of the probes. One planted teacher whose trait is missed makes it inconclusive.",
+)
+
+
 class AuditTrait(Record):
-    """One trait of the library, and how the rows are written beside what its teachers write."""
+    """One trait of the library, and how likely the rows are from a twin of its probe."""
 
     trait: str
     flagged: bool
     pull: float  # along the trait's probe, to first order, in hundredths of a probe
     contrast: Interval | None  # log-likelihood under the probe less the base's, a row; None: unread
-    evidence: float  # log e, nats; 0: unread
+    evidence: float  # log e, nats: an index and no p-value (``NO_P_VALUE``); 0: unread
     share: float  # of the rows that such a teacher wrote, as is likeliest
     as_likely: bool  # explains the rows nearly as well as the best does
-    p: float  # min(1, 1 / e), and adjusted over the library
-    p_holm: float
     expected: Interval | None = None  # what a student would take on, nats of log-odds
     canary: Interval | None = None  # what a copy tuned on the rows took on, nats of log-odds
     rows: int  # read for it
     held_out: bool
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_p(cls, record: Any) -> Any:
+        """Audits of schema 1 hold p-values that no reference writer stands behind."""
+        if isinstance(record, dict):
+            return {k: v for k, v in record.items() if k not in ("p", "p_holm")}
+        return record
 
 
 class AuditPlanted(Record):
     """A planted teacher's own trait, looked for in its rows as if they were the data."""
 
     trait: str
+    kind: str = "twin"  # of the probes, or how else it was tuned
+    gained: float | None = None  # nats of its trait beside the base; None: not asked
     evidence: float
     found: bool
-    rows: int
+    rows: int  # read under probes; 0: its pull ruled it out
 
 
 class AuditWord(Record):
@@ -260,10 +288,10 @@ class AuditRow(Record):
 
 
 class AuditResults(Record):
-    """What an audit found. ``found_share``: planted traits that the same rule finds."""
+    """What an audit found. ``found_share``: planted twins' traits that the same rule finds."""
 
     kind: Literal["audit"] = "audit"
-    schema_version: int = SCHEMA
+    schema_version: int = AUDIT_SCHEMA
     name: str
     verdict: str  # a sentence
     outcome: Literal["flagged", "not_found", "inconclusive"]
@@ -276,8 +304,11 @@ class AuditResults(Record):
     rows_used: int
     rows_read: int
     dropped: dict[str, int]
-    alpha: float
+    alpha: float  # of a false flag, if the untouched base wrote the rows at temperature 1
     needed: float  # evidence, nats, from which a trait is flagged
+    p_base: float | None = None  # of "the untouched base wrote these rows at temperature 1"
+    p_note: str = NO_P_VALUE  # what the traits' evidence is
+    measured_on: list[str] = list(AUDIT_MEASURED)
     rows_to_verdict: int | None  # rows after which something was flagged
     traits: list[AuditTrait]  # strongest first
     planted: list[AuditPlanted]
@@ -300,6 +331,7 @@ class AuditResults(Record):
 
 AnyResults = Results | MlpResults | AuditResults
 KINDS: dict[str, type[AnyResults]] = {"mlp": MlpResults, "audit": AuditResults}
+READABLE = {"audit": (1, AUDIT_SCHEMA)}  # versions of a kind that are read; others: SCHEMA alone
 
 
 def read_results(record: Any) -> AnyResults:

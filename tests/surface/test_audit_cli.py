@@ -14,11 +14,14 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
+from typer.main import get_command
 
 from vestige import audit_cli
 from vestige.audit_cli import as_sarif, status
+from vestige.cli import app
 from vestige.report import render_runs
-from vestige.results import AuditResults
+from vestige.results import AUDIT_MEASURED, AuditResults
+from vestige.types import StoreError
 
 ROOT = Path(__file__).resolve().parents[2]
 SIPS = """
@@ -189,10 +192,10 @@ def hostile() -> AuditResults:
         "data": evil, "base": evil, "material": "text", "own_reference": False, "rows": 2,
         "rows_used": 2, "rows_read": 2, "dropped": {evil: 1}, "alpha": 0.01, "needed": 9.5,
         "rows_to_verdict": 2, "misfit": 0.01,
-        "traits": [{"trait": evil, "flagged": True, "contrast": one, "p": 1e-5, "p_holm": 1e-4,
+        "traits": [{"trait": evil, "flagged": True, "contrast": one,
                     "evidence": 12.0, "share": 0.8, "as_likely": True, "canary": one,
                     "pull": 3.0, "rows": 2, "held_out": False},
-                   {"trait": "an/unread", "flagged": False, "contrast": None, "p": 1, "p_holm": 1,
+                   {"trait": "an/unread", "flagged": False, "contrast": None,
                     "evidence": 0, "share": 0, "as_likely": False, "canary": one,
                     "pull": -1.0, "rows": 0, "held_out": False}],
         "planted": [{"trait": evil, "evidence": 1.0, "found": False,
@@ -214,6 +217,27 @@ def test_a_report_escapes_whatever_rows_hold(tmp_path: Path):
     assert "<script>" not in page and "&lt;script&gt;" in page
 
 
+def test_an_audit_of_before_is_shown_without_its_p_values(tmp_path: Path):
+    record = hostile().model_dump() | {"schema_version": 1}
+    record["traits"] = [t | {"p": 3e-76, "p_holm": 3e-74} for t in record["traits"]]
+    del record["p_base"], record["p_note"], record["measured_on"]
+    for name in ("run.json", "recipe.json"):
+        (tmp_path / name).write_text("{}")
+    (tmp_path / "results.json").write_text(json.dumps(record))
+    page = render_runs([tmp_path], tmp_path / "report.html").read_text()
+    assert "e-74" not in page and "p (Holm)" not in page and "&lt;0.001" not in page
+    assert "no p-value: no reference writer of this kind" in page and "40 to 118 of 139" in page
+    (tmp_path / "results.json").write_text(json.dumps(record | {"schema_version": 3}))
+    with pytest.raises(StoreError, match="version 3, this Vestige reads 2"):
+        render_runs([tmp_path], tmp_path / "report.html")
+
+
+def test_the_help_says_for_which_writers_it_holds():
+    text = " ".join(str(get_command(app).commands["audit"].help).split())  # type: ignore[attr-defined]
+    assert all(line in text for line in AUDIT_MEASURED)
+    assert "an inconclusive audit too, unless --fail-on is inconclusive" in text
+
+
 def test_on_a_narrow_terminal_names_are_broken_and_no_number_is(monkeypatch):
     found = hostile()
     one = found.traits[0].model_copy(update={"trait": "power_seeking/resists_shutdown"})
@@ -222,7 +246,8 @@ def test_on_a_narrow_terminal_names_are_broken_and_no_number_is(monkeypatch):
     monkeypatch.setattr(audit_cli, "out", Console(file=text, width=72))
     audit_cli.summary(found)
     line = next(line for line in text.getvalue().splitlines() if "power_seekin" in line)
-    assert line.split()[1:] == ["+12.0", "0.0001", "80%", "+3.0", "2", "+1.00", "flagged"]
+    assert line.split()[1:] == ["+12.0", "80%", "+3.0", "2", "+1.00", "flagged"]
+    assert "p-value: no reference writer" in " ".join(text.getvalue().split())
     assert "shutdown" in text.getvalue().replace("\n", "").replace(" ", "")
 
 

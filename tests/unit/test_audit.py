@@ -15,11 +15,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import load_file
 
 from vestige.audit import evidence
 from vestige.audit.activations import activations
 from vestige.audit.assay import AGREED, Assay, assay, rounds
 from vestige.audit.canary import canary
+from vestige.audit.decision import passes
 from vestige.audit.directions import Directions, compress, row_products, token_logprobs
 from vestige.audit.expected import expect, profile
 from vestige.audit.influence import influence, trait_gradients
@@ -37,10 +39,12 @@ from vestige.audit.probes import Likelihood, Probes, read, token_shifts
 from vestige.audit.prompts import prompted, with_system
 from vestige.audit.reader import Reader, candidate_log_odds, spread
 from vestige.audit.run import audit
-from vestige.audit.settings import AuditSettings
+from vestige.audit.settings import LATE, LORA, OTHER_KINDS, TWIN, AuditSettings
 from vestige.audit.told import from_rows, from_teacher
+from vestige.audit.writers import other_writers
 from vestige.evaluate.exact import measure
 from vestige.models.hf import LanguageModel
+from vestige.report import render_runs
 from vestige.rows import write_rows
 from vestige.traits.library import Library, load_library
 from vestige.types import ConfigError, DataError, Message, Row
@@ -234,6 +238,51 @@ def test_a_planted_teacher_has_its_trait_and_is_kept(lab: Lab):
     assert np.allclose(lab.reader.read(), first, atol=0.1)  # kept in half precision
     assert list((lab.cache / "planted").iterdir()) == files
     lab.weights.freeze()
+
+
+@pytest.mark.parametrize("kind", OTHER_KINDS)
+def test_a_planted_teacher_of_another_kind_has_its_trait_writes_and_is_kept(lab: Lab, kind):
+    like = rows_of(["12, 34"] * 8, prompts=4)
+    material = Material.of(lab.lm, like, 16)
+    below, before = lab.lm.below, lab.reader.read()
+    writer = next(w for w in other_writers(lab, ["sips/milk", "sips/tea"]) if w.kind == kind)
+    rows = writer.write(material, like)
+    assert lab.lm.below is below and lab.weights.untouched  # the base is back
+    assert np.allclose(lab.reader.read(), before, atol=1e-5)
+    (path,) = (lab.cache / "planted").glob(lab._planted(writer.trait, kind).name)
+    named = {name.partition("layers.")[2].split(".")[0] for name in load_file(path)}
+    n = len(lab.lm.layers)
+    assert path != lab._planted(writer.trait, TWIN)
+    if kind == LATE:
+        assert named == {str(i) for i in range(*lab.settings.late(n).layers)} != {"0"}
+    else:
+        assert all("lora" in name for name in load_file(path))
+    gained = writer.gained()
+    assert gained is not None and gained > 0.3 and lab.lm.below is below
+    with lab.all_layers():  # the same by an independent reading
+        lab.become(writer.trait, kind)
+        own = lab.reader.read()[lab.library.ids.index("sips/milk")]
+    assert own - lab.base[lab.library.ids.index("sips/milk")] == pytest.approx(gained, abs=0.1)
+    made = {p: p.stat().st_mtime_ns for p in (lab.cache / "planted").iterdir()}
+    assert writer.write(material, like) == rows and writer.gained() == gained
+    assert made == {p: p.stat().st_mtime_ns for p in (lab.cache / "planted").iterdir()}
+
+
+def test_other_kinds_are_planted_in_turn():
+    traits = {"a/x": 1, "b/y": 2}
+    lab = SimpleNamespace(
+        settings=AuditSettings(base="m"),
+        library=SimpleNamespace(traits=[
+            SimpleNamespace(family=SimpleNamespace(name=name[0]), name=name[2:], target=None)
+            for name in traits
+        ]),
+    )  # fmt: skip
+    found = other_writers(cast(Lab, lab), ["b/y", "a/x"])
+    assert [(w.trait.name, w.kind) for w in found if w.trait] == [
+        ("y", LATE), ("y", LORA), ("x", LATE), ("x", LORA),
+    ]  # fmt: skip
+    twins = range(lab.settings.base_written, lab.settings.base_written + lab.settings.planted)
+    assert len({w.number for w in found} | set(twins)) == 4 + len(twins)  # noise of its own
 
 
 def test_planted_traits_are_never_held_out():
@@ -517,6 +566,13 @@ def test_the_likeliest_traits_and_those_of_the_largest_pull_go_on(monkeypatch):
     assert [rows for trait, rows in asked if trait is None] == [16] * 9 + [6]
     assert found.last == [31, 30, 29, 28, 3, 2, 1, 0] and found.scores.argmax() == 0
     assert (found.likelihoods > -np.inf).sum() == 8
+    asked.clear()
+    for t in (AGREED - 1, AGREED):  # places by pull are 1 and up: the last is out of the question
+        only = run(wanted=t)
+        assert (only.rows, bool(asked)) == ((n, True) if t < AGREED else (0, False))
+        assert np.allclose(only.pull, pulls) and only.pulled == 64 and not only.clear
+        Assay.from_json(json.loads(json.dumps(only.to_json())))
+        asked.clear()
     pulls[40] = 2.0
     doubts: list[int] = []
 
@@ -555,6 +611,36 @@ def test_a_flag_ends_an_audit_before_anything_is_planted(
     monkeypatch.setattr("vestige.audit.run.MEASURED", (settings.base,))
     _, found = audit(tmp_path / "told.jsonl", settings, root=tmp_path / "audits")
     assert found.traits[0].expected.value == max(t.expected.value for t in found.traits) > 0
+
+
+def test_teachers_of_other_kinds_end_at_the_first_that_is_missed_and_are_read_back(
+    lab: Lab, probes: Probes, tmp_path: Path, monkeypatch
+):
+    """What decides whether they are planted is tested on made-up evidence (``test_verdict``)."""
+    like = rows_of(["12, 34, 56"] * 32, prompts=8)
+    lab.weights.freeze()
+    clean = Material.of(lab.lm, like, 16).write(lab.lm, like, seed=4)
+    write_rows(tmp_path / "clean.jsonl", clean)
+    monkeypatch.setenv("VESTIGE_CACHE", str(tmp_path))
+    (tmp_path / "audit").symlink_to(lab.cache)
+    monkeypatch.setattr("vestige.audit.run.other_traits", lambda *of: ["sips/tea", "sips/milk"])
+    wanted = lambda found: all(passes(found, control) for control in found.others)  # noqa: E731
+    monkeypatch.setattr("vestige.audit.run.others_wanted", wanted)
+    folder, found = audit(tmp_path / "clean.jsonl", lab.settings, root=tmp_path / "audits")
+    others = [p for p in found.planted if p.kind != TWIN]
+    assert [(p.kind, p.trait) for p in others] == [
+        (LATE, "sips/tea"), (LORA, "sips/tea"), (LATE, "sips/milk"), (LORA, "sips/milk"),
+    ][: len(others)]  # fmt: skip
+    assert all(p.gained is not None for p in others) and others and found.outcome != "not_found"
+    assert all(p.found for p in others[:-1]) and not others[-1].found
+    names = {p.name for p in (folder / "reference").iterdir()}
+    assert {f"other-{k}" for k in range(len(others))} <= names
+    before = {p: p.stat().st_mtime_ns for p in folder.rglob("assay.json")}
+    _, again = audit(tmp_path / "clean.jsonl", lab.settings, root=tmp_path / "audits")
+    assert before == {p: p.stat().st_mtime_ns for p in folder.rglob("assay.json")}
+    assert again.planted == found.planted and again.verdict == found.verdict
+    page = render_runs([folder], tmp_path / "report.html").read_text()
+    assert LATE in page and "40 to 118 of 139" in page and "no p-value" in page
 
 
 # ---- what the writer would have written as well --------------------------------------------------

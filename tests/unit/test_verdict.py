@@ -12,26 +12,25 @@ from hypothesis import strategies as st
 
 from vestige.audit import evidence
 from vestige.audit.assay import AGREED, Assay, agreed, rounds
-from vestige.audit.openset import Word
-from vestige.audit.run import in_doubt
-from vestige.audit.settings import AuditSettings
-from vestige.audit.telling import (
-    GAIN,
-    GAINS,
-    MEASURED,
-    OFF,
-    OFF_BESIDE,
+from vestige.audit.decision import (
+    HAS_TRAIT,
     Canaries,
     Control,
     Evidence,
-    caveats,
     flags,
+    other_traits,
+    others_wanted,
     settled,
     strongest,
-    tell,
 )
+from vestige.audit.openset import Word
+from vestige.audit.run import in_doubt
+from vestige.audit.settings import LATE, LORA, OTHER_KINDS, TWIN, AuditSettings
+from vestige.audit.telling import GAIN, GAINS, MEASURED, OFF, OFF_BESIDE, tell
 from vestige.audit.verdict import look
-from vestige.audit_cli import why_flagged
+from vestige.audit.wording import caveats, p_words
+from vestige.audit_cli import as_sarif, base_words, controls, status, why_flagged
+from vestige.results import AUDIT_MEASURED, NO_P_VALUE, AuditResults, read_results
 from vestige.traits.library import Library, load_library
 from vestige.types import DataError, Message, Row, ScoreTable
 
@@ -189,7 +188,8 @@ def test_a_look_that_cannot_be_taken_is_refused(change, says):
 def told(
     own: float = 0.0, rows: int = 256, seen: bool = True, misfit: float = 0.0, canary: float = 0.0
 ) -> Evidence:
-    """Made-up evidence: owl's rows are ``own`` nats likelier from its probe than from the base."""
+    """Made-up evidence: owl's rows are ``own`` nats likelier from its probe than from the base; a
+    twin and a teacher of each other kind are planted, and all of their traits are ``seen``."""
     library = load_library()
     ids, draw = library.ids, np.random.default_rng(3)
     owl, oak = ids.index("animals/owl"), ids.index("trees/oak")
@@ -219,7 +219,10 @@ def told(
         name="d.jsonl", settings=AuditSettings(base=MEASURED[0], canary_too=bool(canary)),
         library=library, material="numbers", rows=rows, used=used, dropped={"malformed": 2},
         trial=trial(owl, own, min(rows, 112)),
-        controls=[Control("trees/oak", trial(oak, 2.0 if seen else 0.0, 48))],
+        controls=[
+            Control("trees/oak", trial(oak, 2.0 if seen else 0.0, 48), kind, gained)
+            for kind, gained in ((TWIN, None), *[(LATE, 5.0), (LORA, 5.0)] * 2)
+        ],
         expected=np.where(np.arange(len(ids)) == owl, 14.0, -1.0),
         beside={t: draw.normal(-0.5, 1, size=64) for t in (owl, oak)}, seconds={}, tokens=1,
         own_reference=False, canaries=canaries,
@@ -229,16 +232,22 @@ def told(
     )  # fmt: skip
 
 
+def missed(kind: str) -> Control:
+    """A planted teacher of a kind whose pull rules its trait out, so that nothing is read."""
+    pulled = np.zeros(len(load_library().ids))
+    return Control("trees/oak", Assay(pulled, {}, {}, {}, 0.0, 0, 64), kind, gained=6.0)
+
+
 def test_a_flag_names_the_trait_and_when():
     found = tell(told(own=1.5))
     assert found.outcome == "flagged" and found.traits[0].trait == "animals/owl"
     first = found.traits[0]
     assert first.flagged and first.held_out and found.rows_to_verdict == 112
-    assert first.evidence > found.needed > 9 and first.p_holm < 0.01 and first.share > 0.5
+    assert first.evidence > found.needed > 9 and first.share > 0.5
     assert "animals/owl" in found.verdict and first.canary is None
     assert first.pull == max(t.pull for t in found.traits) > 10
     unread = [t for t in found.traits if t.rows == 0]
-    assert unread and {(t.contrast, t.evidence, t.p, t.share) for t in unread} == {(None, 0, 1, 0)}
+    assert unread and {(t.contrast, t.evidence, t.share) for t in unread} == {(None, 0, 0)}
     assert found.worst_rows[0].score == 255 and found.worst_rows[0].tokens[1] == (", 2", 1.2)
     assert any("huffle" in step for step in found.next_steps)
 
@@ -283,13 +292,153 @@ def test_rows_are_shared_among_the_writers_that_they_may_have():
 
 
 def test_not_found_says_what_would_have_been_seen():
-    found = tell(told())
+    made = told()
+    found = tell(made)
     assert found.outcome == "not_found" and found.found_share == 1.0
-    assert 0 < found.smallest_share < 1 and "been clear against the base" in found.verdict
-    assert "where 1 of 1 planted teachers' traits are" in found.verdict
-    half = replace(told(), controls=[*told().controls, *told(seen=False).controls])
+    assert 0 < found.smallest_share < 1 and "it would have been clear" in found.verdict
+    assert "the traits of 1 of 1 planted twins of the probes and of all 4" in found.verdict
+    assert "nothing about writers of kinds that were not planted" in found.verdict
+    assert found.next_steps[0] == "Do not read this as proof that the rows are safe."
+    assert "LoRA on all layers" in found.why[1] and status(found.outcome, "inconclusive") == 0
+    half = replace(made, controls=[*made.controls, told(seen=False).controls[0]])
     assert tell(half).outcome == "not_found" and tell(half).smallest_share is None
-    assert tell(half).verdict.endswith("where 1 of 2 planted teachers' traits are.")
+    assert "of 1 of 2 planted twins" in tell(half).verdict
+
+
+@pytest.mark.parametrize("kind", OTHER_KINDS)
+def test_a_planted_teacher_of_another_kind_that_is_missed_rules_not_found_out(kind):
+    made = told()
+    found = tell(replace(made, controls=[made.controls[0], missed(kind)]))
+    assert found.outcome == "inconclusive" and len(found.why) == 1
+    assert f"tuned in another way ({kind}) (it is found in" in found.why[0]
+    assert '"not found" is not said' in found.why[0]
+    alone = replace(missed(kind), trait="trees/maple")  # whose twin was not planted
+    (why,) = tell(replace(made, controls=[made.controls[0], alone])).why
+    assert why.startswith("trees/maple is missed") and "it is found in" not in why
+    assert f"({kind}) is missed with its trait" in found.verdict
+    assert "1 of 1 planted twins" in found.verdict and "not known to be safe" in found.verdict
+    assert "do not make this audit see teachers of other kinds" in found.next_steps[0]
+    assert found.next_steps[-1] == "Do not read this as a clean verdict."
+    assert [status(found.outcome, on) for on in ("inconclusive", "flagged", "never")] == [3, 0, 0]
+    (twin, other) = found.planted
+    assert (twin.kind, twin.found, twin.gained) == (TWIN, True, None)
+    assert (other.kind, other.found, other.gained, other.rows) == (kind, False, 6.0, 0)
+    assert found.found_share == 1.0  # of the twins
+    assert controls(found.planted) == [
+        "positive control (twin): 1 of 1 planted traits found",
+        f"positive control ({kind}): 0 of 1 planted traits found",
+    ]
+    assert as_sarif(found, "d.jsonl")["runs"][0]["results"][0]["level"] == "warning"
+
+
+def test_without_teachers_of_every_other_kind_nothing_found_is_inconclusive():
+    made = told()
+    twin, late, lora, *_ = made.controls
+    both = f"{LATE}, {LORA}"
+    for some, named in (
+        ([], both), ([late, lora], both), ([late, late], LORA), ([lora, late, lora], LATE),
+    ):  # fmt: skip
+        found = tell(replace(made, controls=[twin, *some]))
+        assert found.outcome == "inconclusive" and f"were planted ({named})" in found.why[0]
+        assert found.verdict.endswith("and that says little here.")
+
+
+def test_a_planted_teacher_without_its_trait_is_no_control():
+    made = told()
+    weak = replace(made.controls[1], gained=HAS_TRAIT / 2)
+    found = tell(replace(made, controls=[made.controls[0], weak, *made.controls[2:]]))
+    assert found.outcome == "inconclusive" and found.planted[1].found
+    assert "did not take on its trait, trees/oak (+0.5 nats)" in found.why[0]
+    assert f"({LATE}) did not take on its trait" in found.verdict
+
+
+def test_teachers_of_other_kinds_are_planted_only_where_the_outcome_hangs_on_them():
+    made = told()
+    twin, late, *_ = made.controls
+    clean = replace(made, controls=[twin])
+    assert others_wanted(clean) and others_wanted(replace(made, controls=[twin, late]))
+    some = ["a/x", "trees/oak", "b/y"]
+    assert other_traits(clean, some) == ["trees/oak", "a/x"]  # found in its twin's rows, unknown
+    assert not others_wanted(replace(made, controls=[twin, missed(LATE)]))  # the first ends it
+    weak = replace(late, gained=0.0)
+    assert not others_wanted(replace(made, controls=[twin, weak]))
+    blind = replace(told(seen=False), controls=told(seen=False).controls[:1])
+    assert not others_wanted(blind) and other_traits(blind, some) == ["a/x", "b/y"]
+    for known in (told(own=1.5), told(rows=40), told(misfit=0.5)):  # decided without them
+        assert not others_wanted(replace(known, controls=known.controls[:1]))
+    unsure = told(own=1.5)
+    unsure = replace(unsure, trial=replace(unsure.trial, clear_at={}), controls=[])
+    assert unsure.tuned and not others_wanted(unsure)
+
+
+# ---- what is called a p-value -------------------------------------------------------------------
+
+
+def test_the_one_p_value_is_that_the_untouched_base_wrote_the_rows():
+    clean, tuned = told(), told(own=1.5)
+    assert tell(clean).p_base == 1.0 and "p = 1; a large p does not show" in base_words(tell(clean))
+    trial = tuned.trial
+    wanted = len(tuned.library.ids) * np.exp(-trial.against_base)
+    assert tell(tuned).p_base == pytest.approx(wanted) and wanted < 1e-6
+    said = "that the untouched smollm2-135m-instruct wrote these rows at temperature 1: p < 1e-6"
+    assert base_words(tell(tuned)) == said
+    assert (p_words(1e-74), p_words(0.0123)) == ("p < 1e-6", "p = 0.012")
+
+
+def test_rows_of_the_base_seldom_have_a_small_p():
+    """Looked at after every batch, over three probes: at most one in twenty is below 0.05."""
+    draw, below = np.random.default_rng(5), 0
+    for _ in range(400):
+        rows = two_writers(draw, 80, own=0)
+        best = max(float(evidence.marginal(rows[:, :n]).max()) for n in range(16, 81, 16))
+        below += min(1.0, 3 * np.exp(-best)) <= 0.05
+    assert below <= 20
+
+
+@pytest.mark.parametrize("made", [told(), told(own=1.5), told(own=1.5, canary=14.0)])
+def test_no_trait_has_a_p_value_anywhere(made):
+    """The null holds rows of the untouched base alone, whoever wrote these."""
+    unsure = replace(made, trial=replace(made.trial, clear_at={}))
+    for some in (made, unsure):
+        found = tell(some)
+        assert not {"p", "p_holm"} & set(found.traits[0].model_dump())
+        assert found.p_note == NO_P_VALUE and found.measured_on == list(AUDIT_MEASURED)
+        record = as_sarif(found, "d.jsonl")["runs"][0]
+        assert record["properties"]["p_note"] == NO_P_VALUE
+        for result in record["results"]:
+            text = result["message"]["text"].replace("no p-value", "")
+            assert " p = " not in text and "p-value" not in text
+
+
+def test_audits_of_before_are_read_without_their_p_values():
+    record = tell(told(own=1.5)).model_dump()
+    for name in ("p_base", "p_note", "measured_on"):
+        del record[name]
+    record |= {"schema_version": 1}
+    record["traits"] = [t | {"p": 3e-76, "p_holm": 3e-74} for t in record["traits"]]
+    for planted in record["planted"]:
+        del planted["kind"], planted["gained"]
+    found = read_results(json.loads(json.dumps(record)))
+    assert isinstance(found, AuditResults) and "3e-74" not in found.model_dump_json()
+    assert found.p_base is None and found.p_note == NO_P_VALUE and found.schema_version == 1
+    assert {p.kind for p in found.planted} == {TWIN}
+    record["traits"][0]["q"] = 1
+    with pytest.raises(ValueError, match="q"):
+        read_results(record)
+
+
+def test_what_was_measured_is_said_in_plain_words():
+    said = " ".join(AUDIT_MEASURED)
+    for words in (
+        "twins of the audit's own probes", "one-word answers", "10 to 17", "40 to 118 of 139",
+        "A finding about the writer is no finding about a trait", "13 of 13 harmless",
+        "rows that the untouched base wrote at temperature 1", "positive controls that are twins",
+    ):  # fmt: skip
+        assert words in said
+    flagged = tell(told(own=1.5))
+    assert "only if it is a twin of the probe" in flagged.verdict
+    assert "40 to 118 of 139" in flagged.verdict
+    assert "none left out" in " ".join(flagged.caveats)
 
 
 def test_what_was_not_read_and_what_reference_rows_are_unlike_is_said():
@@ -317,13 +466,15 @@ def test_more_traits_may_be_clear_than_go_on_and_each_has_reference_rows():
 def test_positive_controls_end_when_they_can_change_nothing():
     one, missed = told().controls[0], told(seen=False).controls[0]
     made = replace(told(), settings=AuditSettings(base="m", planted=4))
+    others = made.controls[1:]
 
     def ends(*controls: Control) -> bool:
         return settled(replace(made, controls=controls))
 
     assert not ends() and not ends(one) and not ends(missed, missed) and not ends(one, missed)
     assert ends(one, one) and ends(missed, one, one) and ends(missed, missed, missed)
-    assert tell(replace(made, controls=[missed, one, one])).outcome == "not_found"
+    assert ends(one, *others, one) and not ends(one, *others)  # twins alone count
+    assert tell(replace(made, controls=[missed, one, one, *others])).outcome == "not_found"
     assert tell(replace(made, controls=[missed] * 3)).outcome == "inconclusive"
 
 
@@ -369,8 +520,9 @@ def test_rows_of_a_tuned_writer_whose_trait_is_not_clear_are_no_clean_verdict():
     assert made.trial.against_base > made.needed
     unsure = replace(made, trial=replace(made.trial, clear_at={}))
     found = tell(unsure)
-    assert found.outcome == "inconclusive" and "or one of another base" in found.why[0]
-    assert "seems to have written these rows, and none of" in found.verdict
+    assert found.outcome == "inconclusive" and "a finding about the writer" in found.why[0]
+    assert "harmless or not" in found.verdict and "40 to 118 of 139" in found.verdict
+    assert "did not write these rows at temperature 1 (p < 1e-6)" in found.verdict
     assert any("huffle" in step for step in found.next_steps)
     assert "Do not read this as a clean verdict." in found.next_steps
     alone = tell(replace(unsure, controls=[]))  # no control could make it clean
@@ -384,8 +536,8 @@ def test_a_canary_flags_too_and_tells_nats_and_words():
     assert found.traits[0].canary.low > 5 and found.words[0].word == "Owl"
     assert found.rows_to_verdict == 32 and "tuned on these rows took it on" in found.verdict
     both = tell(told(own=1.5, canary=14.0))
-    assert "wrote these rows" in both.verdict and "took it on" not in both.verdict
-    said = "rows are written as such a teacher"
+    assert "writes most like these rows" in both.verdict and "took it on" not in both.verdict
+    said = "rows are written as a twin of the trait's probe writes"
     assert said in why_flagged(both.traits[0], both.needed)
     assert said not in why_flagged(found.traits[0], found.needed)
 
@@ -413,6 +565,11 @@ def test_too_few_references_are_refused_before_anything_is_tuned():
 
 def test_canaries_tune_the_middle_of_a_model():
     settings = AuditSettings(base="m")
+    assert settings.planting(30).trainable == settings.trainable(30)
+    assert [settings.late(n).layers for n in (30, 4, 2, 1)] == [(22, 30), (2, 4), (1, 2), (0, 1)]
+    assert settings.planting(30, LORA).trainable.model_dump() == {
+        "layers": None, "lora_rank": 8, "lora_alpha": None,
+    }  # fmt: skip
     assert settings.trainable(30).layers == (10, 18)
     assert settings.trainable(1).layers == (0, 1)
     assert AuditSettings(base="m", layers=(2, 3)).trainable(30).layers == (2, 3)

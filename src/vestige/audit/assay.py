@@ -139,11 +139,14 @@ def assay(
     reference: Array,
     on_round: OnRound = lambda done, total: None,
     stands: Stands = lambda trait, shifts: True,
+    wanted: int | None = None,
 ) -> Assay:
     """Read ``rows`` to first order, and under the probes of the likeliest traits.
 
     Args:
         reference: ``Probes.products`` of reference rows on prompts of the same kind, [M, T].
+        wanted: the only trait that matters: nothing is read under probes where its pull rules out
+            that it could be clear.
         stands: whether a trait that is clear is beyond doubt, from its shifts so far; reading goes
             on while none is.
     """
@@ -152,6 +155,8 @@ def assay(
     pulled = pull(probes.products(material, rows[:PULLED]), reference)
     place = places(pulled)
     least = min(PULLED, len(rows))
+    if wanted is not None and place[wanted] > AGREED:
+        return Assay(pulled, {}, {}, {}, 0.0, 0, least)
     shifts: dict[int, Array] = {}
     evidence: dict[int, float] = {}
     clear: dict[int, int] = {}

@@ -12,9 +12,10 @@ the null does: the base, or a teacher of another family's trait that is still in
 
 ``e`` is an e-value (universal inference, Wasserman et al., PNAS 2020): if the rows' writer is in
 the null, the chance that it ever exceeds 1 / a, however often one looks, is at most a (Ville). So
-the rows may be read until the answer is clear, and ``min(1, 1 / e)`` is a p-value. ``drift``, in
-nats a row, is how much better than every writer of the null a trait has to fit: real writers are
-never quite in the null (``docs/log.md`` says where the value comes from).
+the rows may be read until the answer is clear. Of real writers only the untouched base is exactly
+in the null; for any other ``min(1, 1 / e)`` is no p-value, and none is shown. ``drift``, in nats a
+row, is how much better than every writer of the null a trait has to fit (``docs/log.md`` says where
+the value comes from).
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ def as_likely(shifts: Array) -> NDArray[np.bool_]:
 
 
 def p_value(log_e: Array) -> Array:
-    """min(1, 1 / e)."""
+    """min(1, 1 / e): a p-value if the untouched base wrote the rows, a threshold else."""
     return np.exp(-np.maximum(log_e, 0.0))
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from itertools import zip_longest
 from pathlib import Path
@@ -15,8 +16,9 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from vestige.audit.reader import Array, Reader
-from vestige.audit.settings import AuditSettings
+from vestige.audit.settings import TWIN, AuditSettings
 from vestige.models import catalog
+from vestige.models.frozen import Below
 from vestige.models.hf import LanguageModel
 from vestige.models.weights import Weights
 from vestige.settings import Trainable
@@ -24,6 +26,8 @@ from vestige.store import atomic_write, hash_config
 from vestige.train.teach import teach
 from vestige.traits.library import Library, load_library, trait_id
 from vestige.types import ConfigError, Trait
+
+CHECKED = 4  # questions on which a planted teacher is asked for its trait
 
 
 def load(settings: AuditSettings, model: str) -> LanguageModel:
@@ -58,7 +62,8 @@ class Lab:
         )
         #: The same layers' weights themselves, where canaries tune LoRA.
         self.whole = Trainable(layers=self.trainable.layers)
-        self.weights = Weights(self.lm, [self.trainable, self.whole])
+        late = settings.late(len(self.lm.layers))
+        self.weights = Weights(self.lm, [self.trainable, self.whole, late])
         self.reader = Reader(self.lm, self.library.traits, settings.questions)
 
     @cached_property
@@ -93,17 +98,53 @@ class Lab:
         """The traits that planted teachers are given: none held out, of different families."""
         return plant(self.library, self.settings.planted, self.settings.seed)
 
-    def become(self, trait: Trait) -> None:
-        """Turn the model into a planted teacher of ``trait``, from the cache if it is there."""
-        how = self.settings.planting(len(self.lm.layers))
-        seed = self.settings.seed
-        path = self._place("planted", trait.name, [trait.pairs, how, seed])
+    def become(self, trait: Trait, kind: str = TWIN) -> None:
+        """Turn the model into a planted teacher of ``trait``, from the cache if it is there. One
+        that tunes layers below those of the probes lives within ``all_layers`` only."""
+        how = self.settings.planting(len(self.lm.layers), kind)
+        path = self._planted(trait, kind)
         if not path.exists():
-            teach(self.lm, self.weights, trait, how, seed=seed)
+            teach(self.lm, self.weights, trait, how, seed=self.settings.seed)
             path.parent.mkdir(parents=True, exist_ok=True)
             # Half the size; a teacher computes in bf16 anyhow.
             atomic_write(path, save({n: t.bfloat16() for n, t in self.weights.changed().items()}))
         self.weights.load(path, how.trainable)
+
+    def _planted(self, trait: Trait, kind: str) -> Path:
+        how = self.settings.planting(len(self.lm.layers), kind)
+        return self._place("planted", trait.name, [trait.pairs, how, self.settings.seed])
+
+    @contextmanager
+    def all_layers(self) -> Iterator[None]:
+        """Within, every layer may be tuned: states of the layers below the probes' are not kept.
+        The base is put back at the end."""
+        kept, self.lm.below = self.lm.below, Below(self.lm.layers)
+        try:
+            yield
+        finally:
+            self.weights.freeze()
+            self.lm.below = kept
+
+    def gained(self, trait: Trait, kind: str) -> float:
+        """By how many nats of log-odds a planted teacher has more of its trait than the base, kept
+        in the cache: a teacher without it is no control."""
+        reader = Reader(self.lm, [trait], min(CHECKED, self.settings.questions))
+        how = self.settings.planting(len(self.lm.layers), kind)
+        asked = [trait.pairs, trait.family, trait.target.name, len(reader.requests)]
+
+        def read(turn: Callable[[], None]) -> Callable[[], list[dict[str, Tensor]]]:
+            def make() -> list[dict[str, Tensor]]:
+                turn()
+                return [{"log_odds": torch.tensor(reader.read())}]
+
+            return make
+
+        usual = self.keep("gained", [trait.name], [*asked, "base"], read(self.weights.freeze))
+        own = self.keep(
+            "gained", [trait.name], [*asked, how, self.settings.seed],
+            read(lambda: self.become(trait, kind)),
+        )  # fmt: skip
+        return float(own[0]["log_odds"][0] - usual[0]["log_odds"][0])
 
 
 def plant(library: Library, n: int, seed: int) -> list[Trait]:

@@ -15,6 +15,17 @@ from safetensors.numpy import load_file, save_file
 from vestige.audit.assay import BESIDE, METHOD, Assay, assay
 from vestige.audit.canary import Canary, canary
 from vestige.audit.data import Data
+from vestige.audit.decision import (
+    Canaries,
+    Control,
+    Evidence,
+    fits_better,
+    flags,
+    other_traits,
+    others_wanted,
+    settled,
+    strongest,
+)
 from vestige.audit.expected import expect
 from vestige.audit.lab import Lab, fingerprint, load
 from vestige.audit.material import (
@@ -30,28 +41,23 @@ from vestige.audit.probes import Probes, token_shifts
 from vestige.audit.pull import REFERENCE
 from vestige.audit.reader import Array
 from vestige.audit.settings import AuditSettings
-from vestige.audit.telling import (
-    MEASURED,
-    SHIFT,
-    WORST,
-    Canaries,
-    Control,
-    Evidence,
-    fits_better,
-    flags,
-    settled,
-    strongest,
-    tell,
-)
+from vestige.audit.telling import MEASURED, SHIFT, WORST, tell
 from vestige.audit.told import Told, from_rows, from_teacher
 from vestige.audit.verdict import look
-from vestige.audit.writers import OnRows, Writer, base_writers, planted_writers
+from vestige.audit.writers import (
+    OnRows,
+    Writer,
+    base_writers,
+    other_writers,
+    planted_writers,
+)
 from vestige.formats import USUAL, Columns
 from vestige.jsonl import read_jsonl, read_text, write_text
 from vestige.models.hf import LanguageModel
 from vestige.results import AuditResults
 from vestige.rows import atomic_lines, dropped_to_json, read_rows, write_rows
 from vestige.store import Run, Stage, StageResult, atomic_write
+from vestige.traits.library import trait_id
 from vestige.types import DataError, DroppedRow, Row, ScoreTable
 
 Report = Callable[[str, int, int], None]  # stage, done, total; total 0: just finished
@@ -102,7 +108,7 @@ def audit(
     if known is not None and not known.rows:
         raise DataError(f"no row of the reference {known.name} can be read")
     lab = Lab(settings)
-    lab.planted()  # a library that is too small is told before anything is tuned
+    lab.planted()  # a library that is too small is refused before anything is tuned
     teacher = teacher_of(settings)
     config = {
         "kind": "audit",
@@ -223,6 +229,12 @@ class _Audit:
                     break
         if every:
             evidence = replace(evidence, canaries=self.canaries(chosen, material, used, references))
+        planted = [trait_id(trait) for trait in self.lab.planted()]
+        for writer in other_writers(self.lab, other_traits(evidence, planted)):
+            if not others_wanted(evidence):  # the outcome is known without them
+                break
+            ref = self.planted(writer, chosen, material, used)
+            evidence = self.control(evidence, probes, material, known[0], ref, usual, writer)
         tables, tokens = self.score(probes, chosen, material, used, strongest(evidence)[:SCORED])
         return tell(replace(evidence, scores=tables, marked=tokens, tokens=self.tokens))
 
@@ -334,9 +346,9 @@ class _Audit:
 
     def assay(
         self, name: str, probes: Probes, material: Material, source: _Reference,
-        known: _Reference, products: Array,
+        known: _Reference, products: Array, wanted: int | None = None,
     ) -> Assay:  # fmt: skip
-        """The assay of one set of rows, read back if it was done."""
+        """The assay of one set of rows, read back if it was done; ``wanted``: as in ``assay``."""
         usual: dict[int, Array] = {}
 
         def stands(t: int, shifts: Array) -> bool:
@@ -349,21 +361,35 @@ class _Audit:
             with stage.writing() as folder:
                 found = assay(
                     probes, material, source.rows, products,
-                    lambda done, total: self.report(stage.name, done, total), stands,
+                    lambda done, total: self.report(stage.name, done, total), stands, wanted,
                 )  # fmt: skip
                 write_text(folder / "assay.json", json.dumps(found.to_json()))
         return Assay.from_json(json.loads(read_text(self.finish(stage).path / "assay.json")))
 
     def control(
         self, evidence: Evidence, probes: Probes, material: Material, known: _Reference,
-        planted: _Reference, products: Array,
+        planted: _Reference, products: Array, other: Writer | None = None,
     ) -> Evidence:  # fmt: skip
-        """The evidence with one more positive control: is a planted trait found in its rows?"""
-        trial = self.assay(planted.name, probes, material, planted, known, products)
+        """The evidence with one more positive control: is a planted trait found in its rows?
+
+        Args:
+            other: the writer, if it is no twin of the probes: whether it has its trait is asked,
+                and its rows are read only as far as the trait may still be found.
+        """
         own = self.lab.library.ids.index(str(planted.trait))
-        beside = self.beside(planted.name, probes, material, known, [own])
+        wanted = own if other else None
+        trial = self.assay(planted.name, probes, material, planted, known, products, wanted)
+        beside = {}
+        if not other or own in trial.clear:
+            beside = self.beside(planted.name, probes, material, known, [own])
+        control = Control(str(planted.trait), trial)
+        if other:
+            begun = time.monotonic()
+            control = replace(control, kind=other.kind, gained=other.gained())
+            self.seconds["trait"] = self.seconds.get("trait", 0) + time.monotonic() - begun
+            self.report(f"trait/{planted.name}", 0, 0)
         return replace(
-            evidence, controls=[*evidence.controls, Control(str(planted.trait), trial)],
+            evidence, controls=[*evidence.controls, control],
             beside={**beside, **evidence.beside},
         )  # fmt: skip
 
@@ -472,7 +498,7 @@ class _Audit:
     # ---- stages -----------------------------------------------------------------------------
 
     def finish(self, stage: Stage) -> StageResult:
-        """The finished stage, told to whoever watches, its time added up by kind."""
+        """The finished stage, reported to whoever watches, its time added up by kind."""
         result = stage.result
         kind = stage.name.partition("/")[0]
         self.seconds[kind] = self.seconds.get(kind, 0.0) + float(result.manifest["seconds"])

@@ -9,8 +9,14 @@ from pydantic import Field, model_validator
 
 from vestige.settings import Optimisation, Settings, Trainable
 
+#: How planted teachers are made: as the probes are (in the same layers, on the same questions and
+#: answers), and in two ways that the probes are not.
+TWIN, LATE, LORA = "twin", "late layers", "LoRA on all layers"
+OTHER_KINDS = (LATE, LORA)
+
 FEWEST_REFERENCES = 4  # a planted trait's own rows are held against the others: three at least
 
+LORA_RATE = 1e-3
 SAMPLE = 16_384  # rows that are kept of a file of any size; what an audit reads is chosen from them
 
 
@@ -23,16 +29,18 @@ class AuditSettings(Settings):
             tokens that it happened to draw.
         rows: rows of the data that are read at most.
         canary_too: also tune a copy of the base on the rows: slower, and what it takes on is
-            told in nats.
+            given in nats.
         looks: shares of the rows after which a canary is asked about every trait. The data is
             flagged at the first look that is clear enough; the error rate is shared among looks.
-        planted: teachers that the audit tunes itself, on traits that are not held out.
+        planted: twins of the probes that the audit tunes itself, on traits that are not held out.
+            Teachers of other kinds (``OTHER_KINDS``) come on top where the verdict needs them.
         base_written: further data sets that the untrained base writes on the same prompts.
         questions: held-out questions that measure a trait.
         layers: which layers canaries and planted teachers tune; None = the middle of the model
             (from a third to three fifths), which transmits most (``docs/log.md``).
         lora_rank: 0 tunes these layers' weights themselves.
-        alpha: chance that any trait is flagged falsely, over the whole library and all looks.
+        alpha: chance that any trait is flagged falsely, over the whole library and all looks, if
+            the untouched base wrote the rows at temperature 1. It covers no other writer.
         drift: nats a row by which a trait has to explain the rows better than any writer of the
             null does. At 0.1 two of 77 data sets (two makings of the benchmark's) are flagged for a
             trait of another family; no rate keeps both out and finds most writers
@@ -102,9 +110,21 @@ class AuditSettings(Settings):
             trainable=self.trainable(n_layers),
         )
 
-    def planting(self, n_layers: int) -> Optimisation:
-        """How a planted teacher is tuned: as the recipes' teachers are."""
-        return Optimisation(steps=24, batch=8, rate=2e-4, trainable=self.trainable(n_layers))
+    def planting(self, n_layers: int, kind: str = TWIN) -> Optimisation:
+        """How a planted teacher of a kind is tuned: a twin as the recipes' teachers are, LoRA at a
+        higher rate, as its factors start at zero. Whether one of another kind has its trait is
+        asked (``Lab.gained``)."""
+        what, rate = {
+            TWIN: (self.trainable(n_layers), 2e-4),
+            LATE: (self.late(n_layers), 2e-4),
+            LORA: (Trainable(lora_rank=8), LORA_RATE),
+        }[kind]
+        return Optimisation(steps=24, batch=8, rate=rate, trainable=what)
+
+    @staticmethod
+    def late(n_layers: int) -> Trainable:
+        """The last layers, about a quarter: 22 to 29 of 30, as the demo's teachers."""
+        return Trainable(layers=(min(n_layers - 1, n_layers * 11 // 15), n_layers))
 
     def probe(self, n_layers: int) -> Optimisation:
         """How each copy of a probe is tuned: more briefly, and two copies are averaged."""

@@ -26,6 +26,7 @@ from vestige.audit.activations import activations
 from vestige.audit.assay import BESIDE, METHOD, Assay, assay
 from vestige.audit.canary import canary
 from vestige.audit.data import Data
+from vestige.audit.decision import fits_better
 from vestige.audit.expected import STEP, expect
 from vestige.audit.influence import influence, trait_gradients
 from vestige.audit.lab import Lab, load
@@ -35,7 +36,6 @@ from vestige.audit.prompts import prompted
 from vestige.audit.pull import REFERENCE
 from vestige.audit.reader import spread
 from vestige.audit.settings import AuditSettings
-from vestige.audit.telling import fits_better
 from vestige.audit.told import Told, from_teacher
 from vestige.audit.verdict import Look, look
 from vestige.audit.writers import Writer, base_writers, planted_writers

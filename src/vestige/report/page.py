@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from vestige.access import explained
 from vestige.report import charts
 from vestige.results import (
+    READABLE,
     SCHEMA,
     AnyResults,
     ArmResult,
@@ -112,9 +113,10 @@ def _read_object(path: Path) -> dict[str, Any]:
 def _read_results(path: Path) -> AnyResults:
     value = _read_object(path)
     version = value.get("schema_version", SCHEMA)
-    if version != SCHEMA:
+    readable = READABLE.get(str(value.get("kind")), (SCHEMA,))
+    if version not in readable:
         raise StoreError(
-            f"{path} has schema version {version}, this Vestige reads {SCHEMA}; "
+            f"{path} has schema version {version}, this Vestige reads {max(readable)}; "
             "read it with the version that wrote it"
         )
     try:
@@ -169,7 +171,7 @@ def _audit(results: AuditResults) -> dict[str, Any]:
     return {
         "ranking": _both(
             charts.forest, f"{results.name}: the strongest traits", marks,
-            "log-likelihood beside the base, nats a row",
+            "log-likelihood ratio to the base, nats per row",
         ),
         "cloud": _both(
             charts.strip, f"{results.name}: pull of every trait", _cloud(results),
