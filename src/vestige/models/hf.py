@@ -56,7 +56,8 @@ class LanguageModel(chat.Chat):
         super().__init__(tokenizer, style)
         self.precision = resolve_precision(precision, self.device)
         self.passes = Passes(self.causal_lm, self.precision)
-        self.own_attention = self.causal_lm.config._attn_implementation  # type: ignore[union-attr]
+        config: Any = self.causal_lm.config
+        self.own_attention: str = config._attn_implementation
         self.notes: list[str] = []
         self._verified: Verified | None = None
         self._plain_from = 0  # tokens of the first sequence that was too long for trees
