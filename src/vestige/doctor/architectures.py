@@ -62,7 +62,7 @@ SMALL: dict[str, Any] = {
     "mamba_chunk_size": 8, "chunk_size": 8, "mamba_d_ssm": 128, "mamba_num_heads": 8,
     "mamba_head_dim": 16, "ssm_state_size": 8, "n_groups": 1, "linear_num_key_heads": 2,
     "linear_num_value_heads": 4, "linear_key_head_dim": 16, "linear_value_head_dim": 16,
-    "lru_width": 64,
+    "lru_width": 64, "linear_head_dim": 16, "linear_num_heads": 4,
 }  # fmt: skip
 #: What a kind's own rules ask for besides.
 OWN: dict[str, dict[str, Any]] = {
