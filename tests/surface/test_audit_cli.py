@@ -159,7 +159,7 @@ def test_the_exit_status_is_the_outcome(outcome, fail_on, wanted):
         ("numbers.jsonl", ["--alpha", "2"], "alpha"),
         ("numbers.jsonl", ["--budget", "99999"], "budget"),
         ("numbers.jsonl", ["--traits", "one.toml"], "at least two traits"),
-        ("numbers.jsonl", ["--sarif", "few.jsonl/x.sarif"], "FileExistsError"),
+        ("numbers.jsonl", ["--sarif", "few.jsonl/x.sarif"], "few.jsonl: file exists"),
         ("numbers.jsonl", ["--reference", "few.jsonl"], "1 usable rows and 32 are needed"),
         ("numbers.jsonl", ["--reference", "latin.jsonl"], "no row of the reference"),
     ],
