@@ -151,7 +151,7 @@ def test_a_model_that_is_random_is_refused():
     own = layer.forward
     layer.forward = lambda x: torch.nn.functional.dropout(own(x), 0.5)
     with pytest.raises(ModelError, match=r"asked again|later tokens"):
-        loaded(model).answer_logprobs(PROMPTS, ANSWERS)
+        verification.verify(Passes(model, "fp32"), WORDS, again=True)
 
 
 def test_a_mask_that_shows_too_much_is_seen(monkeypatch):
