@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from vestige.doctor import installation as doctor
@@ -27,7 +29,7 @@ def test_known_answers(patient, name):
 
 def test_faults_are_seen(patient, monkeypatch):
     lm = patient.lm
-    monkeypatch.setattr(lm.tokenizer, "chat_template", lm.tokenizer.chat_template + " ")
+    monkeypatch.setattr(lm, "template", replace(lm.template, text=" " + lm.template.text))
     assert found("chat rendering", patient).status == "wrong"
     monkeypatch.undo()
     monkeypatch.setitem(doctor.LOGPROBS, "owl", -8.0)
