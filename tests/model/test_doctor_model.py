@@ -29,7 +29,7 @@ def test_known_answers(patient, name):
 
 def test_faults_are_seen(patient, monkeypatch):
     lm = patient.lm
-    monkeypatch.setattr(lm, "template", replace(lm.template, text=" " + lm.template.text))
+    monkeypatch.setattr(lm, "template", replace(lm.template, text="X" + lm.template.text))
     assert found("chat rendering", patient).status == "wrong"
     monkeypatch.undo()
     monkeypatch.setitem(doctor.LOGPROBS, "owl", -8.0)
