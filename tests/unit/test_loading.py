@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 import vestige
 from conftest import tiny_llama, tokenizer
+from vestige.models import loading
 from vestige.models.hf import LanguageModel
 from vestige.types import ModelError
 
@@ -92,8 +93,19 @@ def test_quantised_tensors_without_their_scales(folder):
 
 
 def test_half_precision_is_read_as_it_is(folder):
+    whole = dict(loading.load_weights(str(folder))[0].named_parameters())
     tensors(folder, lambda found: {n: p.half() for n, p in found.items()})
-    LanguageModel.load(str(folder), precision="fp32")
+    for name, part in loading.load_weights(str(folder))[0].named_parameters():
+        assert part.dtype == torch.float32
+        torch.testing.assert_close(part, whole[name].half().float(), rtol=0, atol=0)
+
+
+def test_infinities_of_both_signs_do_not_cancel():
+    assert not loading._finite(torch.tensor([torch.inf, -torch.inf, 1.0]))
+
+
+def test_finite_numbers_with_an_infinite_sum_are_finite():
+    assert loading._finite(torch.full((4,), 3e38))
 
 
 def test_code_of_the_folder_is_never_run(folder, monkeypatch):
