@@ -178,12 +178,10 @@ def _audited(
     data: str, settings: Any, folder: Path, reference: str | None, columns: Columns, overwrite: bool
 ) -> tuple[Path, AuditResults, Data]:
     """The audit with its bar, and what it found in the data."""
-    from transformers.utils import logging as transformers_logging
-
     from vestige.audit.run import audit as run_audit
+    from vestige.models.loading import quiet_transformers
 
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
+    quiet_transformers()
     read: list[Data] = []
     with _Bar(settings) as bar:
         where, found = run_audit(
@@ -255,14 +253,12 @@ def bench_audit(
     as_json: AsJson = False,
 ) -> None:
     """Audit the data sets of finished runs and hold the outcome against their students."""
-    from transformers.utils import logging as transformers_logging
-
     from vestige.audit.settings import AuditSettings
     from vestige.bench import bench_audit as run_bench
     from vestige.models import catalog
+    from vestige.models.loading import quiet_transformers
 
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
+    quiet_transformers()
     catalog.path(base, echo=err.print)
     settings = AuditSettings(base=base, rows=rows, traits=_names(traits))
     if seeds and not all(part.strip().isdecimal() for part in seeds.split(",")):

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from vestige.data_cli import AsJson, err, out
-from vestige.types import ConfigError, StoreError, unknown_name
+from vestige.types import ConfigError, StoreError, VestigeError, unknown_name
 
 RunFolder = Annotated[Path, typer.Argument(help="A run folder.", metavar="RUN")]
 Arm = Annotated[str, typer.Option(help="An arm of students (default: all trained on rows).")]
@@ -60,19 +60,25 @@ def adopt_students(
     from vestige.experiment.adopt import adopt, find_trained
     from vestige.experiment.reading import awaited
     from vestige.experiment.run import describe_awaited
+    from vestige.models.loading import quiet_transformers
     from vestige.store import Run
 
+    quiet_transformers()
     recipe = recipe_of(run_folder)
     trained = find_trained(recipe, run_folder, source, cell_of(recipe, *which), which[0])
     config = recipe.model_dump(mode="json")
     with Run.open(run_folder.resolve().parent, recipe.name, config) as opened:
         if opened.folder.resolve() != run_folder.resolve():
             raise StoreError(f"{run_folder} was renamed; call it {opened.folder.name} again")
-        with err.status("measuring") as status:
-            stages = adopt(
-                recipe, run_folder, trained, base=base,
-                report=lambda stage, done, total: status.update(f"measured {stage}"),
-            )  # fmt: skip
+        try:
+            with err.status("measuring") as status:
+                stages = adopt(
+                    recipe, run_folder, trained, base=base,
+                    report=lambda stage, done, total: status.update(f"measured {stage}"),
+                )  # fmt: skip
+        except VestigeError:
+            opened.end_as_before()
+            raise
         for stage in stages:
             err.print(describe_comparison(stage.manifest), highlight=False, soft_wrap=True)
         left = awaited(recipe, run_folder)

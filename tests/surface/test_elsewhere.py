@@ -25,7 +25,7 @@ from vestige.experiment.run import run
 from vestige.experiment.stages import Seed
 from vestige.models.hf import LanguageModel
 from vestige.settings import Job
-from vestige.store import Run
+from vestige.store import Run, load_run
 from vestige.train.launched import train_job
 from vestige.types import ConfigError, ModelError, StoreError, VestigeError
 
@@ -209,9 +209,13 @@ def test_trl_trains_what_was_exported_and_it_comes_back(waiting: Path, tmp_path:
     stage = again / "seed-0/student/lora/owl"
     assert Panel.load(stage / "panel-3.json").logprobs.shape
     assert len(load_file(str(stage / "weights.safetensors"))) == 2 * 2 * 7
+    before = load_run(again)
+    assert "7 students are to be trained" in before["error"]
     with pytest.raises(StoreError, match="holds a student already"):
         vestige("import", again, "--adapter", where / "model", "--arm", "lora",
                 "--seed", "0", "--data", "owl")  # fmt: skip
+    ends = ("status", "error", "finished")
+    assert [load_run(again)[n] for n in ends] == [before[n] for n in ends]
     with pytest.raises(StoreError, match="holds no student that is trained and not yet in"):
         vestige("import", again, "--adapter", tmp_path / "out")
 

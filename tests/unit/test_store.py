@@ -644,3 +644,19 @@ def test_list_runs_newest_first(tmp_path: Path):
 
 def test_package_is_the_one_under_test():
     assert Path(str(vestige.__path__[0])).resolve() == Path(SOURCE) / "vestige"
+
+
+def test_a_run_can_keep_the_end_that_it_had(tmp_path: Path):
+    with Run.open(tmp_path, "demo", {}) as run:
+        run.finish("failed", "two students are awaited")
+    before = load_run(run.folder)
+    ends = ("status", "error", "finished")
+    with pytest.raises(StoreError), Run.open(tmp_path, "demo", {}) as run:
+        assert load_run(run.folder)["status"] == "running"
+        run.end_as_before()
+        raise StoreError("what was brought is refused")
+    assert [load_run(run.folder)[n] for n in ends] == [before[n] for n in ends]
+    with pytest.raises(StoreError), Run.open(tmp_path, "new", {}) as run:
+        run.end_as_before()
+        raise StoreError("the first error of a new run is its own")
+    assert load_run(run.folder)["status"] == "failed"

@@ -47,13 +47,12 @@ class Patient:
         if not catalog.is_pulled(MODEL):
             raise Skipped("needs the bundled model", f"vestige models pull {MODEL}")
         import torch
-        from transformers.utils import logging as transformers_logging
 
         from vestige.models.hf import LanguageModel
+        from vestige.models.loading import quiet_transformers
 
         torch.set_num_threads(1)  # short passes: threads would wait for each other
-        transformers_logging.set_verbosity_error()
-        transformers_logging.disable_progress_bar()
+        quiet_transformers()
         return LanguageModel.load(catalog.path(MODEL), precision="fp32")
 
 

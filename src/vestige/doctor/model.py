@@ -30,14 +30,13 @@ class Subject:
     @cached_property
     def lm(self) -> LanguageModel:
         import torch
-        from transformers.utils import logging as transformers_logging
 
         from vestige.models import verification
         from vestige.models.hf import LanguageModel
+        from vestige.models.loading import quiet_transformers
 
         torch.set_num_threads(1)  # short passes: threads would wait for each other
-        transformers_logging.set_verbosity_error()
-        transformers_logging.disable_progress_bar()
+        quiet_transformers()
         lm = LanguageModel.load(
             catalog.path(self.name),
             style=catalog.chat_style(self.name, self.chat),

@@ -185,12 +185,11 @@ def run_seed(
 ) -> None:
     """One seed in this process, up to a kind of job. Loads torch."""
     import torch
-    from transformers.utils import logging as transformers_logging
 
     from vestige.experiment.stages import Seed
+    from vestige.models.loading import quiet_transformers
 
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
+    quiet_transformers()
     torch.set_num_threads(threads)
     recipe = Experiment.model_validate(config)
     state = Seed(

@@ -157,12 +157,11 @@ def work_on(task: Task, folder: Path, emit: Callable[[Event], None]) -> None:
 
 def _work_on(task: Task, folder: Path, emit: Callable[[Event], None]) -> None:
     import torch
-    from transformers.utils import logging as transformers_logging
 
     from vestige.experiment.stages import Seed
+    from vestige.models.loading import quiet_transformers
 
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
+    quiet_transformers()
     torch.set_num_threads(task.threads)
     key, job = hash_config(task.config), task.job
     kept = _KEPT.pop(key, {"models": {}, "seeds": {}})

@@ -16,6 +16,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging as transformers_logging
 
 from vestige.types import ModelError
 
@@ -30,6 +31,12 @@ LONGEST = 240  # characters of a library's own reason
 #: A folder that is not there: an adapter is looked for in it, and not beside the weights.
 NO_ADAPTER = {"subfolder": "no-adapter"}
 WHOLE = "give a folder that save_pretrained wrote"
+
+
+def quiet_transformers() -> None:
+    """No bars and advice of transformers between a command's own lines; errors are shown."""
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
 
 
 def load_tokenizer(folder: str) -> Any:

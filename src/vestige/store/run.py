@@ -38,8 +38,9 @@ _MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
 class Run:
     """An open run folder, locked for this process. Use ``Run.open`` as a context manager.
 
-    Leaving the block records ``done``, or ``failed`` with the error, and frees the lock. A process
-    that is killed frees it too, and leaves the status ``running`` (see ``is_running``).
+    Leaving the block records ``done``, or ``failed`` with the error, unless the end is recorded
+    already, and frees the lock. A process that is killed frees it too, and leaves the status
+    ``running`` (see ``is_running``).
     """
 
     def __init__(self, folder: Path, record: dict[str, Any], lock: FileLock, overwrite: bool):
@@ -47,6 +48,7 @@ class Run:
         self.record = record
         self.overwrite = overwrite
         self._lock = lock
+        self._before: dict[str, Any] = {}
         self._seconds_before = float(record["seconds"])
         self._start = time.monotonic()
 
@@ -70,6 +72,7 @@ class Run:
             elif hash_config(read_json(recipe, "delete it and run again")) != digest:
                 raise StoreError(f"{recipe} is not this recipe; restore it, or use another name")
             run = cls(folder, _new_record(folder, name, digest, config), lock, overwrite)
+            run._before = load_run(folder) if (folder / RUN_FILE).exists() else {}
             run.update()
         except BaseException:
             lock.release()
@@ -116,6 +119,14 @@ class Run:
                 error = error.replace(home, "~")
         self.update(status=status, error=error, finished=now())
 
+    def end_as_before(self) -> None:
+        """Record the end that the run had when it was opened: what was refused did not change it.
+
+        Nothing is recorded for a run that is new.
+        """
+        if self._before:
+            self.update(**{name: self._before[name] for name in ("status", "error", "finished")})
+
     def close(self) -> None:
         """Free the lock; the record stays as it is."""
         self._lock.release()
@@ -125,10 +136,9 @@ class Run:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: Any):
         try:
-            if error is None:
-                if self.record["status"] == "running":
-                    self.finish("done")
-            else:
+            if self.record["status"] == "running" and error is None:
+                self.finish("done")
+            elif self.record["status"] == "running":
                 # The disk may be full: the first error is the one to show.
                 with suppress(StoreError, OSError):
                     self.finish("failed", f"{type(error).__name__}: {error}")
