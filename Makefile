@@ -1,4 +1,5 @@
-# make demo: the main job, from nothing.   make test: everything.   make check: the quick part.
+# make demo: the main job, from nothing.   make test: what a change must pass.
+# make check: its quick part.              make test-all: the slow tests, too.
 # make chaos: runs killed 50 times and on full disks (20 minutes or more).
 PYTHON ?= python3
 VENV := .venv
@@ -8,12 +9,15 @@ READY := $(VENV)/.ready
 VLLM := .venv-vllm
 RAY := .venv-ray
 
-.PHONY: demo test test-vllm test-ray check lint types layers unit chaos models clean
+.PHONY: demo test test-all test-vllm test-ray check lint types layers unit chaos models clean
 
 demo: $(READY)
 	$(BIN)/vestige demo
 
 test: $(READY) models
+	$(BIN)/python -m pytest -m "not slow"
+
+test-all: $(READY) models
 	$(BIN)/python -m pytest
 
 # The same backend tests on vLLM's CPU build, in an environment of its own (2.8 GB).
