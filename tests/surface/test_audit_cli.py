@@ -8,7 +8,6 @@ import os
 import random
 import re
 import subprocess
-import sys
 from io import StringIO
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import pytest
 from rich.console import Console
 from typer.main import get_command
 
+import command
 from vestige import audit_cli
 from vestige.audit_cli import as_sarif, status
 from vestige.cli import app
@@ -43,12 +43,7 @@ ONE = (
 
 
 def vestige(*words: object, cache: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "vestige", *map(str, words)],
-        env=os.environ | {"PYTHONPATH": str(ROOT / "src"), "HF_HUB_OFFLINE": "1",
-                          "VESTIGE_CACHE": str(cache), "OMP_NUM_THREADS": "1"},
-        capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
+    return command.vestige(*words, env=os.environ | {"VESTIGE_CACHE": str(cache)})
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The command by subprocess: what it prints, its exit status, and that it stays light."""
+"""The command in a process of its own: what it prints, its exit status, and that it stays light."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-import vestige
+import vestige as package
+from command import SOURCE, vestige
 
-SOURCE = str(Path(vestige.__file__).resolve().parents[1])
 RECIPE = """
 from vestige.experiment.recipe import Experiment, Student
 
@@ -41,7 +41,7 @@ class Outcome:
 def environment(tmp_path: Path) -> dict[str, str]:
     kept = {k: v for k, v in os.environ.items() if not k.startswith("VESTIGE")}
     return kept | {
-        "PYTHONPATH": SOURCE,
+        "PYTHONPATH": str(SOURCE),
         "VESTIGE_CACHE": str(tmp_path / "cache"),
         "COLUMNS": "200",
         "NO_COLOR": "1",
@@ -51,10 +51,7 @@ def environment(tmp_path: Path) -> dict[str, str]:
 @pytest.fixture
 def vst(tmp_path: Path, environment: dict[str, str]):
     def call(*args: object) -> Outcome:
-        done = subprocess.run(
-            [sys.executable, "-m", "vestige", *map(str, args)],
-            cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300,
-        )  # fmt: skip
+        done = vestige(*args, env=environment, cwd=tmp_path)
         assert "Traceback" not in done.stdout + done.stderr, done.stderr
         return Outcome(done)
 
@@ -102,7 +99,7 @@ def test_help_names_every_command(vst):
 
 def test_version(vst):
     asked = vst("--version")
-    assert (asked.code, asked.out, asked.err) == (0, f"{vestige.__version__}\n", "")
+    assert (asked.code, asked.out, asked.err) == (0, f"{package.__version__}\n", "")
 
 
 def test_without_arguments_it_shows_its_help(vst):
@@ -333,20 +330,14 @@ def test_plan_needs_no_model(vst, tmp_path):
 
 
 def test_debug_shows_the_traceback(environment, tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-m", "vestige", "--debug", "show", "."],
-        cwd=tmp_path, env=environment, capture_output=True, text=True,
-    )  # fmt: skip
+    done = vestige("--debug", "show", ".", env=environment, cwd=tmp_path)
     assert done.returncode == 1
     assert "Traceback" in done.stderr and "StoreError" in done.stderr
 
 
 def test_no_key_is_shown(environment, tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-m", "vestige", "show", "a-secret-value"],
-        cwd=tmp_path, env=environment | {"SOME_API_KEY": "a-secret-value"},
-        capture_output=True, text=True,
-    )  # fmt: skip
+    secret = environment | {"SOME_API_KEY": "a-secret-value"}
+    done = vestige("show", "a-secret-value", env=secret, cwd=tmp_path)
     assert done.returncode == 2 and "error: [key] is not a run folder" in done.stderr
 
 
