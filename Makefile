@@ -6,6 +6,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
+# One test process a core; what one has not begun the other takes over.
+PARALLEL := -n auto --dist worksteal
+
 VLLM := .venv-vllm
 RAY := .venv-ray
 
@@ -15,10 +18,10 @@ demo: $(READY)
 	$(BIN)/vestige demo
 
 test: $(READY) models
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" $(PARALLEL)
 
 test-all: $(READY) models
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PARALLEL)
 
 # The same backend tests on vLLM's CPU build, in an environment of its own (2.8 GB).
 test-vllm: $(VLLM)/.ready

@@ -158,6 +158,7 @@ def kill_once(folder: Path, config: dict, draw: random.Random) -> bool:
     return True
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments_it_ends_the_same(undisturbed: Path, folders, tmp_path: Path):
     draw, config = random.Random(7), recipe(folders["llama"])
     kills = finished = 0
@@ -198,6 +199,7 @@ def small_disk(folder: Path, size: int):
         subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
+@pytest.mark.slow
 def test_on_a_full_disk_it_stops_with_one_line_and_goes_on_after(
     undisturbed: Path, folders, tmp_path: Path
 ):

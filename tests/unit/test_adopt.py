@@ -26,6 +26,7 @@ from vestige.experiment.stages import Seed
 from vestige.store import StageResult
 from vestige.types import ConfigError, DataError, ModelError, StoreError
 
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:peft")  # it is meant to be unusual
 LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 TENSORS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 Change = Callable[[Path], object]
