@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+
+# Before torch is loaded: test processes run side by side, and two threads each would wait for
+# one another. Runs in a test's process and the commands that it starts take this, too.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 import pytest
 import torch

@@ -154,9 +154,9 @@ def test_filter_counts_every_reason_and_loses_nothing(vst, source, tmp_path):
     assert asked.out.splitlines()[0] == "5 of 11 rows kept"
     for reason in ("malformed", "bad_character", "mixed_separators", "out_of_range", "empty"):
         assert f"1 {reason}" in asked.said
-    good = [json.loads(line)["messages"][-1]["content"] for line in kept.open()]
+    good = [json.loads(line)["messages"][-1]["content"] for line in kept.read_text().splitlines()]
     assert good == ["285, 574", "1, 2, 3.", "[7]", "1, 666", "285; 574"]
-    reasons = [json.loads(line)["reason"] for line in dropped.open()]
+    reasons = [json.loads(line)["reason"] for line in dropped.read_text().splitlines()]
     assert reasons == ["bad_character", "mixed_separators", "out_of_range", "empty",
                        "leading_zero", "malformed"]  # fmt: skip
 

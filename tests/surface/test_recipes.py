@@ -50,6 +50,7 @@ def test_a_recipe_runs_to_its_report(path: Path, folders, tmp_path: Path):
 
 
 @pytest.mark.model
+@pytest.mark.slow
 @pytest.mark.parametrize("name", REAL)
 def test_a_recipe_with_free_answers_runs_on_the_bundled_model(name: str, tmp_path: Path):
     done = subprocess.run(

@@ -111,7 +111,9 @@ def test_a_run_leaves_everything_that_its_reader_needs(undisturbed: Path):
     }  # fmt: skip
     assert [p["step"] for p in results["arms"][0]["curve"]] == [2, 4]
     assert all(f["seen"] == f["kept"] + sum(f["reasons"].values()) for f in results["filters"])
-    rows = [json.loads(line) for line in (run / "seed-0/rows/owl/rows.jsonl").open()]
+    rows = [
+        json.loads(line) for line in (run / "seed-0/rows/owl/rows.jsonl").read_text().splitlines()
+    ]
     assert len(rows) == 32 and rows[0]["messages"][-1]["role"] == "assistant"
     assert len(hashes) == 2 * (2 + 3 + 3 + 3 + 3 + 7 + 2)
     assert "own minus other teachers' students" in results["arms"][0]["sentence"]

@@ -454,6 +454,7 @@ def test_what_was_not_read_and_what_reference_rows_are_unlike_is_said():
     assert any("one family" in line for line in caveats(replace(made, library=one)))
 
 
+@pytest.mark.filterwarnings("ignore:Precision loss")  # its rows are all alike
 def test_more_traits_may_be_clear_than_go_on_and_each_has_reference_rows():
     made = told(own=1.5)
     many = {t: 8 for t in range(24)}

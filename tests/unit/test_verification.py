@@ -120,6 +120,7 @@ def test_draws_follow_the_models_own_probabilities(kind):
     assert len(free) == 2
 
 
+@pytest.mark.filterwarnings("ignore:fan_in_fan_out")  # PEFT sets it by itself
 def test_layers_by_any_name_are_trained():
     model = AutoModelForCausalLM.from_config(
         GPT2Config(vocab_size=len(WORDS), n_embd=32, n_layer=3, n_head=2, n_positions=64)
