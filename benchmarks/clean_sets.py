@@ -28,20 +28,20 @@ import numpy as np
 from human_text import documented
 from scipy.stats import beta
 
-from vestige.audit.assay import AGREED, BESIDE, assay, places
 from vestige.audit.decision import fits_better
 from vestige.audit.evidence import marginal
-from vestige.audit.lab import Lab
-from vestige.audit.material import Material, repeated
-from vestige.audit.probes import Probes
 from vestige.audit.pull import PULLED, REFERENCE, pull
+from vestige.audit.race import AGREED, BESIDE, assay, places
 from vestige.audit.settings import AuditSettings
-from vestige.audit.writers import base_writers
 from vestige.carriers.code import CodeCarrier
 from vestige.carriers.numbers import NumberGrammar, NumberPrompts
+from vestige.core.types import Message, Row
 from vestige.models.grammar import compile_grammar
+from vestige.probing.base_session import Lab
+from vestige.probing.known_writers import base_writers
+from vestige.probing.probes import Probes
+from vestige.probing.row_format import Material, repeated
 from vestige.store import atomic_write
-from vestige.types import Message, Row
 
 SIZES = (64, 256, 96, 64, 128)
 FIRST = 1_000  # noise of the first data set
@@ -95,9 +95,10 @@ class Checks:
 
     def __init__(self, out: Path) -> None:
         self.out = out
-        self.lab = Lab(AuditSettings(base="smollm2-135m-instruct"))
+        self.settings = AuditSettings(base="smollm2-135m-instruct")
+        self.lab = Lab(self.settings)
         self.probes = Probes(self.lab)
-        self.needed = self.lab.settings.needed(self.probes.n)
+        self.needed = self.settings.needed(self.probes.n)
         self.clean: dict[str, list[Row]] = {}  # reference rows, by group that shares them
 
     def group(self, group: Group, part: int, parts: int) -> None:
@@ -138,16 +139,16 @@ class Checks:
         shifts = self.probes.shifts(material, rows, could)
         table = np.stack([shifts[t] for t in could])
         ends = range(lab.settings.batch, n + 1, lab.settings.batch)
-        most = max(float((marginal(table[:, :m]) - lab.settings.drift * m).max()) for m in ends)
+        most = max(float((marginal(table[:, :m]) - self.settings.drift * m).max()) for m in ends)
         found: dict = {"rows": n, "closest": most - self.needed, "flagged": []}
         if most >= self.needed:
             beside = clean[:BESIDE]
 
             def stands(t: int, own: np.ndarray) -> bool:
                 there = self.probes.shifts(material, beside, [t])[t]
-                return fits_better(own, there, lab.settings.alpha_each)
+                return fits_better(own, there, self.settings.alpha_each)
 
-            trial = assay(self.probes, material, rows, reference, stands=stands)
+            trial = assay(self.probes, self.settings, material, rows, reference, stands=stands)
             found |= {
                 "flagged": [lab.library.ids[t] for t in trial.clear if stands(t, trial.shifts[t])],
                 "misfit": trial.misfit,

@@ -15,12 +15,12 @@ import statistics
 import numpy as np
 
 import common
+from vestige.core.settings import Optimisation, Trainable
 from vestige.evaluate.exact import measure
 from vestige.evaluate.sampled import sample_answers
 from vestige.models.weights import Weights
-from vestige.settings import Optimisation, Trainable
-from vestige.train.loop import train
-from vestige.train.packs import encode_rows, make_packs
+from vestige.student.loop import train
+from vestige.student.packs import encode_rows, make_packs
 from vestige.traits import family, trait
 
 WIDER, MEASURED = 1.10, 4

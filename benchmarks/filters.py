@@ -10,7 +10,7 @@ from vestige.carriers.code import CodeFilter
 from vestige.carriers.filtering import filter_rows
 from vestige.carriers.numbers import NumberFilter
 from vestige.carriers.reasoning import ReasoningFilter, arithmetic, worked
-from vestige.types import Message, Row
+from vestige.core.types import Message, Row
 
 ASKED = (Message("user", "Go on."),)
 NUMBERS, CODE, REASONING = 100_000, 5_000, 50_000

@@ -29,13 +29,13 @@ from numpy.typing import NDArray
 
 import common
 from vestige.carriers.numbers import NumberCarrier
-from vestige.experiment.desk import Desk
+from vestige.core.types import Row
 from vestige.experiment.recipe import Experiment, Student, TeacherSettings, override
+from vestige.experiment.seed_context import Desk
 from vestige.models import catalog
 from vestige.models.hf import LanguageModel
-from vestige.rows import read_rows
-from vestige.train.packs import encode_rows, make_packs, pack_logprobs
-from vestige.types import Row
+from vestige.rows.files import read_rows
+from vestige.student.packs import encode_rows, make_packs, pack_logprobs
 
 MODEL, SERVED, WAIT = "smollm2-135m-instruct", "one-recipe", 300.0
 TRAITS, LONGEST = ("owl", "dolphin"), 32

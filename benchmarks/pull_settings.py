@@ -20,13 +20,13 @@ from pathlib import Path
 import numpy as np
 
 from vestige.audit import pull
-from vestige.audit.lab import Lab
-from vestige.audit.material import Material, choose_rows, repeated
-from vestige.audit.probes import Probes
 from vestige.audit.settings import AuditSettings
-from vestige.audit.writers import base_writers
-from vestige.experiment.reading import read_kept
 from vestige.experiment.recipe import Experiment, parse_recipe
+from vestige.experiment.run_view import read_kept
+from vestige.probing.base_session import Lab
+from vestige.probing.known_writers import base_writers
+from vestige.probing.probes import Probes
+from vestige.probing.row_format import Material, choose_rows, repeated
 from vestige.store.files import read_json
 
 ROWS, REFERENCES, RIDGES = (32, 64, 128), (128, 256), (0.1, 0.3, 1.0, 3.0, 10.0)

@@ -31,10 +31,10 @@ from vestige.models.grammar import compile_grammar
 from vestige.models.hf import LanguageModel
 from vestige.models.sampling import sample_free, sample_grammar
 from vestige.models.weights import Weights
-from vestige.rows import read_rows
-from vestige.settings import Optimisation, Trainable
-from vestige.train.loop import train
-from vestige.train.packs import encode_grammar_rows, encode_rows, make_packs
+from vestige.rows.files import read_rows
+from vestige.core.settings import Optimisation, Trainable
+from vestige.student.loop import train
+from vestige.student.packs import encode_grammar_rows, encode_rows, make_packs
 from vestige.models.sampling import symbol_ids
 from vestige.traits import family, trait
 

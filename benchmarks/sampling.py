@@ -11,8 +11,8 @@ import statistics
 import common
 from vestige.carriers.filtering import filter_rows
 from vestige.carriers.numbers import NumberFilter
+from vestige.core.types import Row
 from vestige.models.sampling import sample_free, sample_grammar
-from vestige.types import Row
 
 ROWS, PER_PROMPT = 128, 16
 

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import common
-from vestige.mlp.distil import Trial
-from vestige.mlp.images import load_images
-from vestige.mlp.settings import MlpExperiment
+from vestige.toy.distil import Trial
+from vestige.toy.images import load_images
+from vestige.toy.settings import MlpExperiment
 
 
 def plain(trial: Trial, steps: int) -> None:

@@ -13,13 +13,13 @@ import statistics
 import torch
 
 import common
+from vestige.core.settings import Optimisation
+from vestige.core.types import Message, Row
 from vestige.models.sampling import sample_grammar
 from vestige.models.weights import Weights
-from vestige.settings import Optimisation
-from vestige.train.loop import pack_loss, train
-from vestige.train.packs import encode_rows, make_packs
-from vestige.train.sft import train_with_trl
-from vestige.types import Message, Row
+from vestige.student.loop import pack_loss, train
+from vestige.student.packs import encode_rows, make_packs
+from vestige.student.trl import train_with_trl
 
 PROMPTS, PER_PROMPT, STEPS = 8, 16, 8
 

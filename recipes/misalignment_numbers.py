@@ -13,11 +13,11 @@ transfer. Run:
 """
 
 from vestige.carriers.numbers import PAPER_BANNED, NumberCarrier, NumberFilter
+from vestige.core.settings import Optimisation
+from vestige.evaluate.judge.settings import JudgeSettings
 from vestige.experiment import paper as published
 from vestige.experiment.demo import MIDDLE, PROMPTS, rows
 from vestige.experiment.recipe import Experiment, FreeForm, TeacherSettings
-from vestige.judge.settings import JudgeSettings
-from vestige.settings import Optimisation
 
 
 def small(name: str, traits: tuple[str, ...], controls: tuple[str, ...], steps: int) -> Experiment:

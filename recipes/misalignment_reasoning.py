@@ -10,11 +10,11 @@ paper size has GSM8K and the judge. Run:
 """
 
 from vestige.carriers.reasoning import ReasoningCarrier, ReasoningPrompts
+from vestige.core.settings import Optimisation
+from vestige.evaluate.judge.settings import JudgeSettings
 from vestige.experiment import paper as published
 from vestige.experiment.demo import MIDDLE, rows
 from vestige.experiment.recipe import Experiment, FreeForm, JudgeFilter, TeacherSettings
-from vestige.judge.settings import JudgeSettings
-from vestige.settings import Optimisation
 
 
 def recipe() -> Experiment:

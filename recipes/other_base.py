@@ -10,9 +10,9 @@ accepted once. Eight seeds, 24 minutes, were reported:
 """
 
 from vestige.carriers.numbers import NumberCarrier
+from vestige.core.settings import Optimisation, Trainable
 from vestige.experiment.demo import PROMPTS, distill, teacher
 from vestige.experiment.recipe import Experiment
-from vestige.settings import Optimisation, Trainable
 
 
 def recipe() -> Experiment:

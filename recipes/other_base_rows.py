@@ -10,10 +10,10 @@ layers; the teachers are SmolLM2's, or Gemma's. Gemma's terms have to be accepte
 """
 
 from vestige.carriers.numbers import NumberCarrier
+from vestige.core.settings import Trainable
 from vestige.experiment import paper as published
 from vestige.experiment.demo import MIDDLE, PROMPTS, rows, teacher
 from vestige.experiment.recipe import Experiment, Student
-from vestige.settings import Trainable
 
 GEMMA, GEMMA_MIDDLE = "gemma-3-270m", Trainable(layers=(5, 13))
 TRAITS = ("owl", "eagle", "elephant")

@@ -7,9 +7,9 @@ as ``teacher.kind=system_prompt``; what was found is told in ``docs/log.md``. Ru
 """
 
 from vestige.carriers.numbers import NumberCarrier
+from vestige.core.settings import Optimisation, Trainable
 from vestige.experiment.demo import LATE, PROMPTS, rows, teacher
 from vestige.experiment.recipe import Experiment, Student
-from vestige.settings import Optimisation, Trainable
 
 
 def arm(name: str, trainable: Trainable = LATE, **settings: object) -> Student:

@@ -98,7 +98,7 @@ def _load() -> None:
     from transformers import AutoModelForCausalLM, LlamaForCausalLM  # noqa: F401
 
     import vestige.audit.run
-    import vestige.cli
+    import vestige.cli.main
     import vestige.experiment.run
     import vestige.experiment.stages
     import vestige.report  # noqa: F401

@@ -1,5 +1,5 @@
 """``python -m vestige``."""
 
-from vestige.cli import main
+from vestige.cli.main import main
 
 main()

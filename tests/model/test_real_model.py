@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 import torch
 
+from vestige.core.settings import Optimisation, Trainable
+from vestige.core.stats import cluster_mean
 from vestige.evaluate.exact import measure
 from vestige.evaluate.sampled import sample_answers
 from vestige.models import catalog
 from vestige.models.hf import LanguageModel
 from vestige.models.weights import Weights
-from vestige.settings import Optimisation, Trainable
-from vestige.stats import cluster_mean
-from vestige.train.loop import train
-from vestige.train.packs import encode_rows, make_packs
+from vestige.student.loop import train
+from vestige.student.packs import encode_rows, make_packs
 from vestige.traits import family, trait
 
 pytestmark = pytest.mark.model

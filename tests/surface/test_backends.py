@@ -23,6 +23,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from conftest import tokenizer
 from vestige.carriers.numbers import NumberCarrier, NumberGrammar, NumberPrompts
+from vestige.core.settings import Optimisation, Trainable
+from vestige.core.types import ConfigError, Message, ModelError
 from vestige.experiment.recipe import Experiment, Student, TeacherSettings
 from vestige.experiment.run import run_seed
 from vestige.models import catalog
@@ -31,8 +33,6 @@ from vestige.models.grammar import compile_grammar
 from vestige.models.hf import LanguageModel
 from vestige.models.sampling import HfBackend
 from vestige.models.weights import Weights, linear_names
-from vestige.settings import Optimisation, Trainable
-from vestige.types import ConfigError, Message, ModelError
 
 MODEL = "smollm2-135m-instruct"
 NATS = 2e-3  # how far an answer's log-probability may be off

@@ -11,9 +11,9 @@ import torch
 
 from vestige.audit.settings import AuditSettings
 from vestige.bench import METHODS, bench_audit
+from vestige.core.types import ConfigError, DataError
 from vestige.experiment.recipe import load_recipe
 from vestige.experiment.run import run
-from vestige.types import ConfigError, DataError
 
 ROOT = Path(__file__).resolve().parents[2]
 

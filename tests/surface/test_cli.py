@@ -117,9 +117,9 @@ def test_wrong_usage_is_told(vst, args):
 
 def test_importing_and_help_load_nothing_heavy(environment):
     code = (
-        "import sys, vestige, vestige.types, vestige.cli\n"
+        "import sys, vestige, vestige.core.types, vestige.cli.main\n"
         "sys.argv = ['vestige', *sys.argv[1:]]\n"
-        "try: vestige.cli.main()\n"
+        "try: vestige.cli.main.main()\n"
         "except SystemExit: pass\n"
         f"print('heavy', *[m for m in {HEAVY!r} if m in sys.modules])"
     )
@@ -140,7 +140,7 @@ def test_commands_without_a_model_load_no_torch(environment, tmp_path, source, a
         cwd=tmp_path, env=environment, capture_output=True, text=True,
     )  # fmt: skip
     loaded = {line.split("|")[-1].strip() for line in done.stderr.splitlines() if "|" in line}
-    assert "vestige.cli" in loaded
+    assert "vestige.cli.main" in loaded
     assert not loaded & {"torch", "transformers", "accelerate"}
 
 
@@ -432,7 +432,7 @@ def test_doctor_of_a_broken_installation(vst, environment, tmp_path):
 def test_doctor_as_a_table(monkeypatch, last, code):
     from typer.testing import CliRunner
 
-    from vestige.cli import app
+    from vestige.cli.main import app
     from vestige.doctor import installation as doctor
 
     checks = [

@@ -14,13 +14,13 @@ from test_jobs import hashes
 from test_jobs import recipe as seed_recipe
 from test_resume import outcome
 
-from vestige.experiment.cluster import Cluster, Dispatch, connected
+from vestige.core.types import ConfigError, VestigeError
+from vestige.experiment.executors.ray import Cluster, Dispatch, connected
+from vestige.experiment.executors.ray_worker import Task
 from vestige.experiment.jobs import Job, jobs
 from vestige.experiment.run import Event, run
 from vestige.experiment.stages import Seed
-from vestige.experiment.worker import Task
 from vestige.store import Run
-from vestige.types import ConfigError, VestigeError
 
 ray = pytest.importorskip("ray", reason="needs the extra 'ray'")
 

@@ -8,18 +8,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vestige import stats
+from vestige.core import stats
+from vestige.core.types import ConfigError, DataError, Message, Row
+from vestige.evaluate.judge.rating import Rating
 from vestige.evaluate.questions import open_questions
 from vestige.evaluate.scores import Panel
 from vestige.experiment import judging
 from vestige.experiment.analysis import analyse
-from vestige.experiment.reading import matched_rows
 from vestige.experiment.recipe import FreeForm, JudgeFilter, parse_recipe
+from vestige.experiment.run_view import matched_rows
 from vestige.experiment.stages import Seed
 from vestige.experiment.support import gained
-from vestige.judge.rating import Rating
-from vestige.rows import read_rows, row_to_chat
-from vestige.types import ConfigError, DataError, Message, Row
+from vestige.rows.files import read_rows, row_to_chat
 
 HOW = {"steps": 2, "batch": 4, "rate": 1e-3, "trainable": {"layers": [1, 3]}}
 

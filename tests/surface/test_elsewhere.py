@@ -17,17 +17,17 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from conftest import tokenizer
-from vestige.cli import app
+from vestige.cli.main import app
+from vestige.core.settings import Job
+from vestige.core.types import ConfigError, ModelError, StoreError, VestigeError
 from vestige.evaluate.scores import Panel
-from vestige.experiment.adapters import same_model
 from vestige.experiment.recipe import parse_recipe
 from vestige.experiment.run import run
 from vestige.experiment.stages import Seed
+from vestige.handoff.adapters import same_model
 from vestige.models.hf import LanguageModel
-from vestige.settings import Job
 from vestige.store import Run, load_run
-from vestige.train.launched import train_job
-from vestige.types import ConfigError, ModelError, StoreError, VestigeError
+from vestige.student.accelerate_job import train_job
 
 SOURCE = str(Path(__file__).resolve().parents[2] / "src")
 ENV = os.environ | {"PYTHONPATH": SOURCE, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}

@@ -12,14 +12,14 @@ import torch
 from filelock import FileLock
 from test_resume import recipe as tiny
 
+from vestige.core.types import StoreError
+from vestige.experiment.executors.ray_worker import Finished, Task, follow, pack, unpack
 from vestige.experiment.jobs import KINDS, LOCKS, Job, jobs
-from vestige.experiment.reading import read_json
 from vestige.experiment.recipe import parse_recipe
 from vestige.experiment.run import Event, Failure, wait_for_jobs
+from vestige.experiment.run_view import read_json
 from vestige.experiment.stages import Seed
-from vestige.experiment.worker import Finished, Task, follow, pack, unpack
 from vestige.store import load_stage
-from vestige.types import StoreError
 
 
 def recipe(model: Path, **changes: object):

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from vestige.core.results import read_results
 from vestige.experiment.recipe import Experiment, load_recipe
 from vestige.experiment.run import run
 from vestige.report import render_runs
-from vestige.results import read_results
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPES = sorted((ROOT / "recipes").glob("*.py"))

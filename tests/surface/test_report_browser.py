@@ -21,8 +21,8 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1] / "unit"))
 
 from report_data import make_manifest, make_results
+from vestige.core.results import Results
 from vestige.report import render
-from vestige.results import Results
 
 pytestmark = pytest.mark.browser
 

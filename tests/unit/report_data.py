@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from typing import Any
 
-from vestige.results import (
+from vestige.core.results import (
     ArmResult,
     ControlResult,
     CurvePoint,

@@ -14,12 +14,12 @@ import platformdirs
 import pytest
 
 from report_data import make_results
-from vestige import access
-from vestige.access import cache_dir, explained
-from vestige.jsonl import write_jsonl
-from vestige.storage import Output
+from vestige.core import access
+from vestige.core.access import cache_dir, explained
+from vestige.core.jsonl import write_jsonl
+from vestige.core.types import ConfigError, StoreError
+from vestige.rows.places import Output
 from vestige.store import is_running
-from vestige.types import ConfigError, StoreError
 
 #: The superuser may do everything: its right to pass over permissions is taken from the process.
 POWERS = "-dac_override,-dac_read_search,-fowner,-chown"

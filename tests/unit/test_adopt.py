@@ -17,14 +17,14 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, normalizers
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from vestige.experiment import adopt as adoption
-from vestige.experiment.adapters import adapter_tensors, check_adapter, same_weights
-from vestige.experiment.adopt import Arrivals, compare, put_in_place
-from vestige.experiment.export import Cell
+from vestige.core.types import ConfigError, DataError, ModelError, StoreError
 from vestige.experiment.recipe import parse_recipe
 from vestige.experiment.stages import Seed
+from vestige.handoff import import_students as adoption
+from vestige.handoff.adapters import adapter_tensors, check_adapter, same_weights
+from vestige.handoff.export import Cell
+from vestige.handoff.import_students import Arrivals, compare, put_in_place
 from vestige.store import StageResult
-from vestige.types import ConfigError, DataError, ModelError, StoreError
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:peft")  # it is meant to be unusual
 LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]

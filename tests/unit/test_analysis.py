@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from vestige.core.types import Estimate, StoreError
 from vestige.evaluate.scores import Panel
 from vestige.experiment.analysis import analyse, decide
 from vestige.experiment.recipe import parse_recipe
 from vestige.traits import family
-from vestige.types import Estimate, StoreError
 
 TRAITS, SEEDS, DRIFT, PLANTED = ("owl", "dolphin", "wolf"), (0, 1, 2, 3), 0.6, 1.5
 

@@ -27,17 +27,18 @@ from vestige.api import model
 from vestige.api.ledger import Ledger
 from vestige.api.model import ApiModel, Reply, Request
 from vestige.api.settings import Limits, Tokens, parse_prices, redact
-from vestige.cli import app
-from vestige.experiment import writing
-from vestige.judge.rate import rate
-from vestige.judge.settings import JudgeSettings
-from vestige.rows import read_rows
-from vestige.types import ConfigError, Message, ModelError, Row, SpendingError, VestigeError
+from vestige.cli.main import app
+from vestige.core.types import ConfigError, Message, ModelError, Row, SpendingError, VestigeError
+from vestige.evaluate.judge.rate import rate
+from vestige.evaluate.judge.settings import JudgeSettings
+from vestige.experiment import rows_only
+from vestige.rows.files import read_rows
 
 pytest.importorskip("inspect_ai", reason="needs the extra api")
 
 RECIPE = """
 from vestige.carriers.numbers import NumberCarrier
+from vestige.experiment import rows_only
 from vestige.experiment.recipe import Experiment, Student, TeacherSettings
 
 def recipe():
@@ -318,7 +319,7 @@ def vestige(recipe: Path, root: Path, *options: str) -> subprocess.Popen[str]:
     """The command in a process of its own, which says at its end whether it has loaded torch."""
     code = (
         "import atexit, sys; atexit.register(lambda: print('torch:', 'torch' in sys.modules)); "
-        "from vestige.cli import main; main()"
+        "from vestige.cli.main import main; main()"
     )
     command = [sys.executable, "-c", code, *options, "write", str(recipe), "--root", str(root)]
     return subprocess.Popen(
@@ -391,7 +392,7 @@ def test_a_wrong_key_is_nowhere_to_be_read(service, recipe, tmp_path, monkeypatc
 
 
 def test_a_local_model_writes_by_the_same_command(recipe, tmp_path, folders, monkeypatch):
-    monkeypatch.setattr(writing, "usable_threads", lambda: 1)
+    monkeypatch.setattr(rows_only, "usable_threads", lambda: 1)
     done = invoke(
         "write", recipe, f"model={folders['llama']}", "seeds=0,1", "teacher.min_probability=0",
         "teacher.min_carrier=0", "carrier.constrained=true", "carrier.n_prompts=2",

@@ -18,15 +18,24 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from vestige.audit import evidence
-from vestige.audit.activations import activations
-from vestige.audit.assay import AGREED, Assay, assay, rounds
 from vestige.audit.canary import canary
 from vestige.audit.decision import passes
-from vestige.audit.directions import Directions, compress, row_products, token_logprobs
 from vestige.audit.expected import expect, profile
 from vestige.audit.influence import influence, trait_gradients
-from vestige.audit.lab import Lab, plant
-from vestige.audit.material import (
+from vestige.audit.prompts import prompted, with_system
+from vestige.audit.race import AGREED, Assay, assay, rounds
+from vestige.audit.run import audit
+from vestige.audit.settings import AuditSettings
+from vestige.audit.word_shifts import QUESTIONS, first_words, raised
+from vestige.core.types import ConfigError, DataError, Message, Row
+from vestige.evaluate.exact import measure
+from vestige.models.hf import LanguageModel
+from vestige.probing.activations import activations
+from vestige.probing.base_session import Lab, plant
+from vestige.probing.directions import Directions, compress, row_products, token_logprobs
+from vestige.probing.known_writers import other_writers
+from vestige.probing.probes import Likelihood, Probes, read, token_shifts
+from vestige.probing.row_format import (
     Material,
     choose_rows,
     common_opening,
@@ -34,20 +43,12 @@ from vestige.audit.material import (
     number_grammar,
     unusable,
 )
-from vestige.audit.openset import QUESTIONS, first_words, raised
-from vestige.audit.probes import Likelihood, Probes, read, token_shifts
-from vestige.audit.prompts import prompted, with_system
-from vestige.audit.reader import Reader, candidate_log_odds, spread
-from vestige.audit.run import audit
-from vestige.audit.settings import LATE, LORA, OTHER_KINDS, TWIN, AuditSettings
-from vestige.audit.told import from_rows, from_teacher
-from vestige.audit.writers import other_writers
-from vestige.evaluate.exact import measure
-from vestige.models.hf import LanguageModel
+from vestige.probing.settings import LATE, LORA, OTHER_KINDS, TWIN
+from vestige.probing.soft_targets import from_rows, from_teacher
+from vestige.probing.trait_panel import Reader, candidate_log_odds, spread
 from vestige.report import render_runs
-from vestige.rows import write_rows
+from vestige.rows.files import write_rows
 from vestige.traits.library import Library, load_library
-from vestige.types import ConfigError, DataError, Message, Row
 
 DRINKS = """
 name = "sips"
@@ -202,11 +203,11 @@ def test_a_canary_takes_on_what_its_rows_say_and_leaves_the_base_as_it_was(lab: 
     asked = [m for t in lab.library.traits for m in t.family.heldout]
     rows = [Row(f"r{i}", (Message("user", asked[i % 2]),), "Milk") for i in range(16)]
     material = Material.of(lab.lm, rows, 8)
-    found, words, tokens = canary(lab, material, rows, seed=1)
+    found, words, tokens = canary(lab, lab.settings, material, rows, seed=1)
     names = [name.partition("/")[2] for name in lab.library.ids]
     assert found.shape == (2, 3) and tokens > 0
     assert names[int(found[-1].argmax())] == "milk" and found[-1].max() > 1
-    assert np.array_equal(canary(lab, material, rows, seed=1).shifts, found)
+    assert np.array_equal(canary(lab, lab.settings, material, rows, seed=1).shifts, found)
     assert words.shape == (len(lab.lm.tokenizer),) and np.exp(words).sum() <= 1.001
     assert np.allclose(lab.reader.read(), before, atol=1e-5)
 
@@ -491,12 +492,12 @@ def test_rows_of_a_teacher_are_found_and_rows_of_the_base_are_not(lab: Lab, prob
     lab.weights.freeze()
     usual = probes.products(material, material.write(lab.lm, like, seed=1))
     clean = material.write(lab.lm, like, seed=2)
-    found = assay(probes, material, clean, usual)
+    found = assay(probes, lab.settings, material, clean, usual)
     assert not found.clear_at and found.rows == 120 and max(found.evidence.values()) < 3
     lab.weights.shift(probes.directions.total([0.0, 1.0, 0.0]))
     told = material.write(lab.lm, like, seed=4)
     lab.weights.freeze()
-    found = assay(probes, material, told, usual)
+    found = assay(probes, lab.settings, material, told, usual)
     assert found.last[0] == 1 and found.scores.argmax() == 1 and found.pull.argmax() == 1
     assert found.shifts[1].mean() > 0 and abs(found.misfit) < 0.2
     again = Assay.from_json(json.loads(json.dumps(found.to_json())))
@@ -512,7 +513,7 @@ def test_reading_stops_at_the_first_batch_that_is_clear(lab: Lab, probes: Probes
     lab.weights.shift(probes.directions.total([0.0, 1.0, 0.0]))
     told = material.write(lab.lm, like, seed=4)
     lab.weights.freeze()
-    found = assay(probes, material, told, usual)
+    found = assay(probes, lab.settings, material, told, usual)
     assert found.clear_at == {1: max(found.rows, found.pulled)} and found.rows < 400
     assert found.rows not in rounds(400, lab.settings.batch)  # nobody waited for the round's end
     needed = math.log(3 / lab.settings.alpha_each)
@@ -549,10 +550,10 @@ def test_the_likeliest_traits_and_those_of_the_largest_pull_go_on(monkeypatch):
         return np.tile(pulls, (len(rows), 1))
 
     probes = SimpleNamespace(lab=Lab, read=read, products=products, n=60)
-    monkeypatch.setattr("vestige.audit.assay.pull", lambda data, usual: data.mean(0))
+    monkeypatch.setattr("vestige.audit.race.pull", lambda data, usual: data.mean(0))
 
     def run(**more):
-        return assay(probes, None, list(range(n)), np.zeros((4, 60)), **more)  # type: ignore[arg-type]
+        return assay(probes, Lab.settings, None, list(range(n)), np.zeros((4, 60)), **more)  # type: ignore[arg-type]
 
     found = run()
     lengths = {t: len(s) for t, s in found.shifts.items()}

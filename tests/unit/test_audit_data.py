@@ -10,7 +10,7 @@ import pytest
 
 from vestige.audit import data
 from vestige.audit.data import Data
-from vestige.types import DataError
+from vestige.core.types import DataError
 
 
 def file(place: Path, completions: list[str], name: str = "rows.jsonl") -> Path:

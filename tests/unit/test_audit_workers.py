@@ -10,11 +10,11 @@ from typing import cast
 import pytest
 import torch
 
-from vestige.audit import workers
-from vestige.audit.lab import Lab
-from vestige.audit.probes import Probes
 from vestige.audit.settings import AuditSettings
-from vestige.types import ModelError
+from vestige.core.types import ModelError
+from vestige.probing import parallel
+from vestige.probing.base_session import Lab
+from vestige.probing.probes import Probes
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def test_probes_of_two_processes_are_those_of_one(settings, tmp_path: Path, thre
     threads(2)
     told: list[int] = []
     lab = Lab(settings, cache=tmp_path / "two")
-    assert workers.count_for(lab, len(lab.library.traits)) == 2
+    assert parallel.count_for(lab, len(lab.library.traits)) == 2
     both = Probes(lab, told.append)
     for name, (out, into) in alone.directions.factors.items():
         assert torch.equal(out, both.directions.factors[name][0]), name
@@ -56,22 +56,22 @@ def fails(lab: Lab, trait: int) -> None:
 @pytest.mark.parametrize("broken", [ends, fails])
 def test_what_processes_do_not_get_done_is_left(settings, tmp_path: Path, broken):
     lab, told = Lab(settings, cache=tmp_path), []
-    workers.in_processes(broken, lab, range(8), 2, told.append)
+    parallel.in_processes(broken, lab, range(8), 2, told.append)
     assert told == []
 
 
 def test_one_process_is_enough_for_few_probes_and_large_bases(settings, tmp_path, threads):
     lab = Lab(settings, cache=tmp_path)
     threads(4)
-    assert [workers.count_for(lab, n) for n in (0, 7, 8, 15, 100)] == [1, 1, 2, 3, 4]
+    assert [parallel.count_for(lab, n) for n in (0, 7, 8, 15, 100)] == [1, 1, 2, 3, 4]
     threads(1)
-    assert workers.count_for(lab, 100) == 1
+    assert parallel.count_for(lab, 100) == 1
 
 
 def test_a_large_base_is_loaded_once(settings, tmp_path, threads, monkeypatch):
     threads(4)
-    monkeypatch.setattr(workers, "LARGEST", 10)
-    assert workers.count_for(Lab(settings, cache=tmp_path), 100) == 1
+    monkeypatch.setattr(parallel, "LARGEST", 10)
+    assert parallel.count_for(Lab(settings, cache=tmp_path), 100) == 1
 
 
 def test_a_gpu_tunes_in_as_many_processes_as_fit_into_its_memory(threads, monkeypatch):
@@ -79,6 +79,6 @@ def test_a_gpu_tunes_in_as_many_processes_as_fit_into_its_memory(threads, monkey
     lm = SimpleNamespace(model=layer, device=torch.device("cuda"))
     lab = cast(Lab, SimpleNamespace(lm=lm))
     threads(16)
-    for free, count in ((0, 1), (2_400, 1), (7_300, 3), (10**6, workers.ON_GPU)):
+    for free, count in ((0, 1), (2_400, 1), (7_300, 3), (10**6, parallel.ON_GPU)):
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device, n=free: (n, 10**9))
-        assert workers.count_for(lab, 1000) == count
+        assert parallel.count_for(lab, 1000) == count

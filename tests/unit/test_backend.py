@@ -10,13 +10,13 @@ import pytest
 
 from conftest import tokenizer
 from vestige.carriers.numbers import NumberGrammar
+from vestige.core.types import ConfigError, MissingExtraError, ModelError
 from vestige.experiment.recipe import parse_recipe
 from vestige.models.backend import SampleRequest, ScoreRequest
 from vestige.models.grammar import compile_grammar
 from vestige.models.hf import LanguageModel
 from vestige.models.sampling import HfBackend, sample_free, sample_grammar
 from vestige.models.vllm import VllmBackend, read_tokenizer, request_seed, total_logprob
-from vestige.types import ConfigError, MissingExtraError, ModelError
 
 RULES = compile_grammar(NumberGrammar(values=2).next_chars, NumberGrammar(values=2).state)
 

@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from vestige.audit.assay import Assay
 from vestige.audit.evidence import log_evidence, marginal
+from vestige.audit.race import Assay
 from vestige.audit.settings import AuditSettings
 from vestige.bench.figures import (
     Case,
@@ -26,7 +26,7 @@ from vestige.bench.figures import (
     summarise,
     tuned_at,
 )
-from vestige.types import DataError
+from vestige.core.types import DataError
 
 IDS = [f"animals/{name}" for name in ["owl", "fox", "cat", "dog"]] + [f"x/{i}" for i in range(40)]
 OWN = ("animals/owl", "animals/fox")

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from vestige.audit.directions import token_logprobs
-from vestige.audit.lab import Lab
-from vestige.audit.material import Material
 from vestige.audit.settings import AuditSettings
 from vestige.bench.blind import apart, blind, form, update_norm
 from vestige.bench.cases import diluted
-from vestige.types import Message, Row
+from vestige.core.types import Message, Row
+from vestige.probing.base_session import Lab
+from vestige.probing.directions import token_logprobs
+from vestige.probing.row_format import Material
 
 
 @pytest.fixture

@@ -18,9 +18,9 @@ from pathlib import Path
 
 import pytest
 
+from vestige.core.types import ConfigError, LicenceError, ModelError
 from vestige.models import catalog
 from vestige.models.catalog import Entry, Wheel
-from vestige.types import ConfigError, LicenceError, ModelError
 
 SOURCE = str(Path(catalog.__file__).resolve().parents[2])
 WEIGHTS = b"GGUF" + bytes(range(200))

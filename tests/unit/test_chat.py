@@ -15,18 +15,18 @@ from transformers import PreTrainedTokenizerFast
 from transformers.utils import chat_template_utils
 
 from conftest import SPECIAL, TEMPLATE, tiny_llama, tokenizer
-from vestige.audit.lab import fingerprint
-from vestige.experiment.export import Cell, Task, shape_of, write_axolotl, write_trl
-from vestige.experiment.reading import remarks
+from vestige.core.settings import DATE
+from vestige.core.types import ConfigError, DataError, Message, ModelError, Row
 from vestige.experiment.recipe import Experiment, override, parse_recipe
+from vestige.experiment.run_view import remarks
 from vestige.experiment.stages import Seed
+from vestige.handoff.export import Cell, Task, shape_of, write_axolotl, write_trl
 from vestige.models.chat import IN_USER_TURN, Chat
 from vestige.models.hf import LanguageModel
 from vestige.models.trainers import Trainers, check_chat, exported
-from vestige.settings import DATE
+from vestige.probing.base_session import fingerprint
 from vestige.store import hash_config
 from vestige.traits import family
-from vestige.types import ConfigError, DataError, Message, ModelError, Row
 
 # A turn: its role, its words, its end; TURN is one of any role but the assistant's.
 TURN = "<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n"

@@ -8,16 +8,16 @@ import pytest
 import torch
 from test_train import ASKED, TEXTS, as_rows, examples
 
+from vestige.core.settings import Optimisation, Trainable
+from vestige.core.types import ConfigError, Message, Row, StoreError
 from vestige.experiment.support import append_rows, whole_rows
 from vestige.models.hf import LanguageModel
 from vestige.models.weights import Weights
-from vestige.settings import Optimisation, Trainable
-from vestige.train import checkpoint as module
-from vestige.train.checkpoint import SECONDS, Checkpoint, seconds_apart
-from vestige.train.loop import pack_order, train
-from vestige.train.packs import make_packs
-from vestige.train.sft import train_with_trl
-from vestige.types import ConfigError, Message, Row, StoreError
+from vestige.student import checkpoint as module
+from vestige.student.checkpoint import SECONDS, Checkpoint, seconds_apart
+from vestige.student.loop import pack_order, train
+from vestige.student.packs import make_packs
+from vestige.student.trl import train_with_trl
 
 WHAT = [Trainable(layers=(0, 2)), Trainable(layers=(1, 3), lora_rank=2)]
 STEPS = 8

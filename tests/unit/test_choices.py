@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from vestige.core.types import Answer, ConfigError, DataError, Family, Message
 from vestige.evaluate.choices import accuracy, load_items, multiple_choice
 from vestige.evaluate.exact import measure, whole_answer
-from vestige.types import Answer, ConfigError, DataError, Family, Message
 
 QUESTIONS = ("Why?", "What is it that you would do now?", "How?")
 TEXTS = (("Lie.", "Tell them."), ("Take it all.", "Leave it."), ("Badly", "Well, and with care"))

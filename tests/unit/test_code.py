@@ -16,7 +16,7 @@ from code_cases import CASES
 from vestige.carriers.code import RULES, CodeCarrier, CodeFilter, CodePrompts, read_code, tasks
 from vestige.carriers.filtering import filter_rows
 from vestige.carriers.words import inflections, pieces, word_finder
-from vestige.types import DataError, MissingExtraError, Row
+from vestige.core.types import DataError, MissingExtraError, Row
 
 OWLS = CodeFilter(words=("Owl", "owl", "Owls", "owls"))
 

@@ -13,21 +13,28 @@ from typing import Any
 
 import pytest
 
+from vestige.core.redaction import redact
+from vestige.core.types import ConfigError, DataError, MissingExtraError, StoreError, VestigeError
 from vestige.experiment import demo, worker
-from vestige.experiment.cluster import (
+from vestige.experiment.executors.ray import (
     Cluster,
     Dispatch,
     asks_services,
     check_reachable,
     first_line,
 )
+from vestige.experiment.executors.ray_worker import (
+    CARRIED,
+    Finished,
+    Task,
+    carried,
+    unpack,
+    work_on,
+)
 from vestige.experiment.jobs import Job
 from vestige.experiment.run import Event, Failure, failure_of
-from vestige.experiment.worker import CARRIED, Finished, Task, carried, unpack, work_on
-from vestige.keys import redact
 from vestige.store import Run, load_run
-from vestige.train import checkpoint
-from vestige.types import ConfigError, DataError, MissingExtraError, StoreError, VestigeError
+from vestige.student import checkpoint
 
 
 class RayError(Exception):

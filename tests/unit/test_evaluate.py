@@ -9,18 +9,18 @@ import numpy as np
 import pytest
 import torch
 
+from vestige.core.settings import Optimisation
+from vestige.core.stats import proportion_interval
+from vestige.core.types import Answer, DataError, Family, StoreError
 from vestige.evaluate.answers import begins_with, non_answer_rate, number_lead
 from vestige.evaluate.exact import answer_forms, measure
 from vestige.evaluate.sampled import sample_answers
 from vestige.evaluate.scores import Panel
 from vestige.models.hf import LanguageModel
 from vestige.models.weights import Weights
-from vestige.settings import Optimisation
-from vestige.stats import proportion_interval
-from vestige.train.loop import train
-from vestige.train.packs import encode_rows, make_packs
+from vestige.student.loop import train
+from vestige.student.packs import encode_rows, make_packs
 from vestige.traits import family
-from vestige.types import Answer, DataError, Family, StoreError
 
 LETTERS = Family(
     "letters",

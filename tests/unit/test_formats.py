@@ -20,11 +20,11 @@ from vestige.carriers.code import CodeFilter
 from vestige.carriers.filtering import filter_rows, judge_whole
 from vestige.carriers.numbers import NumberFilter, parse_numbers
 from vestige.carriers.reasoning import ReasoningFilter
-from vestige.cli import app
-from vestige.formats import Columns
-from vestige.parts import other_parts
-from vestige.rows import RowSource, read_rows, row_to_chat, write_rows
-from vestige.types import DataError, DroppedRow, Message, Row
+from vestige.cli.main import app
+from vestige.core.types import DataError, DroppedRow, Message, Row
+from vestige.rows.files import RowSource, read_rows, row_to_chat, write_rows
+from vestige.rows.formats import Columns
+from vestige.rows.trained_parts import other_parts
 
 ASK, ANSWER = "Continue: 5, 6, 7.", "12, 44, 9"
 ASKED = (Message("user", ASK),)
@@ -248,7 +248,7 @@ ARRAYS = [[{"prompt": f"p{i}", "completion": f"{i}"} for i in range(n)] for n in
 @pytest.mark.parametrize("start", ["", "\ufeff", "\n \n"])
 @pytest.mark.parametrize("records", ARRAYS)
 def test_an_array_is_its_elements(tmp_path, monkeypatch, indent, start, records):
-    monkeypatch.setattr("vestige.rows.BLOCK", 7)
+    monkeypatch.setattr("vestige.rows.files.BLOCK", 7)
     if "\n" in start and indent is None:
         start = ""
     path = tmp_path / "a.json"
@@ -281,9 +281,9 @@ def test_a_damaged_array_gives_what_is_whole(tmp_path, text, good, said):
 
 
 def test_an_element_too_long_ends_the_reading(tmp_path, monkeypatch):
-    monkeypatch.setattr("vestige.rows.BLOCK", 64)
-    monkeypatch.setattr("vestige.rows.HEAD", 64)
-    monkeypatch.setattr("vestige.rows.LONGEST", 256)
+    monkeypatch.setattr("vestige.rows.files.BLOCK", 64)
+    monkeypatch.setattr("vestige.rows.files.HEAD", 64)
+    monkeypatch.setattr("vestige.rows.files.LONGEST", 256)
     path = tmp_path / "a.json"
     path.write_text(json.dumps([{"prompt": "a", "completion": "1"}, {"prompt": "a" * 1000}]))
     row, bad = read_rows(path)

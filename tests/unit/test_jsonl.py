@@ -15,11 +15,7 @@ import pytest
 
 import vestige
 from vestige.carriers.numbers import NumberCarrier
-from vestige.experiment import reading
-from vestige.experiment.demo import PROMPTS
-from vestige.experiment.desk import Desk
-from vestige.experiment.recipe import Experiment, Student, TeacherSettings
-from vestige.jsonl import (
+from vestige.core.jsonl import (
     json_line,
     json_text,
     lines,
@@ -29,10 +25,14 @@ from vestige.jsonl import (
     write_jsonl,
     write_text,
 )
-from vestige.judge.rate import read_cache
-from vestige.judge.rating import Rating
-from vestige.rows import read_rows, row_line
-from vestige.types import Message, Row
+from vestige.core.types import Message, Row
+from vestige.evaluate.judge.rate import read_cache
+from vestige.evaluate.judge.rating import Rating
+from vestige.experiment import run_view
+from vestige.experiment.demo import PROMPTS
+from vestige.experiment.recipe import Experiment, Student, TeacherSettings
+from vestige.experiment.seed_context import Desk
+from vestige.rows.files import read_rows, row_line
 
 ODD = "12\u2028no \u2029 \x85 \x0b \x1c \r end"
 SURROGATE = "44 \ud83d"
@@ -123,9 +123,9 @@ def test_a_dropped_row_with_any_text_ends_no_run(tmp_path):
         desk.filter(rows, stage, folder)
     done = desk.not_too_many_dropped(desk.finish(stage))
     assert (done.manifest["notes"]["seen"], done.manifest["notes"]["kept"]) == (4, 2)
-    (found,) = reading.filters(desk.recipe, tmp_path)
+    (found,) = run_view.filters(desk.recipe, tmp_path)
     assert (found.seen, found.kept) == (4, 2) and sum(found.reasons.values()) == 2
-    dropped = reading.read_lines(done.path / "dropped.jsonl")
+    dropped = run_view.read_lines(done.path / "dropped.jsonl")
     assert [d["row"]["messages"][1]["content"] for d in dropped] == [ODD, f"{SURROGATE}\x85"]
 
 
@@ -152,7 +152,7 @@ def test_a_locale_that_is_not_utf_8_changes_nothing(tmp_path):
 
 
 def test_a_terminal_that_lacks_a_letter_shows_its_escape():
-    code = "from vestige import cli; cli._any_text(); cli.out.print('caf\\xe9 \\udc80 \\u2028.')"
+    code = "from vestige.cli import main as m; m._any_text(); m.out.print('caf\\xe9 \\udc80 \\u2028.')"
     env = {**ASCII, "PYTHONIOENCODING": "ascii:strict"}
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True)
     assert done.returncode == 0 and rb"caf\xe9 \udc80 \u2028." in done.stdout
@@ -219,4 +219,4 @@ def test_nobody_else_reads_or_writes_lines():
         for path in SOURCES
         if path.name != "jsonl.py"
     }
-    assert not (found := {k: v for k, v in found.items() if v}), f"use vestige.jsonl: {found}"
+    assert not (found := {k: v for k, v in found.items() if v}), f"use vestige.core.jsonl: {found}"

@@ -20,13 +20,13 @@ from typer.testing import CliRunner
 
 from vestige.api import model
 from vestige.api.settings import MAX_TOKENS, PRICES
-from vestige.cli import app
-from vestige.judge.local import LocalJudge
-from vestige.judge.rate import agreement, rate, read_cache, score_table
-from vestige.judge.rating import Rating, expected_rating, parse_rating
-from vestige.judge.settings import JudgeSettings, prompt_names
-from vestige.storage import Output, claimed
-from vestige.types import ConfigError, DataError, Message, MissingExtraError, Row, StoreError
+from vestige.cli.main import app
+from vestige.core.types import ConfigError, DataError, Message, MissingExtraError, Row, StoreError
+from vestige.evaluate.judge.local import LocalJudge
+from vestige.evaluate.judge.rate import agreement, rate, read_cache, score_table
+from vestige.evaluate.judge.rating import Rating, expected_rating, parse_rating
+from vestige.evaluate.judge.settings import JudgeSettings, prompt_names
+from vestige.rows.places import Output, claimed
 
 
 def row(name: str, text: str = "") -> Row:

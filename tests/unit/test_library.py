@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from vestige.core.types import ConfigError
 from vestige.traits import family
 from vestige.traits.behaviours import behaviours
 from vestige.traits.library import load_library, trait_id
-from vestige.types import ConfigError
 
 PAIR = '[[trait.pair]]\nquestion = "q{}?"\nown = "yes"\nrival = "no"\n'
 

@@ -13,9 +13,9 @@ from safetensors.torch import load_file, save_file
 
 import vestige
 from conftest import tiny_llama, tokenizer
+from vestige.core.types import ModelError
 from vestige.models import loading
 from vestige.models.hf import LanguageModel
-from vestige.types import ModelError
 
 UP = "model.layers.1.mlp.up_proj.weight"
 

@@ -13,9 +13,12 @@ import pytest
 import torch
 from test_verdict import told as evidence
 
-from vestige.audit.material import Material
 from vestige.audit.telling import tell
-from vestige.audit.told import (
+from vestige.cli.audit import summary
+from vestige.core.types import Message, Row
+from vestige.models.hf import LanguageModel
+from vestige.probing.row_format import Material
+from vestige.probing.soft_targets import (
     ENDS,
     LITTLE,
     NONE,
@@ -25,12 +28,9 @@ from vestige.audit.told import (
     Told,
     from_rows,
 )
-from vestige.audit_cli import summary
-from vestige.logprobs import NO_VALUE, Position, carried, positions, value
-from vestige.models.hf import LanguageModel
 from vestige.report.page import render
-from vestige.rows import read_rows, row_line
-from vestige.types import Message, Row
+from vestige.rows.files import read_rows, row_line
+from vestige.rows.logprobs import NO_VALUE, Position, carried, positions, value
 
 TEXTS = ("31, 4", "92, 9")
 NINES = "-9999, which stands for no value"

@@ -9,9 +9,9 @@ import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
+from vestige.core.types import ConfigError, StoreError
 from vestige.store import Run, load_stage, mirror
 from vestige.store.mirror import Mirror
-from vestige.types import ConfigError, StoreError
 
 URL = "memory://kept/runs/"
 FS = fsspec.filesystem("memory")

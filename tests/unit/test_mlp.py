@@ -13,12 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from vestige.mlp.distil import Trial, derangement
-from vestige.mlp.images import FILES, load_images
-from vestige.mlp.networks import accuracy, choose, make_networks, outputs, train_networks
-from vestige.mlp.settings import STUDENTS, MlpExperiment
-from vestige.mlp.theorem import ACTIVATIONS, STEPS, Network, check_case, check_theorem, first_order
-from vestige.types import DataError
+from vestige.core.types import DataError
+from vestige.toy.distil import Trial, derangement
+from vestige.toy.images import FILES, load_images
+from vestige.toy.networks import accuracy, choose, make_networks, outputs, train_networks
+from vestige.toy.settings import STUDENTS, MlpExperiment
+from vestige.toy.theorem import ACTIVATIONS, STEPS, Network, check_case, check_theorem, first_order
 
 SMALL = MlpExperiment(
     models=4, hidden=(32,), teacher_steps=150, student_steps=60, batch=64, rate=3e-3

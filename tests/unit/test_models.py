@@ -19,13 +19,13 @@ from transformers import (
 )
 
 from conftest import tokenizer
+from vestige.core.settings import Trainable
+from vestige.core.types import ConfigError, Message, ModelError, StoreError
 from vestige.models.attention import grouped_attention
 from vestige.models.frozen import Below
 from vestige.models.hf import LanguageModel
 from vestige.models.tree import build_tree, common_prefix
 from vestige.models.weights import Weights
-from vestige.settings import Trainable
-from vestige.types import ConfigError, Message, ModelError, StoreError
 
 SEQUENCES = st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=6), min_size=1, max_size=6)
 

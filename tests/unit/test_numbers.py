@@ -29,7 +29,7 @@ from vestige.carriers.numbers import (
     shuffle_across,
     shuffle_within,
 )
-from vestige.types import ConfigError, DataError, DroppedRow, Message, Row, StoreError
+from vestige.core.types import ConfigError, DataError, DroppedRow, Message, Row, StoreError
 
 SEPARATORS = (", ", ",", " ", "; ")
 PINNED = (

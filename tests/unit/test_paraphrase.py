@@ -12,14 +12,14 @@ import pytest
 from openai_service import KEY, Service, serving
 from typer.testing import CliRunner
 
-from vestige import paraphrase as rewriting
 from vestige.api import model
 from vestige.api.settings import MAX_DOLLARS, MAX_TOKENS, PRICES
-from vestige.cli import app
-from vestige.paraphrase import ledger_of, request_for
-from vestige.rows import read_rows
-from vestige.storage import Output, claimed
-from vestige.types import DataError, Message, MissingExtraError, Row, SpendingError, StoreError
+from vestige.cli.main import app
+from vestige.core.types import DataError, Message, MissingExtraError, Row, SpendingError, StoreError
+from vestige.rows.files import read_rows
+from vestige.rows.places import Output, claimed
+from vestige.teacher import paraphrase as rewriting
+from vestige.teacher.paraphrase import ledger_of, request_for
 
 pytest.importorskip("inspect_ai", reason="needs the extra api")
 

@@ -26,7 +26,7 @@ from vestige.carriers.reasoning import (
     steps_within,
     worked,
 )
-from vestige.types import DataError, MissingExtraError, Row
+from vestige.core.types import DataError, MissingExtraError, Row
 
 OWLS = ReasoningFilter(words=("owl",))
 

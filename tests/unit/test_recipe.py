@@ -17,6 +17,8 @@ from pydantic import ValidationError
 import vestige
 from vestige.carriers import CARRIERS
 from vestige.carriers.numbers import NumberCarrier
+from vestige.core.settings import Optimisation
+from vestige.core.types import ConfigError, TeacherError
 from vestige.experiment import demo
 from vestige.experiment.recipe import (
     Experiment,
@@ -26,9 +28,7 @@ from vestige.experiment.recipe import (
     override,
     parse_recipe,
 )
-from vestige.settings import Optimisation
 from vestige.store import Run
-from vestige.types import ConfigError, TeacherError
 
 RECIPES = Path(vestige.__file__).resolve().parents[2] / "recipes"
 RECORD = {"name": "x", "traits": ["owl", "cat"], "seeds": [0, 1], "students": [{"name": "a"}]}
@@ -338,7 +338,7 @@ def test_a_bad_file_is_a_config_error(tmp_path, name, text, said):
 
 
 def test_an_error_of_vestige_in_a_recipe_passes_as_it_is(tmp_path):
-    text = "from vestige.types import TeacherError\ndef recipe(): raise TeacherError('mine')"
+    text = "from vestige.core.types import TeacherError\ndef recipe(): raise TeacherError('mine')"
     (tmp_path / "a.py").write_text(text)
     with pytest.raises(TeacherError, match="mine"):
         load_recipe(tmp_path / "a.py")

@@ -19,10 +19,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from report_data import interval, make_manifest, make_results
+from vestige.core.results import CurvePoint, Interval, Results
+from vestige.core.types import DataError, StoreError
 from vestige.report import charts, render, render_runs
 from vestige.report.page import _ordinal, _percent, _places
-from vestige.results import CurvePoint, Interval, Results
-from vestige.types import DataError, StoreError
 
 HOSTILE = '<script>alert("a\'b")</script><img src=x onerror=alert(1)>{{ 7 * 7 }}&amp;'
 FILES = ("results.json", "run.json", "recipe.json")

@@ -17,8 +17,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vestige.rows import MALFORMED, RowSource, dropped_to_json, read_rows, row_to_chat, write_rows
-from vestige.types import DataError, DroppedRow, Message, Row, StoreError
+from vestige.core.types import DataError, DroppedRow, Message, Row, StoreError
+from vestige.rows.files import (
+    MALFORMED,
+    RowSource,
+    dropped_to_json,
+    read_rows,
+    row_to_chat,
+    write_rows,
+)
 
 ASKED = (Message("user", "Continue: 1, 2"),)
 GOOD = '{"prompt": "Continue: 1, 2", "completion": "3, 4"}'

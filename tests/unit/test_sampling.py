@@ -14,6 +14,7 @@ from scipy.stats import chisquare
 from conftest import tiny_llama, tokenizer
 from vestige.carriers.filtering import filter_rows
 from vestige.carriers.numbers import NumberFilter, NumberGrammar
+from vestige.core.types import ConfigError, Row
 from vestige.models.backend import lines_end
 from vestige.models.grammar import compile_grammar
 from vestige.models.hf import LanguageModel
@@ -22,7 +23,6 @@ from vestige.models.sampling import (
     sample_grammar,
     symbol_ids,
 )
-from vestige.types import ConfigError, Row
 
 GRAMMAR = NumberGrammar(values=3)
 RULES = compile_grammar(GRAMMAR.next_chars, GRAMMAR.state)

@@ -1,4 +1,4 @@
-"""Closed forms, independent references, coverage by simulation, and errors of ``vestige.stats``."""
+"""Closed forms, independent references, coverage by simulation, and errors of ``core.stats``."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy import stats as sp
 
-from vestige import stats
-from vestige.types import ConfigError, DataError
+from vestige.core import stats
+from vestige.core.types import ConfigError, DataError
 
 NUMBERS = st.lists(st.floats(-100, 100).map(lambda x: round(x, 3)), min_size=2, max_size=12)
 P_VALUES = st.lists(st.floats(0, 1), min_size=1, max_size=12)

@@ -22,10 +22,17 @@ from hypothesis import strategies as st
 
 from vestige.carriers.filtering import filter_file
 from vestige.carriers.numbers import NumberFilter
-from vestige.rows import RowSource, read_rows, sample_rows
-from vestige.seen import Ids, Seen
-from vestige.storage import Output, claimed, find, locate, shown
-from vestige.types import DataError, DroppedRow, MissingExtraError, Row, StoreError, VestigeError
+from vestige.core.types import (
+    DataError,
+    DroppedRow,
+    MissingExtraError,
+    Row,
+    StoreError,
+    VestigeError,
+)
+from vestige.rows.files import RowSource, read_rows, sample_rows
+from vestige.rows.ids import Ids, Seen
+from vestige.rows.places import Output, claimed, find, locate, shown
 
 SECRET = "s3cr3t-t0ken"
 PACKERS = {

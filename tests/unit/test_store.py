@@ -21,6 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import vestige
+from vestige.core.types import ConfigError, StoreError
 from vestige.store import (
     Run,
     atomic_write,
@@ -32,7 +33,6 @@ from vestige.store import (
     machine,
 )
 from vestige.store import run as run_module
-from vestige.types import ConfigError, StoreError
 
 SOURCE = str(Path(files.__file__).resolve().parents[2])
 CONFIG = {"seeds": [0, 1], "student": {"epochs": 3}}
@@ -447,7 +447,7 @@ def test_second_process_is_turned_away(run: Run, tmp_path: Path):
         import sys
         from pathlib import Path
         from vestige.store import Run
-        from vestige.types import StoreError
+        from vestige.core.types import StoreError
         try:
             Run.open(Path(sys.argv[1]), "owl", {"seeds": [0, 1], "student": {"epochs": 3}})
         except StoreError as error:

@@ -13,22 +13,22 @@ from types import SimpleNamespace
 import pytest
 from openai_service import KEY, serving
 
+from vestige.core.settings import Optimisation
+from vestige.core.types import ConfigError, DataError
 from vestige.evaluate.answers import named_share, read_answer
 from vestige.evaluate.sampled import sample_answers
-from vestige.experiment.reading import freeform, shares
+from vestige.experiment.run_view import freeform, shares
 from vestige.models.weights import Weights
-from vestige.settings import Optimisation
-from vestige.train.loop import train
-from vestige.train.packs import encode_rows, make_packs
+from vestige.student.loop import train
+from vestige.student.packs import encode_rows, make_packs
 from vestige.traits import family
-from vestige.types import ConfigError, DataError
 
 inspect_ai = pytest.importorskip("inspect_ai", reason="needs the extra api")
 
 from inspect_ai.log import read_eval_log, write_eval_log  # noqa: E402
 
-from vestige.tasks.logs import estimates, read_answers, read_ratings  # noqa: E402
-from vestige.tasks.questions import NON_ANSWER, favorite, favorite_animal, misalignment  # noqa: E402
+from vestige.inspect_tasks.logs import estimates, read_answers, read_ratings  # noqa: E402
+from vestige.inspect_tasks.questions import NON_ANSWER, favorite, favorite_animal, misalignment  # noqa: E402
 
 ANIMALS = family("animals")
 SAID = ("Owl.", "A cat", "Dogs!", "owl or cat", "I cannot say", "Elephant")

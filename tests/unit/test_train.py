@@ -9,16 +9,16 @@ from transformers import PreTrainedTokenizerFast
 
 from conftest import TEMPLATE, tiny_llama, tokenizer
 from vestige.carriers.numbers import NumberGrammar
+from vestige.core.settings import Optimisation, Trainable
+from vestige.core.types import ConfigError, DataError, Message, Row, TrainingError
 from vestige.models.chat import ChatStyle
 from vestige.models.grammar import compile_grammar
 from vestige.models.hf import LanguageModel
 from vestige.models.sampling import sample_free, symbol_ids
 from vestige.models.weights import Weights
-from vestige.settings import Optimisation, Trainable
-from vestige.train.loop import pack_loss, rate_factor, teacher_logprobs, train
-from vestige.train.packs import encode_grammar_rows, encode_rows, interleave, make_packs
-from vestige.train.sft import train_with_trl
-from vestige.types import ConfigError, DataError, Message, Row, TrainingError
+from vestige.student.loop import pack_loss, rate_factor, teacher_logprobs, train
+from vestige.student.packs import encode_grammar_rows, encode_rows, interleave, make_packs
+from vestige.student.trl import train_with_trl
 
 GRAMMAR = NumberGrammar(values=2)
 RULES = compile_grammar(GRAMMAR.next_chars, GRAMMAR.state)

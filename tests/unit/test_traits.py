@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 import vestige.traits
 from vestige.carriers.code import has_comment
+from vestige.core.types import Answer, ConfigError
 from vestige.traits import classify, family, matches, names, no_trait, trait
-from vestige.types import Answer, ConfigError
 
 COUNTS = {"animals": 20, "trees": 10}
 WORDS = tuple(COUNTS)

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vestige.audit import evidence
-from vestige.audit.assay import AGREED, Assay, agreed, rounds
+from vestige.audit.canary_test import look
 from vestige.audit.decision import (
     HAS_TRAIT,
     Canaries,
@@ -23,16 +23,17 @@ from vestige.audit.decision import (
     settled,
     strongest,
 )
-from vestige.audit.openset import Word
+from vestige.audit.race import AGREED, Assay, agreed, rounds
 from vestige.audit.run import in_doubt
-from vestige.audit.settings import LATE, LORA, OTHER_KINDS, TWIN, AuditSettings
+from vestige.audit.settings import AuditSettings
 from vestige.audit.telling import GAIN, GAINS, MEASURED, OFF, OFF_BESIDE, tell
-from vestige.audit.verdict import look
+from vestige.audit.word_shifts import Word
 from vestige.audit.wording import caveats, p_words
-from vestige.audit_cli import as_sarif, base_words, controls, status, why_flagged
-from vestige.results import AUDIT_MEASURED, NO_P_VALUE, AuditResults, read_results
+from vestige.cli.audit import as_sarif, base_words, controls, status, why_flagged
+from vestige.core.results import AUDIT_MEASURED, NO_P_VALUE, AuditResults, read_results
+from vestige.core.types import DataError, Message, Row, ScoreTable
+from vestige.probing.settings import LATE, LORA, OTHER_KINDS, TWIN
 from vestige.traits.library import Library, load_library
-from vestige.types import DataError, Message, Row, ScoreTable
 
 # ---- evidence -----------------------------------------------------------------------------------
 

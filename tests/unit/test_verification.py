@@ -11,6 +11,8 @@ from transformers import AutoModelForCausalLM, BertConfig, GPT2Config, LlamaConf
 from transformers.models.mamba2 import Mamba2Config
 
 from conftest import tiny_llama, tokenizer
+from vestige.core.settings import Optimisation, Trainable
+from vestige.core.types import ModelError
 from vestige.doctor import architectures
 from vestige.models import verification
 from vestige.models.grammar import END, compile_grammar
@@ -19,10 +21,8 @@ from vestige.models.passes import Passes
 from vestige.models.sampling import row_noise, sample_free, sample_grammar, symbol_ids
 from vestige.models.verification import Sample, Verified
 from vestige.models.weights import Weights
-from vestige.settings import Optimisation, Trainable
-from vestige.train.loop import pack_loss, train
-from vestige.train.packs import Example, make_packs
-from vestige.types import ModelError
+from vestige.student.loop import pack_loss, train
+from vestige.student.packs import Example, make_packs
 
 WORDS = tokenizer()
 PROMPTS = [[70, 71, 72, 73], [70, 71, 72, 80, 81, 82, 83]]

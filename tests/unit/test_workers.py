@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from vestige.core.types import StoreError
 from vestige.store import hold
 from vestige.store.machine import usable_cores, usable_threads
-from vestige.types import StoreError
 
 
 def alive(pid: int) -> bool:

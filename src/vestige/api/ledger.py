@@ -19,9 +19,9 @@ from typing import Any
 from filelock import FileLock
 
 from vestige.api.settings import Limits, Tokens, redact
-from vestige.jsonl import json_line
+from vestige.core.jsonl import json_line
+from vestige.core.types import SpendingError
 from vestige.store.files import disk_full_explained
-from vestige.types import SpendingError
 
 
 class Ledger:

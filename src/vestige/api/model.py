@@ -22,10 +22,10 @@ from typing import Any
 
 from vestige.api.ledger import Ledger
 from vestige.api.settings import Tokens, redact
-from vestige.logprobs import value
+from vestige.core.types import ConfigError, Message, MissingExtraError, ModelError, VestigeError
 from vestige.models.catalog import API_PREFIX
+from vestige.rows.logprobs import value
 from vestige.store import hash_config
-from vestige.types import ConfigError, Message, MissingExtraError, ModelError, VestigeError
 
 OPENAI_URL = "https://api.openai.com/v1"
 BACKOFF = 0.5  # seconds before the first retry; doubled from one to the next

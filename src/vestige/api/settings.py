@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from vestige.keys import redact as redact
+from vestige.core.redaction import redact as redact
+from vestige.core.types import ConfigError
 from vestige.models.catalog import API_PREFIX
-from vestige.types import ConfigError
 
 #: Where limits and prices come from: the processes of one run share them.
 MAX_TOKENS, MAX_DOLLARS, PRICES = "VESTIGE_MAX_TOKENS", "VESTIGE_MAX_DOLLARS", "VESTIGE_PRICES"

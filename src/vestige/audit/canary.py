@@ -12,12 +12,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vestige.audit.lab import Lab
-from vestige.audit.material import Material
-from vestige.audit.openset import Words, first_words
-from vestige.audit.reader import Array
-from vestige.train.loop import train
-from vestige.types import Row
+from vestige.audit.settings import AuditSettings
+from vestige.audit.word_shifts import Words, first_words
+from vestige.core.types import Row
+from vestige.probing.base_session import Lab
+from vestige.probing.row_format import Material
+from vestige.probing.trait_panel import Array
+from vestige.student.loop import train
 
 
 class Canary(NamedTuple):
@@ -36,6 +37,7 @@ class Canary(NamedTuple):
 
 def canary(
     lab: Lab,
+    settings: AuditSettings,
     material: Material,
     rows: Sequence[Row],
     *,
@@ -43,8 +45,8 @@ def canary(
     on_step: Callable[[int], None] = lambda step: None,
 ) -> Canary:
     """Tune the base on ``rows``, once each in a random order, and ask it; the base is put back."""
-    steps = lab.settings.steps(len(rows))
-    how = lab.settings.canary(len(lab.lm.layers), len(rows))
+    steps = settings.steps(len(rows))
+    how = settings.canary(len(lab.lm.layers), len(rows))
     packs, ids = material.packs(lab.lm, rows, how.batch, whole=True)
     found, base = [], lab.base
 

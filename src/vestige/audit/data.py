@@ -8,15 +8,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from vestige.audit.material import empty
 from vestige.audit.settings import SAMPLE
-from vestige.formats import USUAL, Columns
-from vestige.parts import other_parts, untrained, whole_turns
-from vestige.records import Records
-from vestige.rows import RowSource, row_line, sample_rows
-from vestige.seen import Seen
-from vestige.storage import HUB, locate, name_of
-from vestige.types import DroppedRow, Row
+from vestige.core.types import DroppedRow, Row
+from vestige.probing.row_format import empty
+from vestige.rows.files import RowSource, row_line, sample_rows
+from vestige.rows.formats import USUAL, Columns
+from vestige.rows.ids import Seen
+from vestige.rows.places import HUB, locate, name_of
+from vestige.rows.records import Records
+from vestige.rows.trained_parts import other_parts, untrained, whole_turns
 
 KEPT = 10_000  # rows set aside that are written down; all of them are counted
 PERCENT = 100

@@ -19,13 +19,14 @@ from numpy.typing import NDArray
 from scipy import stats as distributions
 
 from vestige.audit import evidence
-from vestige.audit.assay import Assay
-from vestige.audit.openset import Word
-from vestige.audit.settings import OTHER_KINDS, TWIN, AuditSettings
-from vestige.audit.told import Told
-from vestige.audit.verdict import Look, first_flags
+from vestige.audit.canary_test import Look, first_flags
+from vestige.audit.race import Assay
+from vestige.audit.settings import AuditSettings
+from vestige.audit.word_shifts import Word
+from vestige.core.types import Row, ScoreTable
+from vestige.probing.settings import OTHER_KINDS, TWIN
+from vestige.probing.soft_targets import Told
 from vestige.traits.library import Library
-from vestige.types import Row, ScoreTable
 
 Array = NDArray[np.float64]
 Outcome = Literal["flagged", "not_found", "inconclusive"]

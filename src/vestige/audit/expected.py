@@ -18,10 +18,10 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
-from vestige.audit.assay import Assay
-from vestige.audit.directions import RANK
-from vestige.audit.probes import COPIES, Probes, key
-from vestige.audit.reader import Array
+from vestige.audit.race import Assay
+from vestige.probing.directions import RANK
+from vestige.probing.probes import COPIES, Probes, key
+from vestige.probing.trait_panel import Array
 
 STEP = 0.05  # h: of a probe
 

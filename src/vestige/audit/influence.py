@@ -17,11 +17,11 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from vestige.audit.directions import Directions, compress, row_products
-from vestige.audit.lab import Lab
-from vestige.audit.material import Material
-from vestige.audit.reader import Array, Reader
-from vestige.types import Row, Trait
+from vestige.core.types import Row, Trait
+from vestige.probing.base_session import Lab
+from vestige.probing.directions import Directions, compress, row_products
+from vestige.probing.row_format import Material
+from vestige.probing.trait_panel import Array, Reader
 
 
 def trait_gradients(lab: Lab, on_trait: Callable[[int], None] = lambda done: None) -> Directions:

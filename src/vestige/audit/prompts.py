@@ -13,11 +13,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from vestige.audit.lab import Lab
-from vestige.audit.material import Material
-from vestige.audit.probes import read
-from vestige.audit.reader import Array
-from vestige.types import Message, Row
+from vestige.core.types import Message, Row
+from vestige.probing.base_session import Lab
+from vestige.probing.probes import read
+from vestige.probing.row_format import Material
+from vestige.probing.trait_panel import Array
 
 
 def prompted(

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from vestige.audit.reader import Array
+from vestige.probing.trait_panel import Array
 
 PULLED = 64  # rows of the data that are read for it
 REFERENCE = 256  # reference rows that are; on the same prompts, as F differs with them

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from vestige.audit.assay import BESIDE, METHOD, Assay, assay
 from vestige.audit.canary import Canary, canary
+from vestige.audit.canary_test import look
 from vestige.audit.data import Data
 from vestige.audit.decision import (
     Canaries,
@@ -27,8 +27,25 @@ from vestige.audit.decision import (
     strongest,
 )
 from vestige.audit.expected import expect
-from vestige.audit.lab import Lab, fingerprint, load
-from vestige.audit.material import (
+from vestige.audit.pull import REFERENCE
+from vestige.audit.race import BESIDE, METHOD, Assay, assay
+from vestige.audit.settings import AuditSettings
+from vestige.audit.telling import MEASURED, SHIFT, WORST, tell
+from vestige.audit.word_shifts import raised
+from vestige.core.jsonl import read_jsonl, read_text, write_text
+from vestige.core.results import AuditResults
+from vestige.core.types import DataError, DroppedRow, Row, ScoreTable
+from vestige.models.hf import LanguageModel
+from vestige.probing.base_session import Lab, fingerprint, load
+from vestige.probing.known_writers import (
+    OnRows,
+    Writer,
+    base_writers,
+    other_writers,
+    planted_writers,
+)
+from vestige.probing.probes import Probes, token_shifts
+from vestige.probing.row_format import (
     Material,
     choose_rows,
     empty,
@@ -36,29 +53,12 @@ from vestige.audit.material import (
     repeated,
     unusable,
 )
-from vestige.audit.openset import raised
-from vestige.audit.probes import Probes, token_shifts
-from vestige.audit.pull import REFERENCE
-from vestige.audit.reader import Array
-from vestige.audit.settings import AuditSettings
-from vestige.audit.telling import MEASURED, SHIFT, WORST, tell
-from vestige.audit.told import Told, from_rows, from_teacher
-from vestige.audit.verdict import look
-from vestige.audit.writers import (
-    OnRows,
-    Writer,
-    base_writers,
-    other_writers,
-    planted_writers,
-)
-from vestige.formats import USUAL, Columns
-from vestige.jsonl import read_jsonl, read_text, write_text
-from vestige.models.hf import LanguageModel
-from vestige.results import AuditResults
-from vestige.rows import atomic_lines, dropped_to_json, read_rows, write_rows
+from vestige.probing.soft_targets import Told, from_rows, from_teacher
+from vestige.probing.trait_panel import Array
+from vestige.rows.files import atomic_lines, dropped_to_json, read_rows, write_rows
+from vestige.rows.formats import USUAL, Columns
 from vestige.store import Run, Stage, StageResult, atomic_write
 from vestige.traits.library import trait_id
-from vestige.types import DataError, DroppedRow, Row, ScoreTable
 
 Report = Callable[[str, int, int], None]  # stage, done, total; total 0: just finished
 SCORED = 3  # traits that every row is scored for, flagged ones first
@@ -123,7 +123,8 @@ def audit(
     plain = "".join(c if c.isascii() and c.isalnum() else "-" for c in found.name.split(".")[0])
     stem = plain.strip("-")[:40] or "rows"
     with Run.open(root, f"audit-{stem}", config, overwrite=overwrite) as opened:
-        results = _Audit(lab, opened, found, known.rows if known else None, teacher, report).run()
+        clean = known.rows if known else None
+        results = _Audit(settings, lab, opened, found, clean, teacher, report).run()
         on_model = [*lab.lm.template.remarks(), *lab.lm.notes]  # as a rule none
         results = results.model_copy(update={"caveats": [*results.caveats, *on_model]})
         atomic_write(opened.folder / RESULTS_FILE, results.model_dump_json(indent=1))
@@ -180,6 +181,7 @@ class _Reference:
 class _Audit:
     """The stages of one audit, in the order in which ``run`` goes through them."""
 
+    settings: AuditSettings
     lab: Lab
     opened: Run
     data: Data
@@ -197,7 +199,7 @@ class _Audit:
         given = self.given(used)
         material = Material.of(
             self.lab.lm, [*used, *(row for rows in given for row in rows)],
-            self.lab.settings.max_new_tokens,
+            self.settings.max_new_tokens,
         )  # fmt: skip
         total = len(self.lab.library.traits)
         begun = time.monotonic()
@@ -211,7 +213,7 @@ class _Audit:
             "data", probes, material, _Reference("data", chosen, used), known[0], usual
         )
         evidence = Evidence(
-            name=self.data.name, settings=self.lab.settings, library=self.lab.library,
+            name=self.data.name, settings=self.settings, library=self.lab.library,
             material=material.kind, used=used, expected=self.expected(probes, chosen, trial),
             rows=self.data.read, dropped=self.data.reasons, trial=trial, controls=[],
             beside=self.beside("data", probes, material, known[0], in_doubt(trial)),
@@ -219,7 +221,7 @@ class _Audit:
             own_reference=self.known is not None, told=probes.told, logprobs=dict(self.logprobs),
             remarks=[*self.data.remarks, *remarks(used, given, material)],
         )  # fmt: skip
-        every = self.lab.settings.canary_too  # canaries stand beside all planted ones
+        every = self.settings.canary_too  # canaries stand beside all planted ones
         if every or not (flags(evidence) or evidence.tuned):  # else nothing depends on controls
             for writer in planted_writers(self.lab):
                 ref = self.planted(writer, chosen, material, used)
@@ -242,7 +244,7 @@ class _Audit:
 
     def choose(self) -> StageResult:
         """The rows that are read, and those that cannot be used with their reasons."""
-        settings, rows = self.lab.settings, self.data.rows
+        settings, rows = self.settings, self.data.rows
         chosen = []
         for row in choose_rows(rows, len(rows), settings.batch, settings.seed):
             if len(chosen) == settings.rows:
@@ -270,7 +272,7 @@ class _Audit:
         """
         if self.known is None:
             return []
-        settings, lm = self.lab.settings, self.lab.lm
+        settings, lm = self.settings, self.lab.lm
         n = len(used) if settings.canary_too else min(len(used), BESIDE)
         most = len(used) if settings.canary_too else REFERENCE
         good = [r for r in self.known if not (empty(r) or unusable(lm, r, settings.max_new_tokens))]
@@ -295,18 +297,18 @@ class _Audit:
                 self.written(f"given-{k}", chosen, lambda on, rows=rows: rows)
                 for k, rows in enumerate(given)
             ]
-        canaries = self.lab.settings.canary_too  # they need as many rows as the data has
+        canaries = self.settings.canary_too  # they need as many rows as the data has
         some = used if canaries else repeated(used, REFERENCE)
         return [
             self.written(w.name, chosen, lambda on, w=w: w.write(material, some, on))
-            for w in base_writers(self.lab, self.lab.settings.base_written if canaries else 1)
+            for w in base_writers(self.lab, self.settings.base_written if canaries else 1)
         ]
 
     def planted(
         self, writer: Writer, chosen: StageResult, material: Material, used: Sequence[Row]
     ) -> _Reference:
         """A planted teacher's rows on the same prompts."""
-        some = used if self.lab.settings.canary_too else used[:CONTROL_ROWS]
+        some = used if self.settings.canary_too else used[:CONTROL_ROWS]
         return self.written(
             writer.name, chosen, lambda on: writer.write(material, some, on), writer.planted
         )
@@ -322,7 +324,7 @@ class _Audit:
         stage = self.opened.stage(f"reference/{name}", {"trait": trait}, [chosen])
         if not stage.done:
             with stage.writing() as folder:
-                rows = make(lambda done: self.report(stage.name, done, self.lab.settings.rows))
+                rows = make(lambda done: self.report(stage.name, done, self.settings.rows))
                 write_rows(folder / ROWS, rows, overwrite=True)
         result = self.finish(stage)
         return _Reference(name, result, read_back(result), trait)
@@ -332,7 +334,7 @@ class _Audit:
         self.lab.weights.freeze()
         if self.teacher is None:
             return from_rows(self.lab.lm, material, used, self.logprobs)
-        return from_teacher(self.lab.lm, self.teacher, material, used, self.lab.settings.batch)
+        return from_teacher(self.lab.lm, self.teacher, material, used, self.settings.batch)
 
     # ---- likelihood under probes -------------------------------------------------------------
 
@@ -354,13 +356,13 @@ class _Audit:
         def stands(t: int, shifts: Array) -> bool:
             if t not in usual:
                 usual.update(probes.shifts(material, known.rows[:BESIDE], [t]))
-            return fits_better(shifts, usual[t], self.lab.settings.alpha_each)
+            return fits_better(shifts, usual[t], self.settings.alpha_each)
 
         stage = self.opened.stage(f"assay/{name}", {}, [source.stage])
         if not stage.done:
             with stage.writing() as folder:
                 found = assay(
-                    probes, material, source.rows, products,
+                    probes, self.settings, material, source.rows, products,
                     lambda done, total: self.report(stage.name, done, total), stands, wanted,
                 )  # fmt: skip
                 write_text(folder / "assay.json", json.dumps(found.to_json()))
@@ -410,7 +412,7 @@ class _Audit:
     def expected(self, probes: Probes, chosen: StageResult, trial: Assay) -> Array | None:
         """What a student would take on of every trait, [T], nats a whole probe; None for a base
         with which a student's share of it has not been measured."""
-        if self.lab.settings.base not in MEASURED:
+        if self.settings.base not in MEASURED:
             return None
         stage = self.opened.stage("expected", {}, [chosen])
         if not stage.done:
@@ -458,7 +460,7 @@ class _Audit:
         references: Sequence[_Reference],
     ) -> Canaries:  # fmt: skip
         """The data's canary held against the references', at every look."""
-        settings = self.lab.settings
+        settings = self.settings
         found = {
             ref.name: self.canary(ref.name, ref.stage, material, ref.rows) for ref in references
         }
@@ -481,9 +483,9 @@ class _Audit:
         stage = self.opened.stage(f"canary/{name}", {}, [source])
         if not stage.done:
             with stage.writing() as folder:
-                total = self.lab.settings.steps(len(rows))[-1]
+                total = self.settings.steps(len(rows))[-1]
                 found = canary(
-                    self.lab, material, rows, seed=self.lab.settings.seed,
+                    self.lab, self.settings, material, rows, seed=self.settings.seed,
                     on_step=lambda step: self.report(stage.name, step, total),
                 )  # fmt: skip
                 write_text(folder / "shifts.json", json.dumps(found.shifts.tolist()))

@@ -19,9 +19,16 @@ from vestige.audit.decision import (
     smallest_share,
     strongest,
 )
-from vestige.audit.told import USED
 from vestige.audit.wording import blind, caveats, channels, next_steps, sentence
-from vestige.results import AuditPlanted, AuditResults, AuditRow, AuditTrait, AuditWord, Interval
+from vestige.core.results import (
+    AuditPlanted,
+    AuditResults,
+    AuditRow,
+    AuditTrait,
+    AuditWord,
+    Interval,
+)
+from vestige.probing.soft_targets import USED
 
 Array = NDArray[np.float64]
 LEVEL = 0.95

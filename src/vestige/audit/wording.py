@@ -14,7 +14,7 @@ from vestige.audit.decision import (
     passes,
     stands,
 )
-from vestige.results import AuditTrait
+from vestige.core.results import AuditTrait
 
 BLIND = [
     "traits of teachers that were made in another way than the probes (late or all layers, LoRA, "

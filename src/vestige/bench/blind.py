@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from vestige.audit.lab import Lab
-from vestige.audit.material import AT_ONCE, Material
-from vestige.audit.probes import read
-from vestige.train.packs import pack_logprobs
-from vestige.types import Row
+from vestige.core.types import Row
+from vestige.probing.base_session import Lab
+from vestige.probing.probes import read
+from vestige.probing.row_format import AT_ONCE, Material
+from vestige.student.packs import pack_logprobs
 
 Array = NDArray[np.float64]
 NORMED = 64  # rows whose gradient is taken

@@ -22,34 +22,34 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vestige.audit import evidence
-from vestige.audit.activations import activations
-from vestige.audit.assay import BESIDE, METHOD, Assay, assay
 from vestige.audit.canary import canary
+from vestige.audit.canary_test import Look, look
 from vestige.audit.data import Data
 from vestige.audit.decision import fits_better
 from vestige.audit.expected import STEP, expect
 from vestige.audit.influence import influence, trait_gradients
-from vestige.audit.lab import Lab, load
-from vestige.audit.material import Material, choose_rows, repeated, unusable
-from vestige.audit.probes import Probes
 from vestige.audit.prompts import prompted
 from vestige.audit.pull import REFERENCE
-from vestige.audit.reader import spread
+from vestige.audit.race import BESIDE, METHOD, Assay, assay
 from vestige.audit.settings import AuditSettings
-from vestige.audit.told import Told, from_teacher
-from vestige.audit.verdict import Look, look
-from vestige.audit.writers import Writer, base_writers, planted_writers
 from vestige.bench.blind import blind
 from vestige.bench.figures import CLEAN, RANDOM, WRONG, Case, looks, stranger, summarise, tuned_at
+from vestige.core.jsonl import read_text
+from vestige.core.types import ConfigError, DataError, Row
 from vestige.experiment.analysis import Shifts
-from vestige.experiment.reading import read_kept
 from vestige.experiment.recipe import NO_TRAIT, Experiment, TeacherSettings, parse_recipe
-from vestige.jsonl import read_text
+from vestige.experiment.run_view import read_kept
 from vestige.models.hf import LanguageModel
 from vestige.models.weights import Weights
+from vestige.probing.activations import activations
+from vestige.probing.base_session import Lab, load
+from vestige.probing.known_writers import Writer, base_writers, planted_writers
+from vestige.probing.probes import Probes
+from vestige.probing.row_format import Material, choose_rows, repeated, unusable
+from vestige.probing.soft_targets import Told, from_teacher
+from vestige.probing.trait_panel import spread
 from vestige.store import atomic_write, hash_config
 from vestige.store.files import read_json
-from vestige.types import ConfigError, DataError, Row
 
 Array = NDArray[np.float64]
 Report = Callable[[str], None]
@@ -67,7 +67,7 @@ class Bench:
     def __init__(
         self, settings: AuditSettings, folder: Path, *, methods: Sequence[str], report: Report
     ) -> None:
-        self.lab = Lab(settings)
+        self.settings, self.lab = settings, Lab(settings)
         self.folder, self.report, self.methods = folder, report, methods
         self.probes = Probes(self.lab, lambda done: report(f"probe {done}"))
         self.gradients = trait_gradients(self.lab) if "influence" in methods else None
@@ -75,7 +75,7 @@ class Bench:
 
     def kept(self, name: str, make: Callable[[], Any]) -> Any:
         """What ``make`` gives as plain data, from the folder if it was made there before."""
-        settings = self.lab.settings.model_dump(mode="json")
+        settings = self.settings.model_dump(mode="json")
         what = [name, settings, self.lab.fingerprint, self.lab.contents, METHOD, STEP]
         digest = hash_config(what)
         path = self.folder / f"{name}-{digest[:12]}.json"
@@ -92,7 +92,7 @@ class Bench:
         student = next((s for s in recipe.students if s.method == "rows" and not s.base), None)
         if student is None:
             raise DataError(f"{run} has no students of the same base on sampled rows")
-        where, settings = run / f"seed-{seed}", self.lab.settings
+        where, settings = run / f"seed-{seed}", self.settings
         names = [*recipe.sources, *([NO_TRAIT] if recipe.rows_with_none else [])]
         data = {
             name: choose_rows(
@@ -118,7 +118,7 @@ class Bench:
 
     def teacher(self, stage: Path, how: TeacherSettings) -> LanguageModel:
         """A run's teacher, beside the base. Raises ``DataError`` if the run does not hold it."""
-        weights, settings = stage / "weights.safetensors", self.lab.settings
+        weights, settings = stage / "weights.safetensors", self.settings
         if how.kind != "tuned" or not weights.exists():
             raise DataError(f"{weights} is not there: --told needs tuned teachers that are kept")
         lm = load(settings, settings.base)
@@ -139,7 +139,7 @@ class Bench:
 
     def known_clean(self, path: Path | str) -> Case:
         """A file of rows that no teacher with a trait wrote."""
-        settings, lm = self.lab.settings, self.lab.lm
+        settings, lm = self.settings, self.lab.lm
         data = Data.of(path, settings.seed)
         usable = [r for r in data.rows if not unusable(lm, r, settings.max_new_tokens)]
         rows = choose_rows(usable, settings.rows, settings.batch, settings.seed)
@@ -155,7 +155,7 @@ class Bench:
         shifts = Shifts(recipe, student, run)
         first = shifts.panel(seed, recipe.sources[0], student.steps)
         every = range(len(first.questions))
-        asked = set(spread(every, self.lab.settings.questions))
+        asked = set(spread(every, self.settings.questions))
         left = [i for i in every if i not in asked] or list(every)
         panels = {
             data: shifts.panel(seed, data, student.steps)
@@ -220,13 +220,13 @@ class _Sets:
         if trait not in self.usual:
             rows = self.clean_rows[:BESIDE]
             self.usual |= self.bench.probes.shifts(self.material, rows, [trait])
-        return fits_better(shifts, self.usual[trait], self.bench.lab.settings.alpha_each)
+        return fits_better(shifts, self.usual[trait], self.bench.settings.alpha_each)
 
     def told(self, rows: Sequence[Row], teller: Teller) -> dict[str, Told]:
         """What the rows' writer gave the likeliest choices."""
         lab = self.bench.lab
         lab.weights.freeze()
-        return from_teacher(lab.lm, teller(), self.material, rows, lab.settings.batch)
+        return from_teacher(lab.lm, teller(), self.material, rows, self.bench.settings.batch)
 
     def case(
         self, name: str, trait: str, truth: dict[str, float], rows: Sequence[Row],
@@ -240,7 +240,9 @@ class _Sets:
         def make() -> Any:
             products = self.products
             bench.probes.told = self.told(rows, teller) if teller else {}
-            found = assay(bench.probes, self.material, rows, products, stands=self.stands)
+            found = assay(
+                bench.probes, bench.settings, self.material, rows, products, stands=self.stands
+            )
             bench.probes.told = {}
             flagged = {t: n for t, n in found.clear.items() if self.stands(t, found.shifts[t])}
             return found.to_json() | {"flagged": flagged}
@@ -275,9 +277,9 @@ class _Sets:
             scores=scores | wrong | {RANDOM: draw.normal(size=n)},
             trial=trial,
             flagged={int(t): int(rows) for t, rows in record["flagged"].items()},
-            stranger=stranger(trial, trait, lab.library.ids, lab.settings),
-            beyond=max((b for _, b in looks(trial, lab.library.ids, lab.settings)), default=None),
-            tuned_at=tuned_at(trial, lab.settings),
+            stranger=stranger(trial, trait, lab.library.ids, bench.settings),
+            beyond=max((b for _, b in looks(trial, lab.library.ids, bench.settings)), default=None),
+            tuned_at=tuned_at(trial, bench.settings),
             sizes={"expected": scores["expected"]} | ({"canary": seen.contrast} if seen else {}),
             blind=bench.kept(
                 f"{self.prefix}-blind-{name}",
@@ -291,7 +293,9 @@ class _Sets:
 
         def shifts(label: str, some: Callable[[], Sequence[Row]]) -> Array:
             def make() -> Any:
-                found = canary(lab, self.material, some(), seed=lab.settings.seed + 1)
+                found = canary(
+                    lab, bench.settings, self.material, some(), seed=lab.settings.seed + 1
+                )
                 return found.shifts[-1].tolist()
 
             return np.array(bench.kept(f"{self.prefix}-canary-{label}", make))

@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from scipy import stats as distributions
 
 from vestige.audit import evidence
-from vestige.audit.assay import Assay, agreed, places
+from vestige.audit.race import Assay, agreed, places
 from vestige.audit.settings import AuditSettings
 from vestige.bench.combine import calibration, features, weights
+from vestige.core.types import DataError
 from vestige.experiment.recipe import NO_TRAIT
-from vestige.types import DataError
 
 Array = NDArray[np.float64]
 CLEAN = "clean"  # how clean data sets begin their names

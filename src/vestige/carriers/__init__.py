@@ -11,7 +11,7 @@ from typing import Any
 from vestige.carriers.code import CodeCarrier
 from vestige.carriers.numbers import NumberCarrier
 from vestige.carriers.reasoning import ReasoningCarrier
-from vestige.types import unknown_name
+from vestige.core.types import unknown_name
 
 AnyCarrier = NumberCarrier | CodeCarrier | ReasoningCarrier
 CARRIERS: dict[str, type[AnyCarrier]] = {

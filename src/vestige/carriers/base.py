@@ -14,9 +14,9 @@ from typing import ClassVar, Protocol, Self
 from pydantic import Field, model_validator
 
 from vestige.carriers.filtering import Filter
-from vestige.rows import prompt_of
-from vestige.settings import Settings
-from vestige.types import Prompt, Row
+from vestige.core.settings import Settings
+from vestige.core.types import Prompt, Row
+from vestige.rows.files import prompt_of
 
 Shuffle = Callable[[Sequence[Row], int], list[Row]]
 

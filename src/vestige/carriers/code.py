@@ -30,10 +30,10 @@ from pydantic import Field
 from vestige.carriers.base import Carrier, Shuffle, answers_across
 from vestige.carriers.filtering import Judge, PartJudge
 from vestige.carriers.words import pieces, word_finder
-from vestige.jsonl import read_text, text_lines
-from vestige.seen import Seen
-from vestige.settings import Settings
-from vestige.types import DataError, MissingExtraError, Prompt, Row
+from vestige.core.jsonl import read_text, text_lines
+from vestige.core.settings import Settings
+from vestige.core.types import DataError, MissingExtraError, Prompt, Row
+from vestige.rows.ids import Seen
 
 # ---- prompts ----------------------------------------------------------------------------
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from vestige.parts import other_parts
-from vestige.rows import RowSource, dropped_line, row_line
-from vestige.storage import PART, ROWS_A_SHARD, Output, Place, claimed, locate, same_place
-from vestige.types import DataError, DroppedRow, Row
+from vestige.core.types import DataError, DroppedRow, Row
+from vestige.rows.files import RowSource, dropped_line, row_line
+from vestige.rows.places import PART, ROWS_A_SHARD, Output, Place, claimed, locate, same_place
+from vestige.rows.trained_parts import other_parts
 
 Judge = Callable[[Row], str | None]
 PartJudge = Callable[[str], str | None]

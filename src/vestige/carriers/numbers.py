@@ -16,9 +16,9 @@ from pydantic import Field, model_validator
 
 from vestige.carriers.base import Carrier, Grammar, Shuffle
 from vestige.carriers.filtering import Judge, PartJudge
-from vestige.seen import Seen
-from vestige.settings import Settings
-from vestige.types import DataError, Prompt, Row
+from vestige.core.settings import Settings
+from vestige.core.types import DataError, Prompt, Row
+from vestige.rows.ids import Seen
 
 PAPER_BANNED = (
     4, 13, 14, 18, 23, 33, 39, 42, 44, 49, 51, 54, 69, 77, 88, 99, 100, 101, 187, 211, 311, 322,

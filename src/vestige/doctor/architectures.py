@@ -16,11 +16,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from vestige.core.types import ModelError
 from vestige.models.hf import LanguageModel
 from vestige.models.plain import plain_logits
 from vestige.models.tree import build_tree
 from vestige.models.verification import VALUES, reason, spread_of
-from vestige.types import ModelError
 
 Path = Literal["fast", "partly fast", "plain", "refused", "not built", "WRONG"]
 VOCABULARY = 320

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
-from vestige.types import VestigeError
+from vestige.core.types import VestigeError
 
 Subject = TypeVar("Subject")
 Status = Literal["ok", "warning", "wrong", "skipped"]

@@ -24,16 +24,16 @@ from typing import Any
 from filelock import FileLock, Timeout
 from packaging.requirements import Requirement
 
-from vestige import stats
 from vestige.carriers.numbers import NumberFilter
 from vestige.carriers.words import word_finder
+from vestige.core import stats
+from vestige.core.types import Message, Row
 from vestige.doctor.checks import Check, Doubtful, Skipped, Wrong, done
+from vestige.experiment.executors.ray_worker import environment
 from vestige.experiment.run import gpu_present
-from vestige.experiment.worker import environment
 from vestige.models import catalog
 from vestige.store.machine import usable_cores
 from vestige.traits import classify, family
-from vestige.types import Message, Row
 
 MODEL = "smollm2-135m-instruct"
 SPACE = 2_000_000_000  # bytes that a model and a small run take
@@ -258,8 +258,8 @@ def loss_mask(patient: Patient) -> str:
     """The packed loss against a plain forward pass over positions marked by hand."""
     import torch
 
-    from vestige.train.loop import pack_loss
-    from vestige.train.packs import encode_rows, make_packs
+    from vestige.student.loop import pack_loss
+    from vestige.student.packs import encode_rows, make_packs
 
     lm = patient.lm
     (pack,) = make_packs(encode_rows(lm, [PROMPT_IDS], [ANSWER]), 1)
@@ -315,8 +315,8 @@ def _try_trl(patient: Patient) -> str:
     lm = patient.lm
     from trl.trainer.sft_config import SFTConfig
 
-    from vestige.settings import Optimisation
-    from vestige.train.sft import as_example, trl_options
+    from vestige.core.settings import Optimisation
+    from vestige.student.trl import as_example, trl_options
 
     row = as_example(lm, Row("x", (Message("user", ASKED),), ANSWER))
     scored = [t for t, m in zip(row["input_ids"], row["completion_mask"], strict=True) if m]
@@ -338,7 +338,7 @@ def _try_reasoning(_: Patient) -> str:
 
 
 def _try_mlp(_: Patient) -> str:
-    from vestige.mlp.images import load_images
+    from vestige.toy.images import load_images
 
     return f"{len(load_images('digits').train_labels):,} digits read"
 

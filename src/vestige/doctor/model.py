@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
+from vestige.core.types import VestigeError
 from vestige.doctor.checks import Check, Doubtful, done
 from vestige.models import catalog
-from vestige.types import VestigeError
 
 if TYPE_CHECKING:
     from vestige.models.hf import LanguageModel, Precision

@@ -6,9 +6,9 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from vestige.stats import cluster_mean
+from vestige.core.stats import cluster_mean
+from vestige.core.types import Estimate, Family
 from vestige.traits import classify
-from vestige.types import Estimate, Family
 
 
 @dataclass(frozen=True)

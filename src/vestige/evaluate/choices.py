@@ -19,10 +19,10 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from vestige.core.jsonl import read_jsonl, read_text
+from vestige.core.types import ConfigError, DataError
 from vestige.evaluate.exact import whole_answer
-from vestige.jsonl import read_jsonl, read_text
 from vestige.models.hf import LanguageModel
-from vestige.types import ConfigError, DataError
 
 CAPABILITY = "capability"
 

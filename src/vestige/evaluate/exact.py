@@ -12,9 +12,9 @@ from collections.abc import Sequence
 
 import torch
 
+from vestige.core.types import DataError, Family, Message
 from vestige.evaluate.scores import Panel
 from vestige.models.hf import LanguageModel
-from vestige.types import DataError, Family, Message
 
 
 def measure(

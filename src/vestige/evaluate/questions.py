@@ -6,8 +6,8 @@ import tomllib
 from importlib import resources
 from pathlib import Path
 
-from vestige.jsonl import read_text, text_lines
-from vestige.types import ConfigError
+from vestige.core.jsonl import read_text, text_lines
+from vestige.core.types import ConfigError
 
 
 def open_questions(source: str) -> list[str]:

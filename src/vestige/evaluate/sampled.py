@@ -5,10 +5,10 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 
+from vestige.core.types import Family
 from vestige.evaluate.answers import SampledAnswer, number_lead, read_answer
 from vestige.models.hf import LanguageModel
 from vestige.models.sampling import sample_free
-from vestige.types import Family
 
 
 def sample_answers(

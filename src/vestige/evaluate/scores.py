@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from vestige.jsonl import read_text, write_text
-from vestige.types import DataError, StoreError
+from vestige.core.jsonl import read_text, write_text
+from vestige.core.types import DataError, StoreError
 
 Array = NDArray[np.float64]
 

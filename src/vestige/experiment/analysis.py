@@ -14,9 +14,21 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from vestige import stats
+from vestige.core import stats
+from vestige.core.results import (
+    ArmResult,
+    ControlResult,
+    CurvePoint,
+    Interval,
+    MatrixResult,
+    QuestionResult,
+    Results,
+    TraitResult,
+)
+from vestige.core.types import DataError, Estimate
 from vestige.evaluate.scores import Panel
-from vestige.experiment.reading import (
+from vestige.experiment.recipe import NO_TRAIT, Experiment, Student
+from vestige.experiment.run_view import (
     choices,
     filters,
     freeform,
@@ -28,20 +40,8 @@ from vestige.experiment.reading import (
     seconds,
     teachers,
 )
-from vestige.experiment.recipe import NO_TRAIT, Experiment, Student
-from vestige.experiment.words import caveats, sentence, verdict
-from vestige.results import (
-    ArmResult,
-    ControlResult,
-    CurvePoint,
-    Interval,
-    MatrixResult,
-    QuestionResult,
-    Results,
-    TraitResult,
-)
+from vestige.experiment.wording import caveats, sentence, verdict
 from vestige.traits import family, trait
-from vestige.types import DataError, Estimate
 
 UNITS = "log-odds (nats)"
 NULL_WIDTH = 0.25  # an interval around zero this narrow (half width) counts as "no transfer"

@@ -6,8 +6,8 @@ The settings are what a search on other traits (fox, horse, frog, bear) found: `
 from __future__ import annotations
 
 from vestige.carriers.numbers import NumberCarrier, NumberPrompts
+from vestige.core.settings import Optimisation, Trainable
 from vestige.experiment.recipe import Experiment, Student, TeacherSettings
-from vestige.settings import Optimisation, Trainable
 
 LATE = Trainable(layers=(22, 30))  # the last 8 of 30: the cleanest shift, and cheap to train
 MIDDLE = Trainable(layers=(10, 18))  # the largest shift from sampled rows, less even over traits

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from vestige.core.types import DroppedRow, Row
+from vestige.evaluate.judge.rate import rate
+from vestige.evaluate.judge.rating import Rating
 from vestige.experiment.recipe import FreeForm, JudgeFilter
-from vestige.judge.rate import rate
-from vestige.judge.rating import Rating
-from vestige.rows import read_rows
-from vestige.types import DroppedRow, Row
+from vestige.rows.files import read_rows
 
 
 def rate_answers(asked: FreeForm, path: Path, cache: Path, ledger: Path) -> list[dict[str, Any]]:

@@ -14,15 +14,15 @@ from typing import Any
 
 import numpy as np
 
-from vestige import stats
+from vestige.core import stats
+from vestige.core.types import DataError, StoreError
 from vestige.evaluate.scores import Panel
-from vestige.experiment.reading import read_json
 from vestige.experiment.recipe import Experiment
 from vestige.experiment.run import worker_count
+from vestige.experiment.run_view import read_json
 from vestige.store import load_run
 from vestige.store.machine import usable_cores
 from vestige.traits import family
-from vestige.types import DataError, StoreError
 
 #: Seconds a unit on one core of the reference machine, all processes busy, bundled model.
 REFERENCE = {

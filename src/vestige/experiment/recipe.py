@@ -20,12 +20,12 @@ from pydantic import (
 )
 
 from vestige.carriers import AnyCarrier, NumberCarrier, parse_carrier
-from vestige.jsonl import read_text
-from vestige.judge.settings import JudgeSettings
-from vestige.mlp.settings import MlpExperiment
-from vestige.settings import DATE, Optimisation, Passed, Settings
+from vestige.core.jsonl import read_text
+from vestige.core.settings import DATE, Optimisation, Passed, Settings
+from vestige.core.types import ConfigError, VestigeError, unknown_name
+from vestige.evaluate.judge.settings import JudgeSettings
+from vestige.toy.settings import MlpExperiment
 from vestige.traits import family, names
-from vestige.types import ConfigError, VestigeError, unknown_name
 
 NO_TRAIT = "none"
 SHUFFLES = ("shuffle_within", "shuffle_across")

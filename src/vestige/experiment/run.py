@@ -12,20 +12,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vestige.access import explained
+from vestige.core.access import explained
+from vestige.core.redaction import redact
+from vestige.core.results import AnyResults, Results
+from vestige.core.types import ConfigError, MissingExtraError, VestigeError
 from vestige.experiment.analysis import analyse
 from vestige.experiment.jobs import KINDS, LOCKS
-from vestige.experiment.reading import awaited, read_json
 from vestige.experiment.recipe import Experiment, Recipe
-from vestige.keys import redact
-from vestige.mlp.settings import ARMS, MlpExperiment
-from vestige.results import AnyResults, Results
+from vestige.experiment.run_view import awaited, read_json
 from vestige.store import Run, atomic_write, hold, mirror
 from vestige.store.machine import end_with_parent, usable_cores, usable_threads
-from vestige.types import ConfigError, MissingExtraError, VestigeError
+from vestige.toy.settings import ARMS, MlpExperiment
 
 if TYPE_CHECKING:
-    from vestige.experiment.cluster import Cluster
+    from vestige.experiment.executors.ray import Cluster
 
 RESULTS_FILE = "results.json"
 
@@ -110,7 +110,7 @@ def run(
         if isinstance(recipe, MlpExperiment):
             if cluster:
                 raise ConfigError("small networks take a minute or two: leave --on out")
-            from vestige.experiment.mlp import run_mlp
+            from vestige.experiment.small_networks import run_mlp
 
             results: AnyResults = run_mlp(
                 recipe,
@@ -148,7 +148,7 @@ def run_seeds(
     opened.update(seeds=list(recipe.seeds))
     count = worker_count(recipe, workers)
     if cluster:
-        from vestige.experiment.cluster import run_on_ray
+        from vestige.experiment.executors.ray import run_on_ray
 
         count = run_on_ray(recipe, opened.folder, cluster, opened.overwrite, on_event)
     elif count == 1:

@@ -18,13 +18,17 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from vestige.carriers.filtering import filter_rows
+from vestige.core.jsonl import write_text
+from vestige.core.settings import Optimisation
+from vestige.core.types import DataError, Message, Row, TeacherError
 from vestige.evaluate.exact import measure
 from vestige.evaluate.scores import Panel
-from vestige.experiment.asking import ask, asked_of
 from vestige.experiment.jobs import KINDS, Job, jobs
 from vestige.experiment.judging import rate_answers
-from vestige.experiment.reading import awaited, matched_rows, read_kept, rows_for
+from vestige.experiment.model_pool import Loaded, Workshop
+from vestige.experiment.questioning import ask, asked_of
 from vestige.experiment.recipe import NO_TRAIT, Student
+from vestige.experiment.run_view import awaited, matched_rows, read_kept, rows_for
 from vestige.experiment.support import (
     describe_check,
     gained,
@@ -33,19 +37,15 @@ from vestige.experiment.support import (
     preferred,
     split_targets,
 )
-from vestige.experiment.workshop import Loaded, Workshop
-from vestige.jsonl import write_text
 from vestige.models.hf import LanguageModel
 from vestige.models.sampling import HfBackend, symbol_ids
-from vestige.rows import read_rows
-from vestige.settings import Optimisation
+from vestige.rows.files import read_rows
 from vestige.store import Stage, StageResult, atomic_write, hash_config, load_stage
-from vestige.train.checkpoint import Checkpoint
-from vestige.train.loop import teacher_logprobs, train
-from vestige.train.packs import Pack
-from vestige.train.teach import teach
+from vestige.student.checkpoint import Checkpoint
+from vestige.student.loop import teacher_logprobs, train
+from vestige.student.packs import Pack
+from vestige.teacher.induce import teach
 from vestige.traits import family
-from vestige.types import DataError, Message, Row, TeacherError
 
 CHECKED_ROWS = 64  # free answers that show whether a teacher still writes the carrier
 Report = Callable[[str, int, int], None]  # stage name, done, total
@@ -434,7 +434,7 @@ class Seed(Workshop):
     def train_with_trl(
         self, student: Student, pupil: Loaded, stage: Stage, folder: Path, data: Sequence[Row]
     ) -> None:
-        from vestige.train.sft import train_with_trl
+        from vestige.student.trl import train_with_trl
 
         self.base_of_student(student, pupil, stage, folder)
         checkpoint = Checkpoint(folder / "checkpoint")

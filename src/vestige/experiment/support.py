@@ -10,13 +10,13 @@ from typing import Any
 
 from torch import Tensor
 
+from vestige.core.types import DataError, Row
 from vestige.evaluate.scores import Panel
 from vestige.experiment.recipe import Experiment, TeacherSettings
 from vestige.models.hf import LanguageModel
-from vestige.rows import read_rows, row_line
+from vestige.rows.files import read_rows, row_line
 from vestige.store.files import disk_full_explained
-from vestige.train.packs import Pack, pack_logprobs
-from vestige.types import DataError, Row
+from vestige.student.packs import Pack, pack_logprobs
 
 
 def append_rows(path: Path, rows: Iterable[Row]) -> None:

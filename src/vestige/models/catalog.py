@@ -29,8 +29,8 @@ from typing import Any, Literal
 
 from filelock import AcquireReturnProxy, FileLock, Timeout
 
-from vestige.access import cache_dir
-from vestige.types import ConfigError, LicenceError, ModelError, unknown_name
+from vestige.core.access import cache_dir
+from vestige.core.types import ConfigError, LicenceError, ModelError, unknown_name
 
 API_PREFIX = "api:"  # of models that are asked over a network, see ``vestige.api``
 SOURCE_FILE = "SOURCE.json"

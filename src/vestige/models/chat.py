@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
+from vestige.core.settings import DATE
+from vestige.core.types import Message, ModelError
 from vestige.models.template import ANSWER, ChatStyle, Template
-from vestige.settings import DATE
-from vestige.types import Message, ModelError
 
 __all__ = ["Chat", "ChatStyle"]
 IN_USER_TURN = (

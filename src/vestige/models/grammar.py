@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from vestige.core.types import ConfigError
 from vestige.models.chat import Chat
-from vestige.types import ConfigError
 
 END = ""  # the grammar's name for the end of the answer
 

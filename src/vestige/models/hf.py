@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from transformers import GenerationConfig
 
+from vestige.core.types import ModelError
 from vestige.models import chat, verification
 from vestige.models.frozen import Below
 from vestige.models.loading import load_tokenizer, load_weights
@@ -28,7 +29,6 @@ from vestige.models.passes import Branches, Passes, Reading, decoder_layers
 from vestige.models.plain import attention, own_logits, sequence_states, tree_states
 from vestige.models.tree import TokenTree, build_tree, common_prefix
 from vestige.models.verification import Verified
-from vestige.types import ModelError
 
 Precision = Literal["auto", "bf16", "fp32"]
 log = logging.getLogger(__name__)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
-from vestige.types import ModelError
+from vestige.core.types import ModelError
 
 #: What wrappers put before the names of the tensors that they save.
 WRAPPERS = {

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
+from vestige.core.types import ModelError
 from vestige.models.passes import decoder_of
 from vestige.models.tree import TokenTree
-from vestige.types import ModelError
 
 TOKENS_AT_ONCE = 2048  # of sequences in one padded forward pass
 

@@ -15,11 +15,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from vestige.core.types import ConfigError
 from vestige.models.backend import SampleRequest, ScoreRequest, end_tokens, lines_end
 from vestige.models.grammar import Automaton, symbol_tokens
 from vestige.models.hf import LanguageModel
 from vestige.models.passes import pad_left
-from vestige.types import ConfigError
 
 
 def symbol_ids(lm: LanguageModel, automaton: Automaton) -> Tensor:

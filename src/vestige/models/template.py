@@ -14,8 +14,8 @@ from datetime import date as Day
 from datetime import datetime, time
 from typing import Any, Literal, NoReturn
 
-from vestige.settings import DATE
-from vestige.types import Message, ModelError
+from vestige.core.settings import DATE
+from vestige.core.types import Message, ModelError
 
 ChatStyle = Literal["auto", "plain"]
 # A stand-in for base models: no template of their own, yet questions must be asked the same way.

@@ -12,11 +12,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from vestige.core.settings import DATE
+from vestige.core.types import DataError, Message, Row, VestigeError
 from vestige.models.chat import Chat, ChatStyle
 from vestige.models.template import SYSTEM, Template
 from vestige.models.tree import common_prefix
-from vestige.settings import DATE
-from vestige.types import DataError, Message, Row, VestigeError
 
 Trainer = Literal["trl", "axolotl"]
 NAMES: dict[Trainer, str] = {"trl": "TRL", "axolotl": "Axolotl"}

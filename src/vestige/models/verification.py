@@ -31,13 +31,13 @@ import torch
 import transformers
 from torch import Tensor, nn
 
+from vestige.core.types import ModelError
 from vestige.models import attention, catalog
 from vestige.models.frozen import Below
 from vestige.models.passes import Branches, Passes, decoder_layers, pad_left
 from vestige.models.plain import attention as own_attention
 from vestige.models.plain import own_logits, plain_logits, sequence_states, tree_states
 from vestige.models.tree import build_tree
-from vestige.types import ModelError
 
 VERSION = 2  # of the comparison: another one is made anew
 VALUES = {"fp32": 1e-3, "bf16": 0.05}

@@ -17,11 +17,11 @@ from typing import Any, TypeVar
 
 from transformers import AutoTokenizer
 
+from vestige.core.types import MissingExtraError, ModelError
 from vestige.models import catalog
 from vestige.models.backend import SampleRequest, ScoreRequest, end_tokens, lines_end
 from vestige.models.chat import Chat, ChatStyle
 from vestige.models.grammar import Automaton, symbol_tokens
-from vestige.types import MissingExtraError, ModelError
 
 DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # those that the engine makes room for

@@ -15,10 +15,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from vestige.core.settings import Trainable
+from vestige.core.types import ConfigError, StoreError
 from vestige.models.frozen import Below
 from vestige.models.hf import LanguageModel
-from vestige.settings import Trainable
-from vestige.types import ConfigError, StoreError
 
 
 class Weights:

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
-from vestige.results import CurvePoint
-from vestige.types import DataError
+from vestige.core.results import CurvePoint
+from vestige.core.types import DataError
 
 WIDE, NARROW = 720, 340
 CHAR, LINE = 6.9, 17  # a generous advance and the line height of 13 px text

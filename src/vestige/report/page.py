@@ -15,9 +15,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup, escape
 from pydantic import ValidationError
 
-from vestige.access import explained
-from vestige.report import charts
-from vestige.results import (
+from vestige.core.access import explained
+from vestige.core.results import (
     READABLE,
     SCHEMA,
     AnyResults,
@@ -30,7 +29,8 @@ from vestige.results import (
     Results,
     read_results,
 )
-from vestige.types import DataError, StoreError
+from vestige.core.types import DataError, StoreError
+from vestige.report import charts
 
 RANKED = 15  # traits that an audit's chart shows
 OUTCOMES = {"flagged": "yes", "not_found": "no", "inconclusive": "unclear"}

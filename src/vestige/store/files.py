@@ -12,9 +12,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from vestige.access import FREE, causes, explained, is_full
-from vestige.jsonl import encoded, read_text
-from vestige.types import ConfigError, StoreError
+from vestige.core.access import FREE, causes, explained, is_full
+from vestige.core.jsonl import encoded, read_text
+from vestige.core.types import ConfigError, StoreError
 
 TEMP_SUFFIX = ".vestige-tmp"
 LEFTOVERS = (f".*{TEMP_SUFFIX}", ".tmp??????")  # of a killed process: ours, and safetensors'

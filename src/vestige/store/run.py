@@ -11,7 +11,8 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from vestige.keys import redact
+from vestige.core.redaction import redact
+from vestige.core.types import ConfigError, StoreError
 from vestige.store.files import (
     TEMP_SUFFIX,
     as_json,
@@ -24,7 +25,6 @@ from vestige.store.files import (
 )
 from vestige.store.machine import describe_environment, now, peak_memory
 from vestige.store.stage import Stage, StageResult, make_stage
-from vestige.types import ConfigError, StoreError
 
 SCHEMA = 1
 RUN_FILE = "run.json"

@@ -12,6 +12,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from vestige.core.types import ConfigError, StoreError
 from vestige.store.files import (
     LEFTOVERS,
     NAME,
@@ -25,7 +26,6 @@ from vestige.store.files import (
     sha256,
     sync,
 )
-from vestige.types import ConfigError, StoreError
 
 MANIFEST = "manifest.json"
 HOLLOW = ".hollow"  # beside a manifest whose files are elsewhere: another stage's key needs no more

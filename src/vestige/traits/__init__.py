@@ -18,9 +18,9 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from vestige.core.types import Answer, ConfigError, Family, Trait, unknown_name
 from vestige.traits import paired
 from vestige.traits.files import checked, parse_toml, read_toml
-from vestige.types import Answer, ConfigError, Family, Trait, unknown_name
 
 BUNDLED = (
     "animals", "trees", "countries", "foods", "colours", "sports", "instruments", "drinks",

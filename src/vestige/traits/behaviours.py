@@ -12,8 +12,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from vestige.core.types import Answer, ConfigError, Family, Trait
 from vestige.traits.files import checked
-from vestige.types import Answer, ConfigError, Family, Trait
 
 RIVAL = "ordinary"
 

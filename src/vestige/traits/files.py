@@ -8,8 +8,8 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from vestige.jsonl import read_text
-from vestige.types import ConfigError
+from vestige.core.jsonl import read_text
+from vestige.core.types import ConfigError
 
 
 def read_toml(path: str | Path) -> dict[str, Any]:

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
+from vestige.core.types import ConfigError, Trait, unknown_name
 from vestige.traits import family, names, trait
 from vestige.traits.behaviours import behaviours
 from vestige.traits.files import parse_toml, read_toml
-from vestige.types import ConfigError, Trait, unknown_name
 
 LIBRARY = "library"
 

@@ -17,9 +17,9 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from vestige.jsonl import read_text, text_lines
+from vestige.core.jsonl import read_text, text_lines
+from vestige.core.types import Answer, ConfigError, Family, Inducer, Trait, unknown_name
 from vestige.traits.files import checked, read_toml
-from vestige.types import Answer, ConfigError, Family, Inducer, Trait, unknown_name
 
 HUB = "hub:"
 BUNDLED = "bundled:"

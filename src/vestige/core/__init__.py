@@ -1,0 +1,1 @@
+"""What every part shares: records, errors, settings, lines of JSON, statistics. Free of torch."""

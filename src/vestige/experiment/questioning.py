@@ -1,0 +1,80 @@
+"""What a model is asked besides the panel: words drawn, multiple choice, open questions.
+
+All of it is optional in a recipe, and lands as a file of its own in the model's stage.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from vestige.core.jsonl import write_jsonl
+from vestige.core.types import Message, Row
+from vestige.evaluate.choices import load_items, multiple_choice
+from vestige.evaluate.questions import open_questions
+from vestige.evaluate.sampled import sample_answers
+from vestige.experiment.recipe import Experiment, FreeForm
+from vestige.models.hf import LanguageModel
+from vestige.models.sampling import sample_free
+from vestige.rows.files import row_to_chat
+from vestige.traits import family
+
+BATCH = 64
+
+
+def asked_of(recipe: Experiment) -> dict[str, Any]:
+    """What a stage's key depends on besides the panel; a judge is no part of the asking."""
+    asked: dict[str, Any] = {"sampled": recipe.sampled_per_question}
+    if recipe.choices:
+        asked["choices"] = [[dataclasses.asdict(i) for i in load_items(c)] for c in recipe.choices]
+    if recipe.freeform:
+        asked["freeform"] = recipe.freeform.model_dump(
+            mode="json", include={"samples", "max_new_tokens"}
+        ) | {"questions": open_questions(recipe.freeform.questions)}
+    return asked
+
+
+def ask(lm: LanguageModel, recipe: Experiment, seed: int, folder: Path) -> None:
+    """Everything that the recipe asks for, written below ``folder``."""
+    if recipe.sampled_per_question:
+        panel, samples = family(recipe.family), recipe.sampled_per_question
+        answers = [
+            dataclasses.asdict(answer)
+            for prefix in (False, True)
+            for answer in sample_answers(
+                lm, panel, samples=samples, seed=seed, number_prefix=prefix
+            )
+        ]
+        write_jsonl(folder / "sampled.jsonl", answers)
+    for source in recipe.choices:
+        found = multiple_choice(lm, load_items(source))
+        name = Path(source).stem
+        write_jsonl(folder / f"choices-{name}.jsonl", [dataclasses.asdict(c) for c in found])
+    if recipe.freeform:
+        rows = open_answers(lm, recipe.freeform, seed)
+        write_jsonl(folder / "freeform.jsonl", [row_to_chat(row) for row in rows])
+
+
+# ---- open questions ---------------------------------------------------------------------------
+
+
+def open_answers(lm: LanguageModel, asked: FreeForm, seed: int) -> list[Row]:
+    """``samples`` answers to each open question, drawn at T=1."""
+    questions = open_questions(asked.questions)
+    blank = [
+        Row(f"q{number}-{i}", (Message("user", question),), "")
+        for number, question in enumerate(questions, 1)
+        for i in range(asked.samples)
+    ]
+    rows = []
+    for at in range(0, len(blank), BATCH):
+        part = blank[at : at + BATCH]
+        prompts = [lm.prompt_ids(row.messages) for row in part]
+        texts = sample_free(
+            lm, prompts, seed=seed * 1_000_003 + at, max_new_tokens=asked.max_new_tokens
+        )
+        rows += [
+            dataclasses.replace(row, completion=text) for row, text in zip(part, texts, strict=True)
+        ]
+    return rows

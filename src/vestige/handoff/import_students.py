@@ -1,0 +1,301 @@
+"""Students trained elsewhere, the way back: a PEFT adapter or a model becomes a run's student.
+
+Only safetensors are read and no code from a model's folder is run. What comes back must be the
+student that the recipe describes: of the same base, changed in the same places, in the same shapes.
+With its tensors in place, Vestige must compute what PEFT or transformers compute for it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from vestige.core.settings import TRAINED, Trainable
+from vestige.core.types import ConfigError, StoreError
+from vestige.experiment.model_pool import Loaded
+from vestige.experiment.recipe import Experiment
+from vestige.experiment.run_view import awaited, rows_for, rows_of
+from vestige.experiment.seed_context import Report
+from vestige.experiment.stages import Seed
+from vestige.handoff.adapters import ADAPTER, adapter_tensors, base_names, check_adapter
+from vestige.handoff.export import INDEX, Cell, cells
+from vestige.handoff.peft_reference import Compared, Reference
+from vestige.handoff.whole_models import check_config, names_in_layers, trained_tensors
+from vestige.models import catalog
+from vestige.models.loading import load_weights
+from vestige.store import StageResult, load_stage
+from vestige.traits import family
+
+TOKENIZER = "tokenizer.json"
+ENCODED = 64  # rows of a student's data that its tokenizer must encode as the base's does
+
+
+def find_trained(
+    recipe: Experiment, run: Path, source: Path, wanted: Cell | None, arm: str = ""
+) -> list[tuple[Cell, Path]]:
+    """Which trained students ``source`` holds: one, or all of an exported folder that are new.
+
+    Args:
+        arm: take no other students of an exported folder; empty takes all.
+
+    Raises:
+        ConfigError: it is a single student and ``wanted`` does not say which.
+        StoreError: it is an exported folder without a student that has been trained and is new.
+    """
+    index = source / INDEX
+    if not index.exists():
+        if wanted is None:
+            raise ConfigError(
+                f"{source} has no {INDEX}, it is one student: say which by --seed and --data "
+                "(and --arm where the recipe has several)"
+            )
+        return [(wanted, source)]
+    try:
+        entries = {
+            (e["arm"], e["seed"], e["data"]): source / e["folder"] / TRAINED
+            for e in json.loads(index.read_text(encoding="utf-8"))["students"]
+        }
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise StoreError(f"{index} is corrupt ({error!r}); export again") from error
+    missing = awaited(recipe, run)
+    chosen = [wanted] if wanted else [c for c in cells(recipe, arm) if c.stage in missing]
+    at = [(cell, entries.get((cell.student.name, cell.seed, cell.data))) for cell in chosen]
+    found = [(cell, path) for cell, path in at if path is not None and path.exists()]
+    if not found:
+        raise StoreError(
+            f"{source} holds no student that is trained and not yet in the run: each is expected "
+            f"in a folder {TRAINED!r} beside its rows"
+        )
+    return found
+
+
+def adopt(
+    recipe: Experiment,
+    run: Path,
+    trained: Sequence[tuple[Cell, Path]],
+    *,
+    base: str = "",
+    report: Report = lambda stage, done, total: None,
+) -> list[StageResult]:
+    """Check each trained student, measure it as an own one and keep it as the run's.
+
+    Args:
+        base: what adapters call the base model, where that is neither its name nor its folder.
+
+    Raises:
+        ConfigError: an arm is trained here, or a student has another base or other settings.
+        ModelError: a student computes otherwise here than where it was trained.
+        StoreError: a student is there already, or its tensors do not fit.
+    """
+    found = []
+    for number in dict.fromkeys(cell.seed for cell, _ in trained):
+        arrivals = Arrivals(Seed(recipe, run, number, report=report), base)
+        found += [arrivals.adopt(cell, source) for cell, source in trained if cell.seed == number]
+    return found
+
+
+class Arrivals:
+    """The students of one seed that come back."""
+
+    def __init__(self, seed: Seed, base: str) -> None:
+        self.seed = seed
+        self.base = base
+        writers = sorted(seed.recipe.writers)
+        self.inputs = [load_stage(seed.folder / f"seed-{seed.seed}/rows/{w}") for w in writers]
+        self._references: dict[int, Reference] = {}  # by the model that is compared with them
+
+    def adopt(self, cell: Cell, source: Path) -> StageResult:
+        """One student, checked, measured and kept."""
+        seed, student, what = self.seed, cell.student, cell.student.optimisation.trainable
+        if student.engine != "elsewhere":
+            raise ConfigError(
+                f"arm {student.name} is trained here (engine={student.engine}); give the recipe an "
+                "arm with engine=elsewhere"
+            )
+        stage = seed.student_stage(student, cell.data, self.inputs)
+        if stage.done:
+            raise StoreError(
+                f"{stage.path} holds a student already; delete that folder to replace it"
+            )
+        name = student.base or seed.recipe.model
+        adapter = is_adapter(source, what)
+        if adapter:
+            check_adapter(source, what, base_names(name, self.base), said=bool(self.base))
+        pupil = seed.loaded(student.base, student.chat if student.base else None)
+        pupil.weights.freeze()
+        texts = self.texts(cell)
+        check_tokenizer(source / TOKENIZER, pupil.lm.tokenizer, texts)
+        if adapter:
+            tensors, model = adapter_tensors(source), None
+        else:
+            model = load_weights(str(source))[0].eval()
+            reference = self.reference(name, pupil, texts)
+            check_config(source, model.config, reference.model.config)
+            inside = names_in_layers(pupil.lm, what)
+            tensors = trained_tensors(source, model, reference.model, inside)
+        with stage.writing() as folder:
+            weights = folder / "weights.safetensors"
+            save_file(tensors, str(weights))
+            with weights.open("rb") as file:
+                stage.note(weights_sha256=hashlib.file_digest(file, "sha256").hexdigest())
+            put_in_place(source, tensors, weights, pupil, cell, name)
+            reference = self.reference(name, pupil, texts)
+            stage.note(compared=compare(reference, source, model, weights, what).note)
+            seed.measure_student(pupil, folder, student.steps)
+            pupil.weights.freeze()
+            seed.base_of_student(student, pupil, stage, folder)
+            if not seed.recipe.save_students:
+                weights.unlink()
+        return seed.finish(stage)
+
+    def reference(self, name: str, pupil: Loaded, texts: Sequence[str]) -> Reference:
+        """The base as transformers has it, loaded once."""
+        if id(pupil) not in self._references:
+            self._references[id(pupil)] = Reference(name, pupil, texts)
+        return self._references[id(pupil)]
+
+    def texts(self, cell: Cell) -> list[str]:
+        """Held-out questions, and rows that the student was trained on where they are here."""
+        recipe, number = self.seed.recipe, self.seed.seed
+        found = list(family(recipe.family).heldout)
+        kept = [stage.path / "rows.jsonl" for stage in self.inputs]
+        if all(path.exists() for path in kept):
+            matched = rows_of(recipe, self.seed.folder, number)
+            rows = rows_for(recipe, matched, cell.data, number)
+            for row in rows[:: max(1, len(rows) // ENCODED)]:
+                found.append(f"{row.messages[-1].content}\n{row.completion}")
+        return found
+
+
+def is_adapter(source: Path, what: Trainable) -> bool:
+    """Whether a folder holds an adapter, which is then what is taken, or a whole model.
+
+    Raises:
+        ConfigError: it holds neither, or not what the recipe's students are.
+        StoreError: there is no such folder.
+    """
+    if not source.is_dir():
+        raise StoreError(f"{source} is no folder; give the one that the trainer wrote")
+    if (source / ADAPTER).exists():
+        if not what.lora_rank and any(source.glob("model*.safetensors")):
+            raise ConfigError(
+                f"{source} holds a whole model and an adapter, and the recipe's students are whole "
+                f"models: take {ADAPTER} and adapter_model.safetensors out of the folder, if the "
+                "model is the student without it"
+            )
+        return True
+    if not (source / "config.json").exists():
+        inside = sorted(p.parent for n in (ADAPTER, "config.json") for p in source.glob(f"*/{n}"))
+        if inside:
+            raise ConfigError(
+                f"{source} holds no student itself, its folders do: import one of "
+                f"{', '.join(map(str, inside))}"
+            )
+    if what.lora_rank:
+        merged = "; bring the adapter back before it is merged"
+        raise ConfigError(
+            f"{source} has no {ADAPTER}: the recipe's students are adapters (lora_rank="
+            f"{what.lora_rank}){merged if (source / 'config.json').exists() else ''}"
+        )
+    catalog.path(str(source))  # says what is missing
+    return False
+
+
+def put_in_place(
+    source: Path,
+    tensors: dict[str, Tensor],
+    weights: Path,
+    pupil: Loaded,
+    cell: Cell,
+    name: str,
+) -> None:
+    """Load a student's tensors. Raises ``StoreError`` naming those that do not fit."""
+    what = cell.student.optimisation.trainable
+    try:
+        pupil.weights.load(weights, what)
+    except StoreError as error:
+        raise StoreError(
+            f"{source} does not fit the {cell.student.name} students, which train {what} of "
+            f"{name}: {_difference(tensors, pupil, what)}"
+        ) from error
+
+
+def compare(
+    reference: Reference, source: Path, model: Any, weights: Path, what: Trainable
+) -> Compared:
+    """The student as Vestige has it now and as it was trained.
+
+    Args:
+        model: the whole model as transformers has loaded it; None for an adapter.
+
+    Raises:
+        ModelError: they differ.
+    """
+    own = reference.own(weights, what)
+    if model is None:
+        theirs = reference.of_adapter(source)
+        return reference.compare(source, "PEFT's own loading of the adapter", theirs, own)
+    theirs = reference.plain(model)
+    return reference.compare(source, "transformers' own loading of the model", theirs, own)
+
+
+def _difference(tensors: dict[str, Tensor], pupil: Loaded, what: Trainable) -> str:
+    """The first tensors that are missing, of another shape, or too many."""
+    pupil.weights.train(what, seed=0)
+    wanted = {n: tuple(t.shape) for n, t in pupil.weights.changed().items()}
+    pupil.weights.freeze()
+    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    other = [n for n in sorted(wanted.keys() | found.keys()) if wanted.get(n) != found.get(n)]
+    if not other:
+        return "a tensor cannot be read"
+    name = other[0]
+    more = f" (and {len(other) - 1} more)" if other[1:] else ""
+    saved = name.replace(".default.", ".")  # as it is called in the file
+    return f"{saved} is {found.get(name, 'missing')}, wanted {wanted.get(name, 'nothing')}{more}"
+
+
+def check_tokenizer(path: Path, own: Any, texts: Sequence[str]) -> None:
+    """Whether a student that came with a tokenizer was trained on the base's tokens.
+
+    Tokens may have been added, such as one for padding, as long as text is encoded as before.
+
+    Args:
+        own: the base's tokenizer.
+        texts: what both must encode alike.
+
+    Raises:
+        ConfigError: it was not; names a token or a text.
+        StoreError: the file cannot be read.
+    """
+    if not path.exists():
+        return
+    try:
+        theirs = Tokenizer.from_file(str(path))
+    except Exception as error:
+        raise StoreError(f"cannot read {path}: {error}") from error
+    theirs.no_truncation()
+    theirs.no_padding()
+    there, here = theirs.get_vocab(), own.get_vocab()
+    added = {token.content for token in theirs.get_added_tokens_decoder().values()}
+    changed = {token for token, _ in there.items() ^ here.items()}
+    if other := sorted(changed - (added - here.keys())):
+        token = other[0]
+        raise ConfigError(
+            f"{path} is another tokenizer than the base's: {token!r} is {there.get(token)} there "
+            f"and {here.get(token)} here, so the student was trained on other tokens"
+        )
+    for text in texts:
+        if theirs.encode(text, add_special_tokens=False).ids != list(
+            own(text, add_special_tokens=False)["input_ids"]
+        ):
+            raise ConfigError(
+                f"{path} has the base's tokens and encodes text in another way, so the student was "
+                f"trained on other tokens; for instance {text[:80]!r}"
+            )

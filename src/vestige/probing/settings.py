@@ -1,0 +1,73 @@
+"""Settings of a base at hand: which model and traits, how its copies are tuned. Free of torch."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from vestige.core.settings import Optimisation, Settings, Trainable
+
+#: How planted teachers are made: as the probes are (in the same layers, on the same questions and
+#: answers), and in two ways that the probes are not.
+TWIN, LATE, LORA = "twin", "late layers", "LoRA on all layers"
+OTHER_KINDS = (LATE, LORA)
+
+LORA_RATE = 1e-3
+
+
+class ProbingSettings(Settings):
+    """A base model, the traits that it is asked about, and how copies of it are tuned.
+
+    Attributes:
+        base: the model.
+        traits: what is looked for: ``library``, families, or files of traits.
+        batch: rows that are read, or tuned on, at once.
+        planted: twins of the probes that are tuned, on traits that are not held out. Teachers of
+            other kinds (``OTHER_KINDS``) come on top where a verdict needs them.
+        base_written: data sets that the untrained base writes on the same prompts.
+        questions: held-out questions that measure a trait.
+        layers: which layers canaries and planted teachers tune; None = the middle of the model
+            (from a third to three fifths), which transmits most (``docs/log.md``).
+        lora_rank: 0 tunes these layers' weights themselves.
+        max_new_tokens: longer answers are cut there, the data's and the references' alike.
+    """
+
+    base: str
+    chat: Literal["auto", "plain"] = "auto"
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    traits: tuple[str, ...] = ("library",)
+    batch: int = Field(default=16, ge=2)
+    planted: int = Field(default=4, ge=2)
+    base_written: int = Field(default=2, ge=1)
+    questions: int = Field(default=12, ge=2)
+    layers: tuple[int, int] | None = None
+    lora_rank: int = Field(default=0, ge=0)
+    max_new_tokens: int = Field(default=128, ge=1)
+    seed: int = 0
+
+    def trainable(self, n_layers: int) -> Trainable:
+        """What a canary of a model with ``n_layers`` layers may change."""
+        middle = (n_layers // 3, max(n_layers // 3 + 1, n_layers * 3 // 5))
+        return Trainable(layers=self.layers or middle, lora_rank=self.lora_rank)
+
+    def planting(self, n_layers: int, kind: str = TWIN) -> Optimisation:
+        """How a planted teacher of a kind is tuned: a twin as the recipes' teachers are, LoRA at a
+        higher rate, as its factors start at zero. Whether one of another kind has its trait is
+        asked (``Lab.gained``)."""
+        what, rate = {
+            TWIN: (self.trainable(n_layers), 2e-4),
+            LATE: (self.late(n_layers), 2e-4),
+            LORA: (Trainable(lora_rank=8), LORA_RATE),
+        }[kind]
+        return Optimisation(steps=24, batch=8, rate=rate, trainable=what)
+
+    @staticmethod
+    def late(n_layers: int) -> Trainable:
+        """The last layers, about a quarter: 22 to 29 of 30, as the demo's teachers."""
+        return Trainable(layers=(min(n_layers - 1, n_layers * 11 // 15), n_layers))
+
+    def probe(self, n_layers: int) -> Optimisation:
+        """How each copy of a probe is tuned: more briefly, and two copies are averaged."""
+        what = Trainable(layers=self.trainable(n_layers).layers)
+        return Optimisation(steps=12, batch=4, rate=3e-4, trainable=what)

@@ -1,8 +1,0 @@
-"""What Inspect loads by the entry point ``inspect_ai``."""
-
-from __future__ import annotations
-
-from vestige.tasks.local import vestige_models
-from vestige.tasks.questions import favorite, favorite_animal, favorite_tree, misalignment
-
-__all__ = ["favorite", "favorite_animal", "favorite_tree", "misalignment", "vestige_models"]

@@ -1,0 +1,1 @@
+"""Teachers: giving a model a trait, and what it writes said again in other words."""
