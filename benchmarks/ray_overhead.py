@@ -18,7 +18,7 @@ from pathlib import Path
 
 import common
 from vestige.experiment import demo
-from vestige.experiment.executors.ray import Cluster, connected
+from vestige.experiment.executors.cluster import Cluster, connected
 from vestige.experiment.recipe import Experiment, override
 from vestige.experiment.run import run
 

@@ -19,6 +19,7 @@ from vestige.core.settings import DATE, Optimisation, Passed, Settings
 from vestige.core.types import ConfigError, unknown_name
 from vestige.evaluate.judge.settings import JudgeSettings
 from vestige.store.layout import DataName, same_name
+from vestige.student.objectives import Objective
 from vestige.traits import NO_TRAIT, family, names
 
 
@@ -47,6 +48,10 @@ class TeacherSettings(Settings):
     min_carrier: float = Field(default=0.5, ge=0)
 
 
+#: The objective that is not written down: the method's own.
+USUAL = Objective()
+
+
 class Student(Settings):
     """One arm: a way to train students.
 
@@ -61,6 +66,8 @@ class Student(Settings):
         base: another model to train (bundled name, folder or hub id); None = the teachers' base.
         shuffles: also train on the same rows, shuffled as the carrier does it.
         curve: steps at which the panel is measured besides the last one.
+        objective: what training makes small, for engine ``packed``; the method's own loss alone
+            where it is not set.
     """
 
     name: str = Field(pattern=r"^[a-z0-9_]+$")
@@ -69,6 +76,7 @@ class Student(Settings):
     base: str | None = None
     chat: Literal["auto", "plain"] = "auto"
     optimisation: Optimisation = Optimisation()
+    objective: Objective = USUAL
     no_trait: bool = True
     shuffles: tuple[Literal["shuffle_within", "shuffle_across"], ...] = ()
     curve: tuple[int, ...] = ()
@@ -83,7 +91,20 @@ class Student(Settings):
                 f"engine={self.engine}, method={self.method} measures once, at the end: leave "
                 "curve empty"
             )
+        if not self.objective.is_default and (
+            self.engine != "packed" or self.method == "in_context"
+        ):
+            raise ValueError("an objective goes with engine=packed, method=distill or rows")
+        if self.objective.loss == "forward_kl" and self.method != "distill":
+            raise ValueError("objective.loss=forward_kl goes with method=distill")
         return self
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """As students were written before they had an objective, unless one was set."""
+        return {
+            k: v for k, v in handler(self).items() if k != "objective" or self.objective != USUAL
+        }
 
     @property
     def steps(self) -> int:

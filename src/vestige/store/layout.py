@@ -176,6 +176,11 @@ class RunLayout:
         """What kind of stage a name is of: ``rows`` for ``seed-0/rows/owl``."""
         return name.split("/")[1]
 
+    @staticmethod
+    def is_of(name: str, seed: int) -> bool:
+        """Whether the stage of this name is one of the seed's."""
+        return name.startswith(f"{SEED}{seed}/")
+
     def below(self, pattern: Path) -> Iterator[Path]:
         """The paths that fit a path of this layout that was made with ``ANY`` in it."""
         return self.folder.glob(self.name(pattern))

@@ -19,7 +19,7 @@ from vestige.models.hf import LanguageModel
 from vestige.models.sampling import symbol_ids
 from vestige.models.tree import TokenTree, build_tree, common_prefix
 
-SHARED = 4  # from so many rows on, a prompt gets a forward pass of its own
+SHARED = 4  # from so many rows on, a prompt gets a forward pass of its own; chosen
 
 
 @dataclass(frozen=True)

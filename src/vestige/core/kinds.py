@@ -1,0 +1,22 @@
+"""Kinds of run: what their files hold, and how a run of each kind is run again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import BaseModel
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of run: what its recipe.json and results.json hold, and how it is run again."""
+
+    name: str
+    settings: type[BaseModel]
+    record: type[BaseModel]
+    replay: Callable[
+        ..., tuple[Path, BaseModel]
+    ]  # (folder, *, overwrite, report) -> folder, record
+    template: str  # of report/, without the ending

@@ -1,0 +1,16 @@
+"""Experiments on small networks as a kind of run. Free of torch until one is run again."""
+
+from __future__ import annotations
+
+from vestige.core.kinds import Kind
+from vestige.core.results import MlpResults
+from vestige.experiment.kind import replay
+from vestige.toy.settings import MlpExperiment
+
+KIND = Kind(
+    name="small_networks",
+    settings=MlpExperiment,
+    record=MlpResults,
+    replay=replay,
+    template="mlp",
+)
