@@ -27,6 +27,14 @@ class Event:
 OnEvent = Callable[[Event], None]
 
 
+def ignore(event: Event) -> None:
+    """Tell nobody."""
+
+
+def no_report(stage: str, done: int, total: int) -> None:
+    """Tell nobody."""
+
+
 @dataclass(frozen=True)
 class Failure:
     """What ended a worker: the error to raise in its stead."""

@@ -18,7 +18,7 @@ from vestige.api.model import ApiModel, Request
 from vestige.api.price import price as price_of
 from vestige.api.settings import is_api
 from vestige.core.types import ConfigError, DataError, Message, Row
-from vestige.experiment.events import Event, OnEvent, report_of
+from vestige.experiment.events import OnEvent, ignore, report_of
 from vestige.experiment.executors.processes import run_seed
 from vestige.experiment.row_filtering import (
     blank_rows,
@@ -35,10 +35,6 @@ from vestige.store.layout import RunLayout, StageFile
 from vestige.store.machine import usable_threads
 
 ROUNDS = 4  # times in a row that a prompt is asked and brings nothing; chosen
-
-
-def ignore(event: Event) -> None:
-    """Tell nobody."""
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 from vestige.core.results import AnyResults, Results
 from vestige.core.types import ConfigError, VestigeError
 from vestige.experiment.analysis import analyse
-from vestige.experiment.events import Event, OnEvent, report_of
+from vestige.experiment.events import Event, OnEvent, ignore, report_of
 from vestige.experiment.executors.cluster import Cluster
 from vestige.experiment.executors.interface import Executor
 from vestige.experiment.executors.processes import Processes
@@ -20,10 +20,6 @@ from vestige.store import Run, atomic_write, mirror
 from vestige.store.layout import ANY, RunLayout, StageFile
 from vestige.store.machine import usable_cores
 from vestige.toy.settings import ARMS, MlpExperiment
-
-
-def ignore(event: Event) -> None:
-    """Tell nobody."""
 
 
 def count_stages(recipe: Recipe) -> int:

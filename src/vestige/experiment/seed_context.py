@@ -15,16 +15,12 @@ from typing import Any
 from vestige.core.settings import DATE
 from vestige.core.types import Row, Trait
 from vestige.evaluate.scores import Panel
-from vestige.experiment.events import Report
+from vestige.experiment.events import Report, no_report
 from vestige.experiment.model_pool import ModelPool
 from vestige.experiment.settings import Experiment
 from vestige.store import Stage, StageResult, hash_config, make_stage, once
 from vestige.store.layout import RunLayout
 from vestige.traits import NO_TRAIT, family, no_trait, trait
-
-
-def no_report(stage: str, done: int, total: int) -> None:
-    """Tell nobody."""
 
 
 @dataclass

@@ -19,10 +19,10 @@ from torch import Tensor
 
 from vestige.core.settings import TRAINED, Trainable
 from vestige.core.types import ConfigError, StoreError
-from vestige.experiment.events import Report
+from vestige.experiment.events import Report, no_report
 from vestige.experiment.model_pool import Loaded
 from vestige.experiment.run_view import awaited, rows_for, rows_of
-from vestige.experiment.seed_context import SeedContext, no_report
+from vestige.experiment.seed_context import SeedContext
 from vestige.experiment.settings import Experiment
 from vestige.experiment.student_stages import student_stage
 from vestige.experiment.student_training import (

@@ -117,10 +117,7 @@ def train(
     """
     parameters = weights.train(optimisation.trainable, seed=seed)
     computed = Computed.of(objective, lm)
-    betas = (0.9, optimisation.beta2)
-    optimiser = torch.optim.AdamW(
-        parameters, lr=optimisation.rate, betas=betas, weight_decay=0.0, fused=True
-    )
+    optimiser = adamw(parameters, optimisation)
     losses = checkpoint.restore(parameters, optimiser) if checkpoint else []
     order = itertools.islice(pack_order(len(packs), seed), len(losses), optimisation.steps)
     for step, at in enumerate(order, len(losses) + 1):
@@ -135,8 +132,24 @@ def train(
         on_step(step, loss)
         if checkpoint and checkpoint.due():
             checkpoint.save(parameters, optimiser, losses)
+    return last_quarter(losses)
+
+
+def last_quarter(losses: Sequence[float]) -> float:
+    """The mean of the last quarter of the losses, or of the last one."""
     tail = losses[-max(1, len(losses) // 4) :]
     return sum(tail) / len(tail)
+
+
+def adamw(parameters: Sequence[nn.Parameter], optimisation: Optimisation) -> torch.optim.AdamW:
+    """The optimiser, before its first step."""
+    return torch.optim.AdamW(
+        parameters,
+        lr=optimisation.rate,
+        betas=(0.9, optimisation.beta2),
+        weight_decay=0.0,
+        fused=True,
+    )
 
 
 def check_finite(step: int, loss: float, norm: float, rate: float) -> None:
