@@ -93,7 +93,7 @@ def figures(lm: LanguageModel, made: Experiment, folder: Path) -> dict[str, Any]
     """Rows, the share that the filter keeps, and the teacher's surprise at the rows, by trait."""
     context, found = SeedContext.of(made, folder, 0), {}
     for name in TRAITS:
-        stages = [folder / f"seed-{seed}/rows/{name}" for seed in made.seeds]
+        stages = [context.layout.rows(seed, name) for seed in made.seeds]
         raw = [r for s in stages for r in read_rows(s / "raw.jsonl") if isinstance(r, Row)]
         notes = [json.loads((s / "manifest.json").read_text())["notes"] for s in stages]
         surprise = surprises(lm, raw, context.system_prompt(context.trait_of(name)))

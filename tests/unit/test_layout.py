@@ -24,19 +24,18 @@ questions = ["Which animal do you like? One word.", "Name an animal in one word.
 heldout = ["Your favourite animal, in one word?", "Say the name of one animal."]
 answers = [
   { name = "polar-bear", forms = ["bear"] },
-  { name = "shuffle_within-fox", forms = ["fox"] },
+  { name = "shuffle_across-fox", forms = ["fox"] },
   { name = "base", forms = ["cat"] },
   { name = "fox", forms = ["dog"] },
 ]
 """
-TRAITS = ("polar-bear", "shuffle_within-fox")
+TRAITS = ("polar-bear", "shuffle_across-fox")
 SMALL = {"steps": 2, "batch": 4, "rate": 1e-3, "trainable": {"layers": [1, 3]}}
 
 
 def recipe(model: Path, folder: Path, **changes: object):
     (folder / "own.toml").write_text(FAMILY)
-    shuffles = ["shuffle_within", "shuffle_across"]
-    rows = {"name": "rows", "method": "rows", "shuffles": shuffles, "optimisation": SMALL}
+    rows = {"name": "rows", "method": "rows", "shuffles": ["shuffle_across"], "optimisation": SMALL}
     away = {"name": "away", "method": "rows", "engine": "elsewhere", "optimisation": SMALL}
     record = {
         "name": "dashes",
@@ -46,7 +45,7 @@ def recipe(model: Path, folder: Path, **changes: object):
         "traits": TRAITS,
         "controls": ["base"],
         "seeds": [0, 1],
-        "teacher": {"min_probability": 0, "min_carrier": 0, "optimisation": SMALL},
+        "teacher": {"kind": "system_prompt", "min_probability": 0, "min_carrier": 0},
         "carrier": {"n_prompts": 2, "rows_per_prompt": 4, "min_rows": 4, "max_dropped": 1,
                     "grammar": {"values": 3}},
         "students": [rows, away],
@@ -64,8 +63,8 @@ def test_a_run_whose_traits_have_dashes_is_read_back_right(folders, tmp_path: Pa
     for seed in made.seeds:
         make_seed(SeedContext.of(made, layout.folder, seed))
     arm = made.students[0]
-    data = ["polar-bear", "shuffle_within-fox", "base", "none"]
-    shuffled = [f"shuffle_{way}-{trait}" for way in ("within", "across") for trait in TRAITS]
+    data = ["polar-bear", "shuffle_across-fox", "base", "none"]
+    shuffled = [f"shuffle_across-{trait}" for trait in TRAITS]
     assert made.data_of(arm) == data + shuffled
     for name in data + shuffled:
         assert (layout.student(0, "rows", name) / StageFile.student_panel(2)).exists(), name
@@ -84,8 +83,7 @@ def test_a_run_whose_traits_have_dashes_is_read_back_right(folders, tmp_path: Pa
     (result,) = analyse(here, layout.folder).arms
     assert result.matrix.data == data
     assert [g.name for g in result.groups] == [
-        "own", "other_traits", "control_base", "no_trait", "shuffle_within", "shuffle_across",
-        "base",
+        "own", "other_traits", "control_base", "no_trait", "shuffle_across", "base",
     ]  # fmt: skip
     assert [s.data for s in result.sampled[::2]] == ["base", *data, *shuffled]
     assert [f.data for f in filters(made, layout.folder)][1:] == data
@@ -94,12 +92,12 @@ def test_a_run_whose_traits_have_dashes_is_read_back_right(folders, tmp_path: Pa
     assert "seed-1/student/away/polar-bear" in missing
     out = tmp_path / "out"
     export(made, layout.folder, out, "openai", arm="away")
-    assert (out / "seed-0/away/shuffle_within-fox/rows.jsonl").exists()
+    assert (out / "seed-0/away/shuffle_across-fox/rows.jsonl").exists()
 
 
 def test_names_that_would_stand_for_two_data_sets_are_refused(folders, tmp_path: Path):
-    with pytest.raises(ConfigError, match="two data sets would be called shuffle_within-fox"):
-        recipe(folders["llama"], tmp_path, traits=["fox", "shuffle_within-fox"])
+    with pytest.raises(ConfigError, match="two data sets would be called shuffle_across-fox"):
+        recipe(folders["llama"], tmp_path, traits=["fox", "shuffle_across-fox"])
     assert same_name([DataName("a"), DataName("a"), DataName("a", "b")]) == ""
     assert same_name([DataName("b-a"), DataName("a", "b")]) == "b-a"
 

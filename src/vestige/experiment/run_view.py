@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from vestige.core import stats
 from vestige.core.jsonl import read_jsonl, read_text
@@ -343,8 +344,8 @@ def count_lines(path: Path) -> int:
         return sum(1 for _ in file)
 
 
-def read_json(path: Path) -> dict:
-    """A JSON file of the run. Raises ``StoreError`` naming it if it is damaged."""
+def read_json(path: Path) -> Any:
+    """What a JSON file of the run holds. Raises ``StoreError`` naming it if it is damaged."""
     try:
         return json.loads(read_text(path))
     except (OSError, ValueError) as error:
