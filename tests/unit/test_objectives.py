@@ -20,7 +20,7 @@ from vestige.models.weights import Weights
 from vestige.student import gradient_hooks, losses, penalties
 from vestige.student.checkpoint import Checkpoint
 from vestige.student.gradient_hooks import project_out
-from vestige.student.loop import Computed, pack_loss, train
+from vestige.student.loop import ObjectiveForModel, pack_loss, train
 from vestige.student.objectives import GRADIENT_HOOKS, LOSSES, PENALTIES, Objective, Term
 from vestige.student.packs import encode_rows, make_packs
 from vestige.student.penalties import kl_to_base
@@ -176,12 +176,12 @@ def test_a_step_makes_loss_and_penalty_small_and_the_model_stays_near_its_base(
     assert gaps[1] < gaps[0] / 2
     # the loss of a step is the sum that the settings say
     parameters = weights.train(LATE, seed=0)
-    computed = Computed.of(KEEP, llama)
+    for_model = ObjectiveForModel.of(KEEP, llama)
     with torch.no_grad():
         for parameter in parameters:
             parameter.add_(0.02 * torch.ones_like(parameter))
         want = pack_loss(llama, rows[0]) + 5 * distance(llama, base)
-    assert computed.backward(rows[0], None, None).item() == pytest.approx(want.item(), rel=1e-3)
+    assert for_model.backward(rows[0], None, None).item() == pytest.approx(want.item(), rel=1e-3)
     weights.freeze()
 
 
@@ -243,11 +243,11 @@ def test_directions_are_taken_out_of_the_gradient(llama: LanguageModel, tmp_path
     term = Term(
         name="project_out", strength=strength, file=str(tmp_path / "directions.safetensors")
     )
-    usual = Computed.of(Objective(), llama)
+    usual = ObjectiveForModel.of(Objective(), llama)
     usual.backward(pack, None, None)
     plain_gradients = {n: p.grad.clone() for n, p in trained.items() if p.grad is not None}
     llama.model.zero_grad()
-    Computed.of(Objective(gradient_hooks=(term,)), llama).backward(pack, None, None)
+    ObjectiveForModel.of(Objective(gradient_hooks=(term,)), llama).backward(pack, None, None)
     for name, parameter in trained.items():
         assert parameter.grad is not None
         if name not in directions:

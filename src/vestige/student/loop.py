@@ -41,7 +41,7 @@ def teacher_logprobs(lm: LanguageModel, packs: Sequence[Pack], ids: Tensor) -> l
 
 
 @dataclass(frozen=True)
-class Computed:
+class ObjectiveForModel:
     """An objective for one model.
 
     Attributes:
@@ -55,7 +55,7 @@ class Computed:
     hooks: Sequence[Callable[[Mapping[str, nn.Parameter]], None]]
 
     @classmethod
-    def of(cls, objective: Objective, lm: LanguageModel) -> Computed:
+    def of(cls, objective: Objective, lm: LanguageModel) -> ObjectiveForModel:
         """Args: lm: the model before its first step.
 
         Raises:
@@ -116,14 +116,14 @@ def train(
         ConfigError: the objective needs what is not there.
     """
     parameters = weights.train(optimisation.trainable, seed=seed)
-    computed = Computed.of(objective, lm)
+    for_model = ObjectiveForModel.of(objective, lm)
     optimiser = adamw(parameters, optimisation)
     losses = checkpoint.restore(parameters, optimiser) if checkpoint else []
     order = itertools.islice(pack_order(len(packs), seed), len(losses), optimisation.steps)
     for step, at in enumerate(order, len(losses) + 1):
         optimiser.param_groups[0]["lr"] = optimisation.rate * rate_factor(step - 1, optimisation)
         target = None if targets is None else torch.cat([targets[i] for i in packs[at].rows])
-        loss = computed.backward(packs[at], ids, target).item()
+        loss = for_model.backward(packs[at], ids, target).item()
         norm = torch.nn.utils.clip_grad_norm_(parameters, optimisation.clip).item()
         check_finite(step, loss, norm, optimisation.rate)
         optimiser.step()
