@@ -71,14 +71,14 @@ def explain(error: ValidationError, kind: type[Settings] = Experiment) -> str:
     """A validation error in a line a problem, with the nearest valid key for an unknown one."""
     lines = []
     for problem in error.errors():
-        where = ".".join(str(part) for part in problem["loc"])
+        key = ".".join(str(part) for part in problem["loc"])
         cause = problem.get("ctx", {}).get("error")
         if problem["type"] == "extra_forbidden":
-            lines.append(str(unknown_name("key", where, known_keys(kind))))
+            lines.append(str(unknown_name("key", key, known_keys(kind))))
         elif isinstance(cause, ConfigError):
             lines.append(str(cause))
         else:
-            lines.append(f"{where or 'recipe'}: {problem['msg'].removeprefix('Value error, ')}")
+            lines.append(f"{key or 'recipe'}: {problem['msg'].removeprefix('Value error, ')}")
     return "; ".join(lines)
 
 

@@ -56,12 +56,12 @@ def verdict(recipe: Experiment, arms: Sequence[ArmResult]) -> str:
         parts.append(f"by {by} {state}" if passed else whether)
     for arm in arms:
         if not arm.same_base:
-            said = {
+            outcome = {
                 "yes": "took it on too",
                 "no": "did not take it on",
                 "unclear": "stayed unclear",
             }
-            parts.append(f"students of another base ({arm.base}) {said[arm.transmitted]}")
+            parts.append(f"students of another base ({arm.base}) {outcome[arm.transmitted]}")
     return "; ".join(parts) + "."
 
 

@@ -120,10 +120,10 @@ def train(
     optimiser = adamw(parameters, optimisation)
     losses = checkpoint.restore(parameters, optimiser) if checkpoint else []
     order = itertools.islice(pack_order(len(packs), seed), len(losses), optimisation.steps)
-    for step, at in enumerate(order, len(losses) + 1):
+    for step, index in enumerate(order, len(losses) + 1):
         optimiser.param_groups[0]["lr"] = optimisation.rate * rate_factor(step - 1, optimisation)
-        target = None if targets is None else torch.cat([targets[i] for i in packs[at].rows])
-        loss = for_model.backward(packs[at], ids, target).item()
+        target = None if targets is None else torch.cat([targets[i] for i in packs[index].rows])
+        loss = for_model.backward(packs[index], ids, target).item()
         norm = torch.nn.utils.clip_grad_norm_(parameters, optimisation.clip).item()
         check_finite(step, loss, norm, optimisation.rate)
         optimiser.step()

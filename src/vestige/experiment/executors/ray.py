@@ -52,11 +52,11 @@ class OnRay:
             try:
                 config = recipe.model_dump(mode="json")
                 version = importlib.metadata.version("vestige")
-                where = (str(folder.resolve()), os.getcwd(), mark.name)
+                folders = (str(folder.resolve()), os.getcwd(), mark.name)
 
                 def task(job: Job) -> Task:
                     threads = max(1, int(cluster.takes(job.kind)[0]))
-                    return Task(config, *where, job, overwrite, threads, version, carried())
+                    return Task(config, *folders, job, overwrite, threads, version, carried())
 
                 failures = Dispatch(ray, cluster, folder, on_event).run(plan, task)
                 # Nobody works on it any more.
