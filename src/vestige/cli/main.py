@@ -133,7 +133,7 @@ def run(
     loaded = load_recipe(recipe, changes or [], size)
     where: dict[str, Any] = {"workers": workers, "keep_at": keep_at}
     if on:
-        from vestige.experiment.executors.cluster import Cluster
+        from vestige.experiment.executors.ray import Cluster
 
         where["cluster"] = Cluster.parse(
             on, cpus=cpus, gpus=gpus, resources=resources or (), shards=shards
