@@ -41,8 +41,8 @@ from vestige.experiment.run_view import (
 )
 from vestige.experiment.settings import Experiment, Student
 from vestige.experiment.wording import caveats, sentence, verdict
-from vestige.store.layout import DataName, RunLayout, StageFile
-from vestige.traits import NO_TRAIT, family, trait
+from vestige.store.layout import NO_TRAIT, DataName, RunLayout, StageFile
+from vestige.traits import family, trait
 
 UNITS = "log-odds (nats)"
 #: Nats of log-odds: an interval around zero with this half width or less counts as "no transfer".

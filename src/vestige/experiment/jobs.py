@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vestige.experiment.settings import Experiment
-from vestige.store.layout import ANY, RunLayout, seed_name
-from vestige.traits import NO_TRAIT
+from vestige.store.layout import ANY, NO_TRAIT, RunLayout, seed_name
 
 KINDS = ("base", "teachers", "targets", "shards", "rows", "students", "judge")
 #: The names of stages: paths below any run folder.

@@ -23,8 +23,8 @@ from vestige.experiment.settings import (
     Student,
     TeacherSettings,
 )
+from vestige.store.layout import NO_TRAIT
 from vestige.toy.settings import MlpExperiment
-from vestige.traits import NO_TRAIT
 
 __all__ = [
     "NO_TRAIT",

@@ -23,8 +23,8 @@ from vestige.core.results import (
 from vestige.core.types import Estimate, Row, StoreError
 from vestige.experiment.settings import Experiment, FreeForm, Student
 from vestige.rows.files import prompt_of, read_rows
-from vestige.store.layout import ANY, RunLayout, StageFile
-from vestige.traits import NO_TRAIT, trait
+from vestige.store.layout import ANY, NO_TRAIT, RunLayout, StageFile
+from vestige.traits import trait
 
 BASE = "the untrained base"  # who wrote the rows that students are distilled on
 SHOWN = 6  # sample rows of each kind in a report

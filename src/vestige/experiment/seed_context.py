@@ -19,8 +19,8 @@ from vestige.experiment.events import Report, no_report
 from vestige.experiment.model_pool import ModelPool
 from vestige.experiment.settings import Experiment
 from vestige.store import Stage, StageResult, hash_config, make_stage, once
-from vestige.store.layout import RunLayout
-from vestige.traits import NO_TRAIT, family, no_trait, trait
+from vestige.store.layout import NO_TRAIT, RunLayout
+from vestige.traits import family, no_trait, trait
 
 
 @dataclass

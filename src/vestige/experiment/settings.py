@@ -18,9 +18,9 @@ from vestige.carriers import AnyCarrier, NumberCarrier, parse_carrier
 from vestige.core.settings import DATE, Optimisation, Passed, Settings
 from vestige.core.types import ConfigError, unknown_name
 from vestige.evaluate.judge.settings import JudgeSettings
-from vestige.store.layout import DataName, same_name
+from vestige.store.layout import NO_TRAIT, DataName, same_name
 from vestige.student.objectives import Objective
-from vestige.traits import NO_TRAIT, family, names
+from vestige.traits import family, names
 
 
 def checked_day(text: str) -> str:

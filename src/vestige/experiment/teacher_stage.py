@@ -21,10 +21,10 @@ from vestige.experiment.teacher_check import (
     preferred,
 )
 from vestige.store import Stage, StageResult, hash_config
-from vestige.store.layout import StageFile
+from vestige.store.layout import NO_TRAIT, StageFile
 from vestige.student.checkpoint import Checkpoint
 from vestige.teacher.induce import teach
-from vestige.traits import NO_TRAIT, family
+from vestige.traits import family
 
 
 def teacher(context: SeedContext, name: str) -> StageResult:

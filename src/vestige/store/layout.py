@@ -23,6 +23,7 @@ from pathlib import Path
 from vestige.core.types import unknown_name
 
 SEED = "seed-"  # before a seed's number in the name of its folder
+NO_TRAIT = "none"  # the writer, and the data set, of the teacher without a trait
 ANY = "*"  # in place of a name: every one
 
 
