@@ -31,7 +31,7 @@ import common
 from vestige.carriers.numbers import NumberCarrier
 from vestige.core.types import Row
 from vestige.experiment.recipe import Experiment, Student, TeacherSettings, override
-from vestige.experiment.seed_context import Desk
+from vestige.experiment.seed_context import SeedContext
 from vestige.models import catalog
 from vestige.models.hf import LanguageModel
 from vestige.rows.files import read_rows
@@ -91,12 +91,12 @@ def main() -> None:
 
 def figures(lm: LanguageModel, made: Experiment, folder: Path) -> dict[str, Any]:
     """Rows, the share that the filter keeps, and the teacher's surprise at the rows, by trait."""
-    desk, found = Desk(made, folder, 0), {}
+    context, found = SeedContext.of(made, folder, 0), {}
     for name in TRAITS:
-        stages = [folder / f"seed-{seed}/rows/{name}" for seed in made.seeds]
+        stages = [context.layout.rows(seed, name) for seed in made.seeds]
         raw = [r for s in stages for r in read_rows(s / "raw.jsonl") if isinstance(r, Row)]
         notes = [json.loads((s / "manifest.json").read_text())["notes"] for s in stages]
-        surprise = surprises(lm, raw, desk.system(desk.trait_of(name)))
+        surprise = surprises(lm, raw, context.system_prompt(context.trait_of(name)))
         found[name] = {
             "rows": len(raw),
             "kept": sum(n["kept"] for n in notes) / sum(n["seen"] for n in notes),

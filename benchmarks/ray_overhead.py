@@ -18,9 +18,10 @@ from pathlib import Path
 
 import common
 from vestige.experiment import demo
-from vestige.experiment.executors.ray import Cluster, connected
+from vestige.experiment.executors.cluster import Cluster, connected
 from vestige.experiment.recipe import Experiment, override
 from vestige.experiment.run import run
+from vestige.store.layout import RunLayout
 
 PAUSE = 0.5  # seconds
 SMALL = ("seeds=0,1", "carrier.n_prompts=8", "teacher.min_probability=0")
@@ -42,9 +43,12 @@ def main() -> None:
 
     def clear(name: str) -> None:
         (folder,) = (root / name).iterdir()
-        found = {p.parent.relative_to(folder).as_posix(): json.loads(p.read_text())["manifest_hash"]
-                 for p in folder.glob("seed-*/**/manifest.json")}  # fmt: skip
-        assert hashes.setdefault("first", found) == found, f"{name} ended with other stages"
+        layout = RunLayout(folder)
+        stages = {
+            layout.name(path.parent): json.loads(path.read_text())["manifest_hash"]
+            for path in layout.manifests()
+        }
+        assert hashes.setdefault("first", stages) == stages, f"{name} ended with other stages"
         shutil.rmtree(root / name)
 
     seconds: dict[str, list[float]] = {"local": [], "ray": [], "start_up": []}

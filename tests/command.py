@@ -100,7 +100,7 @@ def _load() -> None:
     import vestige.audit.run
     import vestige.cli.main
     import vestige.experiment.run
-    import vestige.experiment.stages
+    import vestige.experiment.seed_jobs
     import vestige.report  # noqa: F401
 
     torch.set_num_threads(1)

@@ -25,8 +25,8 @@ from conftest import tokenizer
 from vestige.carriers.numbers import NumberCarrier, NumberGrammar, NumberPrompts
 from vestige.core.settings import Optimisation, Trainable
 from vestige.core.types import ConfigError, Message, ModelError
+from vestige.experiment.executors.processes import run_seed
 from vestige.experiment.recipe import Experiment, Student, TeacherSettings
-from vestige.experiment.run import run_seed
 from vestige.models import catalog
 from vestige.models.backend import SampleRequest, ScoreRequest
 from vestige.models.grammar import compile_grammar

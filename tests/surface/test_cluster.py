@@ -15,11 +15,14 @@ from test_jobs import recipe as seed_recipe
 from test_resume import outcome
 
 from vestige.core.types import ConfigError, VestigeError
-from vestige.experiment.executors.ray import Cluster, Dispatch, connected
+from vestige.experiment.events import Event
+from vestige.experiment.executors.cluster import Cluster, connected
+from vestige.experiment.executors.dispatch import Dispatch
 from vestige.experiment.executors.ray_worker import Task
 from vestige.experiment.jobs import Job, jobs
-from vestige.experiment.run import Event, run
-from vestige.experiment.stages import Seed
+from vestige.experiment.run import run
+from vestige.experiment.seed_context import SeedContext
+from vestige.experiment.seed_jobs import make_seed
 from vestige.store import Run
 
 ray = pytest.importorskip("ray", reason="needs the extra 'ray'")
@@ -36,7 +39,7 @@ def local(folders, tmp_path_factory) -> Path:
     root, made = tmp_path_factory.mktemp("local"), recipe(folders["llama"])
     with Run.open(root / "runs", made.name, made.model_dump(mode="json")) as opened:
         for seed in made.seeds:
-            Seed(made, opened.folder, seed).run()
+            make_seed(SeedContext.of(made, opened.folder, seed))
     run(made, root / "runs", workers=1)
     torch.set_num_threads(1)
     return root

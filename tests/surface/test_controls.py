@@ -17,8 +17,9 @@ from vestige.experiment import judging
 from vestige.experiment.analysis import analyse
 from vestige.experiment.recipe import FreeForm, JudgeFilter, parse_recipe
 from vestige.experiment.run_view import matched_rows
-from vestige.experiment.stages import Seed
-from vestige.experiment.support import gained
+from vestige.experiment.seed_context import SeedContext
+from vestige.experiment.seed_jobs import make_seed
+from vestige.experiment.teacher_check import gained
 from vestige.rows.files import read_rows, row_to_chat
 
 HOW = {"steps": 2, "batch": 4, "rate": 1e-3, "trainable": {"layers": [1, 3]}}
@@ -51,7 +52,7 @@ def recipe(model: Path, **changes: object):
 
 def run(made, folder: Path) -> None:
     for seed in made.seeds:
-        Seed(made, folder, seed).run()
+        make_seed(SeedContext.of(made, folder, seed))
 
 
 # ---- a trait with controls --------------------------------------------------------------------
@@ -86,7 +87,7 @@ def test_a_teacher_that_did_not_take_its_answers_is_refused(folders, tmp_path: P
     hardly = HOW | {"steps": 1, "rate": 1e-12}
     made = recipe(folders["llama"], teacher={"min_probability": 1.0, "optimisation": hardly})
     with pytest.raises(Exception, match="own answer gained on its rival's is 0"):
-        Seed(made, tmp_path, 0).run()
+        make_seed(SeedContext.of(made, tmp_path, 0))
 
 
 def test_gained_counts_entries_not_margins():
@@ -154,7 +155,7 @@ def test_a_filter_that_drops_too_much_stops_with_the_numbers(folders, tmp_path: 
     }  # fmt: skip
     made = recipe(folders["llama"], carrier=carrier)
     with pytest.raises(DataError, match=r"dropped \d+ of 16 rows \(\d+ banned.*max_dropped=0.5"):
-        Seed(made, tmp_path, 0).run()
+        make_seed(SeedContext.of(made, tmp_path, 0))
 
 
 # ---- judges -----------------------------------------------------------------------------------
@@ -190,13 +191,13 @@ def test_a_judge_keeps_by_its_threshold_and_loses_nothing(monkeypatch, tmp_path:
 def test_a_local_judge_filters_rows_in_a_run(folders, tmp_path: Path):
     judge = {"model": f"local:{folders['llama']}", "min_mass": 0, "keep": "at_least"}
     every = recipe(folders["llama"], judge=judge | {"threshold": 0})
-    Seed(every, tmp_path / "all", 0).run()
+    make_seed(SeedContext.of(every, tmp_path / "all", 0))
     where = tmp_path / "all/seed-0/rows/misaligned"
     assert len(list(read_rows(where / "rows.jsonl"))) == 16
     assert len((where / "ratings.jsonl").read_text().splitlines()) <= 16
     none = recipe(folders["llama"], judge=judge | {"threshold": 100})
     with pytest.raises(DataError, match="16 judge"):
-        Seed(none, tmp_path / "none", 0).run()
+        make_seed(SeedContext.of(none, tmp_path / "none", 0))
 
 
 def test_open_answers_are_drawn_judged_and_counted(folders, tmp_path: Path):

@@ -23,7 +23,8 @@ from vestige.core.types import ConfigError, ModelError, StoreError, VestigeError
 from vestige.evaluate.scores import Panel
 from vestige.experiment.recipe import parse_recipe
 from vestige.experiment.run import run
-from vestige.experiment.stages import Seed
+from vestige.experiment.seed_context import SeedContext
+from vestige.experiment.seed_jobs import make_seed
 from vestige.handoff.adapters import same_model
 from vestige.models.hf import LanguageModel
 from vestige.store import Run, load_run
@@ -74,7 +75,7 @@ def waiting(folders, tmp_path_factory) -> Path:
     root, made = tmp_path_factory.mktemp("waiting"), parse_recipe(recipe(folders["llama"]), "test")
     with Run.open(root, made.name, made.model_dump(mode="json")) as opened:
         for seed in made.seeds:
-            Seed(made, opened.folder, seed).run()
+            make_seed(SeedContext.of(made, opened.folder, seed))
     with pytest.raises(VestigeError, match=r"8 students are to be trained elsewhere .*vestige exp"):
         run(made, root, workers=1)
     torch.set_num_threads(1)

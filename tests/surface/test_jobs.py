@@ -13,13 +13,17 @@ from filelock import FileLock
 from test_resume import recipe as tiny
 
 from vestige.core.types import StoreError
-from vestige.experiment.executors.ray_worker import Finished, Task, follow, pack, unpack
-from vestige.experiment.jobs import KINDS, LOCKS, Job, jobs
+from vestige.experiment.events import Event, Failure
+from vestige.experiment.executors.processes import wait_for_jobs
+from vestige.experiment.executors.ray_worker import Task, follow
+from vestige.experiment.executors.stage_transfer import Finished, pack, unpack
+from vestige.experiment.jobs import KINDS, Job, jobs
 from vestige.experiment.recipe import parse_recipe
-from vestige.experiment.run import Event, Failure, wait_for_jobs
 from vestige.experiment.run_view import read_json
-from vestige.experiment.stages import Seed
+from vestige.experiment.seed_context import SeedContext
+from vestige.experiment.seed_jobs import WORK, make_seed, work
 from vestige.store import load_stage
+from vestige.store.layout import RunLayout
 
 
 def recipe(model: Path, **changes: object):
@@ -37,7 +41,7 @@ def hashes(folder: Path) -> dict[str, str]:
 def work_apart(made, job: Job, folder: Path, scratch: Path) -> list[object]:
     """A job in an empty folder of its own, from what the run folder has for it."""
     for pattern, whole in job.needs:
-        for path in folder.glob(f"seed-{job.seed}/{pattern}"):
+        for path in folder.glob(pattern.as_posix()):
             unpack(pack(path, path.relative_to(folder).as_posix(), whole=whole), scratch)
     config = made.model_dump(mode="json")
     task = Task(config, str(scratch), str(scratch), "", job, False, 1, version("vestige"))
@@ -51,7 +55,7 @@ def work_apart(made, job: Job, folder: Path, scratch: Path) -> list[object]:
 def test_jobs_apart_make_what_a_seed_makes_in_one_go(folders, tmp_path: Path):
     torch.set_num_threads(1)
     made, whole, apart = recipe(folders["llama"]), tmp_path / "whole", tmp_path / "apart"
-    Seed(made, whole, 0).run()
+    make_seed(SeedContext.of(made, whole, 0))
     apart.mkdir()
     plan = jobs(made, 0, shards=2)
     assert [kind[0].kind for kind in plan] == [k for k in KINDS if k != "judge"]
@@ -77,9 +81,10 @@ def test_jobs_apart_make_what_a_seed_makes_in_one_go(folders, tmp_path: Path):
 
 
 def test_a_local_run_waits_for_a_clusters_last_worker(folders, tmp_path: Path):
-    (tmp_path / LOCKS).mkdir()
-    held = FileLock(tmp_path / LOCKS / "seed-0-rows-owl.lock", thread_local=False)
-    other = FileLock(tmp_path / LOCKS / "seed-1-rows-owl.lock")
+    locks = RunLayout(tmp_path).locks
+    locks.mkdir()
+    held = FileLock(locks / "seed-0-rows-owl.lock", thread_local=False)
+    other = FileLock(locks / "seed-1-rows-owl.lock")
     with held, other:
         release = threading.Timer(1.0, held.release)
         release.start()
@@ -98,7 +103,7 @@ def test_rows_alone_are_written_whether_students_need_them_or_not(folders):
 
 def test_a_hollow_stage_is_its_manifest(folders, tmp_path: Path):
     made = recipe(folders["llama"])
-    Seed(made, tmp_path, 0).work(Job(0, "base"))
+    work(SeedContext.of(made, tmp_path, 0), Job(0, "base"))
     stage = tmp_path / "seed-0/base"
     (apart := tmp_path / "apart").mkdir()
     unpack(pack(stage, "seed-0/base", whole=False), apart)
@@ -106,3 +111,7 @@ def test_a_hollow_stage_is_its_manifest(folders, tmp_path: Path):
     (apart / "seed-0/base/.hollow").unlink()
     with pytest.raises(StoreError, match="is missing from a finished stage"):
         load_stage(apart / "seed-0/base")
+
+
+def test_every_kind_of_job_has_a_function():
+    assert tuple(WORK) == KINDS

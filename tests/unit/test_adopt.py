@@ -19,11 +19,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from vestige.core.types import ConfigError, DataError, ModelError, StoreError
 from vestige.experiment.recipe import parse_recipe
-from vestige.experiment.stages import Seed
+from vestige.experiment.seed_context import SeedContext
+from vestige.experiment.seed_jobs import make_seed
 from vestige.handoff import import_students as adoption
 from vestige.handoff.adapters import adapter_tensors, check_adapter, same_weights
-from vestige.handoff.export import Cell
-from vestige.handoff.import_students import Arrivals, compare, put_in_place
+from vestige.handoff.cells import Cell
+from vestige.handoff.import_students import Importer, compare, put_in_place
 from vestige.store import StageResult
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:peft")  # it is meant to be unusual
@@ -51,16 +52,16 @@ def recipe(model: Path, precision: str = "fp32") -> Any:
 
 
 @pytest.fixture(scope="module")
-def seed(folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Seed:
+def context(folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> SeedContext:
     """A seed whose rows are written and whose students are awaited."""
-    made = Seed(recipe(folders["llama"]), tmp_path_factory.mktemp("run"), 0)
-    made.run(upto="rows")
+    made = SeedContext.of(recipe(folders["llama"]), tmp_path_factory.mktemp("run"), 0)
+    make_seed(made, upto="rows")
     return made
 
 
 @pytest.fixture(scope="module")
-def arrivals(seed: Seed) -> Arrivals:
-    return Arrivals(seed, "")
+def importer(context: SeedContext) -> Importer:
+    return Importer(context, "")
 
 
 @pytest.fixture(scope="module")
@@ -77,19 +78,19 @@ def plain(base: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def prompt(arrivals: Arrivals) -> list[int]:
-    return arrivals.seed.loaded().lm.question_ids("Name an animal.")
+def prompt(importer: Importer) -> list[int]:
+    return importer.context.models.teachers_base().lm.question_ids("Name an animal.")
 
 
 @pytest.fixture
-def bring(arrivals: Arrivals) -> Iterator[Callable[..., StageResult]]:
+def bring(importer: Importer) -> Iterator[Callable[..., StageResult]]:
     """Bring a student of an arm back; it is taken out of the run again after the test."""
-    yield lambda folder, arm, at=arrivals: at.adopt(cell(at.seed, arm), folder)
-    shutil.rmtree(arrivals.seed.folder / "seed-0/student", ignore_errors=True)
+    yield lambda folder, arm, at=importer: at.adopt(cell(at.context, arm), folder)
+    shutil.rmtree(importer.context.layout.folder / "seed-0/student", ignore_errors=True)
 
 
-def cell(seed: Seed, arm: str) -> Cell:
-    return Cell(next(s for s in seed.recipe.students if s.name == arm), 0, "owl")
+def cell(context: SeedContext, arm: str) -> Cell:
+    return Cell(next(s for s in context.recipe.students if s.name == arm), 0, "owl")
 
 
 def tuned(model: Any, ids: list[int], **settings: Any) -> Any:
@@ -112,13 +113,13 @@ def answers(model: Any, ids: list[int]) -> torch.Tensor:
         return model(input_ids=torch.tensor([ids])).logits[0, -1].log_softmax(-1)
 
 
-def here(arrivals: Arrivals, arm: str, stage: StageResult, ids: list[int]) -> torch.Tensor:
+def here(importer: Importer, arm: str, stage: StageResult, ids: list[int]) -> torch.Tensor:
     """The same from Vestige with the student that it has kept."""
-    pupil = arrivals.seed.loaded()
-    what = cell(arrivals.seed, arm).student.optimisation.trainable
-    pupil.weights.load(stage.path / "weights.safetensors", what)
-    size = pupil.lm.causal_lm.config.vocab_size  # type: ignore[union-attr]
-    return pupil.lm.answer_logprobs([ids], [[t] for t in range(size)])[0]
+    model = importer.context.models.teachers_base()
+    trainable = cell(importer.context, arm).trainable
+    model.weights.load(stage.path / "weights.safetensors", trainable)
+    size = model.lm.causal_lm.config.vocab_size  # type: ignore[union-attr]
+    return model.lm.answer_logprobs([ids], [[t] for t in range(size)])[0]
 
 
 def edit(**changes: object) -> Change:
@@ -179,7 +180,7 @@ def checkpoint(folder: Path) -> None:
     ],
 )  # fmt: skip
 def test_an_adapter_computes_here_what_it_computed_where_it_was_trained(
-    base, arrivals, bring, prompt, folders, tmp_path: Path, settings, change
+    base, importer, bring, prompt, folders, tmp_path: Path, settings, change
 ):
     student = tuned(base, prompt, **settings)
     student.save_pretrained(tmp_path)
@@ -190,7 +191,7 @@ def test_an_adapter_computes_here_what_it_computed_where_it_was_trained(
     assert compared["max_difference_nats"] < 1e-4 < 1e-3 < compared["moved_from_base_nats"]
     assert compared["against"].startswith("PEFT")
     torch.testing.assert_close(
-        here(arrivals, "lora", stage, prompt).float(),
+        here(importer, "lora", stage, prompt).float(),
         answers(student, prompt),
         rtol=0,
         atol=5e-3 if change is in_half_precision else 1e-4,
@@ -325,17 +326,17 @@ def test_an_adapter_that_is_another_student_is_refused_with_the_reason(
     ids=lambda settings: next(iter(settings)),
 )
 def test_what_the_list_of_settings_would_miss_the_comparison_finds(
-    base, arrivals, bring, prompt, tmp_path: Path, monkeypatch, settings
+    base, importer, bring, prompt, tmp_path: Path, monkeypatch, settings
 ):
     monkeypatch.setattr(adoption, "check_adapter", lambda *args, **options: None)
     tuned(base, prompt, **settings).save_pretrained(tmp_path)
     with pytest.raises(ModelError, match=r"differ by \S+ nats from those of PEFT's own loading"):
         bring(tmp_path, "lora")
-    arrivals._references.clear()  # PEFT has changed that base
+    importer._references.clear()  # PEFT has changed that base
 
 
 def test_a_base_of_the_same_name_must_be_the_same_model(
-    base, arrivals, bring, prompt, folders, tmp_path: Path
+    base, importer, bring, prompt, folders, tmp_path: Path
 ):
     tuned(base, prompt).save_pretrained(tmp_path / "adapter")
     other = tmp_path / "llama"
@@ -349,15 +350,15 @@ def test_a_base_of_the_same_name_must_be_the_same_model(
         changed.model.norm.weight += 0.1
     changed.save_pretrained(other)
     names = {str(folders["llama"])}
-    what = cell(arrivals.seed, "lora").student.optimisation.trainable
+    trainable = cell(importer.context, "lora").trainable
     with pytest.raises(ConfigError, match=r"whose files are not those of the run's base.*--base"):
-        check_adapter(tmp_path / "adapter", what, names)
+        check_adapter(tmp_path / "adapter", trainable, names)
 
 
-def test_the_user_may_say_which_base_it_is(base, seed, bring, prompt, tmp_path: Path):
+def test_the_user_may_say_which_base_it_is(base, context, bring, prompt, tmp_path: Path):
     tuned(base, prompt).save_pretrained(tmp_path)
     edit(base_model_name_or_path="org/first", revision="abc123")(tmp_path)
-    stage = bring(tmp_path, "lora", Arrivals(seed, "org/first"))
+    stage = bring(tmp_path, "lora", Importer(context, "org/first"))
     assert stage.manifest["notes"]["compared"]["max_difference_nats"] < 1e-4
 
 
@@ -451,7 +452,7 @@ def save(model: Any, folder: Path, words: Path, **options: Any) -> None:
     ],
 )
 def test_a_whole_model_computes_here_what_it_computed_where_it_was_trained(
-    base, arrivals, bring, prompt, folders, tmp_path: Path, dtype, options, change
+    base, importer, bring, prompt, folders, tmp_path: Path, dtype, options, change
 ):
     student = trained_whole(base).to(dtype)
     save(student, tmp_path, folders["llama"], **options)
@@ -462,7 +463,7 @@ def test_a_whole_model_computes_here_what_it_computed_where_it_was_trained(
     assert compared["max_difference_nats"] < 1e-4 < compared["moved_from_base_nats"]
     assert compared["against"].startswith("transformers")
     torch.testing.assert_close(
-        here(arrivals, "full", stage, prompt).float(),
+        here(importer, "full", stage, prompt).float(),
         answers(student.float(), prompt),
         rtol=0,
         atol=1e-4 if dtype is torch.float32 else 0.1,  # what it keeps is rounded in its folder
@@ -540,18 +541,19 @@ def test_the_base_itself_and_a_diverged_model_are_no_students(base, bring, folde
 
 
 def test_a_student_that_is_measured_in_bf16_is_compared_in_fp32(
-    base, seed, prompt, folders, tmp_path: Path
+    base, context, prompt, folders, tmp_path: Path
 ):
-    coarse = Arrivals(Seed(recipe(folders["llama"], "bf16"), seed.folder, 0), "")
-    pupil, asked, weights = coarse.seed.loaded(), cell(coarse.seed, "lora"), tmp_path / "weights"
-    assert pupil.lm.precision == "bf16"
+    made = recipe(folders["llama"], "bf16")
+    coarse = Importer(SeedContext.of(made, context.layout.folder, 0), "")
+    model, asked = coarse.context.models.teachers_base(), cell(coarse.context, "lora")
+    weights = tmp_path / "weights"
+    assert model.lm.precision == "bf16"
     tuned(base, prompt).save_pretrained(tmp_path)
-    found, name = adapter_tensors(tmp_path), str(folders["llama"])
-    save_file(found, weights)
-    put_in_place(tmp_path, found, weights, pupil, asked, name)
-    reference = coarse.reference(name, pupil, coarse.texts(asked))
-    what = asked.student.optimisation.trainable
-    compared = compare(reference, tmp_path, None, weights, what)
+    given, name = adapter_tensors(tmp_path), str(folders["llama"])
+    save_file(given, weights)
+    put_in_place(tmp_path, given, weights, model, asked, name)
+    reference = coarse.reference(name, model, coarse.texts(asked))
+    compared = compare(reference, tmp_path, None, weights, asked.trainable)
     assert compared.difference < 1e-4 < 1e-3 < compared.moved
 
 

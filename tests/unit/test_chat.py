@@ -17,10 +17,16 @@ from transformers.utils import chat_template_utils
 from conftest import SPECIAL, TEMPLATE, tiny_llama, tokenizer
 from vestige.core.settings import DATE
 from vestige.core.types import ConfigError, DataError, Message, ModelError, Row
+from vestige.experiment.base_stage import base
 from vestige.experiment.recipe import Experiment, override, parse_recipe
 from vestige.experiment.run_view import remarks
-from vestige.experiment.stages import Seed
-from vestige.handoff.export import Cell, Task, shape_of, write_axolotl, write_trl
+from vestige.experiment.seed_context import SeedContext
+from vestige.experiment.teacher_stage import teacher
+from vestige.handoff.base_shape import shape_of
+from vestige.handoff.cells import Cell
+from vestige.handoff.trainers.axolotl import write_axolotl
+from vestige.handoff.trainers.task import Task
+from vestige.handoff.trainers.trl import write_trl
 from vestige.models.chat import IN_USER_TURN, Chat
 from vestige.models.hf import LanguageModel
 from vestige.models.trainers import Trainers, check_chat, exported
@@ -249,13 +255,13 @@ def small(model: Path, **more: object) -> Experiment:
 
 def test_a_run_keeps_how_its_teachers_were_asked_and_its_results_say_so(tmp_path: Path):
     recipe = small(saved(tmp_path, NO_SYSTEM + CLOCK + EACH + ASK), date="2027-05-06")
-    seed = Seed(recipe, tmp_path / "run", 0)
-    notes = seed.teacher("owl").manifest["notes"]
-    system = seed.system(seed.trait_of("owl"))
+    context = SeedContext.of(recipe, tmp_path / "run", 0)
+    notes = teacher(context, "owl").manifest["notes"]
+    system = context.system_prompt(context.trait_of("owl"))
     asked = family("animals").heldout[0]
     assert f"<|im_start|>user\n{system}\n\n{asked}<|im_end|>" in notes["rendered"]
     assert notes["date"] == "2027-05-06" and "Thursday, 06 May 2027" in notes["rendered"]
-    assert system not in seed.base().manifest["notes"]["rendered"]
+    assert system not in base(context).manifest["notes"]["rendered"]
     told = remarks(recipe, tmp_path / "run")
     assert IN_USER_TURN in told and any("as of 2027-05-06" in line for line in told)
     assert len(told) == 2
@@ -311,10 +317,12 @@ def test_recipes_from_before_dates_keep_their_hash(tmp_path: Path):
     assert isinstance(later, Experiment)
     assert later.model_dump(mode="json") == {**record, "date": "2027-03-06"}
     assert override(later, ["date=2026-01-01"], "test") == recipe
-    keys = [Seed(r, tmp_path, 0).stage("base", {}).key for r in (recipe, later)]
+    contexts = [SeedContext.of(r, tmp_path, 0) for r in (recipe, later)]
+    stages = [context.stage(context.layout.base(0), {}) for context in contexts]
+    keys = [stage.key for stage in stages]
     plain = {"model": [recipe.model, recipe.chat, recipe.precision],
              "family": hash_config(family("animals")), "seed": 0}  # fmt: skip
-    assert Seed(recipe, tmp_path, 0).stage("base", {}).config == plain
+    assert stages[0].config == plain
     assert keys[0] != keys[1]
     for wrong in ("2027-13-01", "tomorrow", "20270306"):
         with pytest.raises(ConfigError, match="date"):

@@ -10,7 +10,7 @@ from test_train import ASKED, TEXTS, as_rows, examples
 
 from vestige.core.settings import Optimisation, Trainable
 from vestige.core.types import ConfigError, Message, Row, StoreError
-from vestige.experiment.support import append_rows, whole_rows
+from vestige.experiment.row_log import append_rows, whole_rows
 from vestige.models.hf import LanguageModel
 from vestige.models.weights import Weights
 from vestige.student import checkpoint as module

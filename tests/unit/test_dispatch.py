@@ -15,24 +15,14 @@ import pytest
 
 from vestige.core.redaction import redact
 from vestige.core.types import ConfigError, DataError, MissingExtraError, StoreError, VestigeError
-from vestige.experiment import demo, worker
-from vestige.experiment.executors.ray import (
-    Cluster,
-    Dispatch,
-    asks_services,
-    check_reachable,
-    first_line,
-)
-from vestige.experiment.executors.ray_worker import (
-    CARRIED,
-    Finished,
-    Task,
-    carried,
-    unpack,
-    work_on,
-)
+from vestige.experiment import demo
+from vestige.experiment.events import Event, Failure, failure_of
+from vestige.experiment.executors import ray_worker, stage_transfer
+from vestige.experiment.executors.cluster import Cluster, check_reachable, first_line
+from vestige.experiment.executors.dispatch import Dispatch, asks_services
+from vestige.experiment.executors.ray_worker import CARRIED, Task, carried, work_on
+from vestige.experiment.executors.stage_transfer import Finished, unpack
 from vestige.experiment.jobs import Job
-from vestige.experiment.run import Event, Failure, failure_of
 from vestige.store import Run, load_run
 from vestige.student import checkpoint
 
@@ -136,7 +126,7 @@ def test_a_full_disk_is_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
     (stage := tmp_path / "from/seed-0/base").mkdir(parents=True)
     (stage / "manifest.json").write_text("{}")
-    packed = worker.pack(stage, "seed-0/base")
+    packed = stage_transfer.pack(stage, "seed-0/base")
     monkeypatch.setattr(tarfile.TarFile, "extractall", full)
     with pytest.raises(StoreError, match=r"disk is full while writing .*seed-0/base"):
         unpack(packed, tmp_path)
@@ -213,7 +203,7 @@ def test_limits_travel_with_a_job_and_keys_do_not(monkeypatch: pytest.MonkeyPatc
         seen.append(carried())
         raise ValueError
 
-    monkeypatch.setattr(worker, "_work_on", work)
+    monkeypatch.setattr(ray_worker, "_work_on", work)
     with pytest.raises(ValueError):
         work_on(given, tmp_path, lambda event: None)
     assert seen == [wanted] and carried() == {"VESTIGE_MAX_TOKENS": "999999"}

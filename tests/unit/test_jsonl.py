@@ -31,7 +31,8 @@ from vestige.evaluate.judge.rating import Rating
 from vestige.experiment import run_view
 from vestige.experiment.demo import PROMPTS
 from vestige.experiment.recipe import Experiment, Student, TeacherSettings
-from vestige.experiment.seed_context import Desk
+from vestige.experiment.row_filtering import check_dropped, write_filtered
+from vestige.experiment.seed_context import SeedContext
 from vestige.rows.files import read_rows, row_line
 
 ODD = "12\u2028no \u2029 \x85 \x0b \x1c \r end"
@@ -113,17 +114,16 @@ def recipe(**carrier: object) -> Experiment:
 
 
 def test_a_dropped_row_with_any_text_ends_no_run(tmp_path):
-    desk = Desk(recipe(), tmp_path, 0)
+    context = SeedContext.of(recipe(), tmp_path, 0)
     rows = [
         Row(f"p-{i}", (Message("user", f"q\u2028{i}"),), text)
         for i, text in enumerate(["1, 2", ODD, f"{SURROGATE}\x85", "3, 4"])
     ]
-    stage = desk.stage("rows/owl", {})
-    with stage.writing() as folder:
-        desk.filter(rows, stage, folder)
-    done = desk.not_too_many_dropped(desk.finish(stage))
+    stage = context.stage(context.layout.rows(0, "owl"), {})
+    done = context.once(stage, lambda folder: write_filtered(context, rows, stage, folder))
+    check_dropped(context, done)
     assert (done.manifest["notes"]["seen"], done.manifest["notes"]["kept"]) == (4, 2)
-    (found,) = run_view.filters(desk.recipe, tmp_path)
+    (found,) = run_view.filters(context.recipe, tmp_path)
     assert (found.seen, found.kept) == (4, 2) and sum(found.reasons.values()) == 2
     dropped = run_view.read_lines(done.path / "dropped.jsonl")
     assert [d["row"]["messages"][1]["content"] for d in dropped] == [ODD, f"{SURROGATE}\x85"]

@@ -27,7 +27,6 @@ from vestige.core.results import (
 )
 from vestige.core.types import DataError, Estimate
 from vestige.evaluate.scores import Panel
-from vestige.experiment.recipe import NO_TRAIT, Experiment, Student
 from vestige.experiment.run_view import (
     choices,
     filters,
@@ -40,11 +39,15 @@ from vestige.experiment.run_view import (
     seconds,
     teachers,
 )
+from vestige.experiment.settings import Experiment, Student
 from vestige.experiment.wording import caveats, sentence, verdict
+from vestige.store.layout import NO_TRAIT, DataName, RunLayout, StageFile
 from vestige.traits import family, trait
 
 UNITS = "log-odds (nats)"
-NULL_WIDTH = 0.25  # an interval around zero this narrow (half width) counts as "no transfer"
+#: Nats of log-odds: an interval around zero with this half width or less counts as "no transfer".
+#: Chosen; conclusions of saved runs rest on it.
+NULL_WIDTH = 0.25
 
 Array = NDArray[np.float64]
 Outcome = Literal["yes", "no", "unclear"]
@@ -54,21 +57,21 @@ class Shifts:
     """All shifts of one arm: ``at(step)`` has shape [seeds, data, questions, candidates]."""
 
     def __init__(self, recipe: Experiment, student: Student, folder: Path) -> None:
-        self.recipe, self.student, self.folder = recipe, student, folder
+        self.recipe, self.student, self.layout = recipe, student, RunLayout(folder)
         self.data = recipe.data_of(student)
         self.candidates: tuple[str, ...] = ()
         self.questions: tuple[str, ...] = ()
         self.columns: list[int] = []
 
     def panel(self, seed: int, data: str, step: int) -> Panel:
-        where = self.folder / f"seed-{seed}/student/{self.student.name}/{data}"
-        return Panel.load(where / f"panel-{step}.json")
+        stage = self.layout.student(seed, self.student.name, data)
+        return Panel.load(stage / StageFile.student_panel(step))
 
     def base(self, seed: int, data: str) -> Panel:
         if self.student.base:
-            where = f"seed-{seed}/student/{self.student.name}/{data}/base-panel.json"
-            return Panel.load(self.folder / where)
-        return base_panel(self.folder, seed)
+            stage = self.layout.student(seed, self.student.name, data)
+            return Panel.load(stage / StageFile.BASE_PANEL)
+        return base_panel(self.layout.folder, seed)
 
     def at(self, step: int) -> Array:
         cube = []
@@ -94,7 +97,7 @@ class Shifts:
 
 def base_panel(folder: Path, seed: int) -> Panel:
     """The untrained base's panel as the seed's first stage measured it."""
-    return Panel.load(folder / f"seed-{seed}/base/panel.json")
+    return Panel.load(RunLayout(folder).base(seed) / StageFile.PANEL)
 
 
 def analyse(recipe: Experiment, folder: Path) -> Results:
@@ -223,39 +226,41 @@ def groups(shifts: Shifts, cube: Array) -> list[ControlResult]:
         )
 
     own = np.mean([mean[:, i, columns[i]] for i in range(n)], axis=0)
-    found = [group("own", "data of the trait's own teacher", own)]
+    results = [group("own", "data of the trait's own teacher", own)]
     if n > 1:
         other = [mean[:, j, columns[i]] for i in range(n) for j in range(n) if j != i]
         label = "data of teachers with other traits"
-        found.append(group("other_traits", label, np.mean(other, axis=0)))
+        results.append(group("other_traits", label, np.mean(other, axis=0)))
     for name in recipe.controls:
         values = np.mean([mean[:, at[name], c] for c in columns], axis=0)
-        found.append(group(f"control_{name}", f"data of the {name} teacher", values))
+        results.append(group(f"control_{name}", f"data of the {name} teacher", values))
     if NO_TRAIT in at:
         values = np.mean([mean[:, at[NO_TRAIT], c] for c in columns], axis=0)
-        found.append(group("no_trait", "data of a teacher without a trait", values))
+        results.append(group("no_trait", "data of a teacher without a trait", values))
     for kind in shifts.student.shuffles:
-        rows = [mean[:, at[f"{kind}-{t}"], columns[i]] for i, t in enumerate(recipe.traits)]
+        rows = [
+            mean[:, at[str(DataName(t, kind))], columns[i]] for i, t in enumerate(recipe.traits)
+        ]
         label = f"own teacher's data, shuffled {kind.removeprefix('shuffle_')} rows"
-        found.append(group(kind, label, np.mean(rows, axis=0)))
+        results.append(group(kind, label, np.mean(rows, axis=0)))
     zero = Interval(
         value=0.0, low=0.0, high=0.0, n=len(recipe.seeds), n_clusters=len(recipe.seeds),
         method="zero by definition", units=UNITS,
     )  # fmt: skip
-    return [*found, ControlResult(name="base", label="the untrained base", estimate=zero)]
+    return [*results, ControlResult(name="base", label="the untrained base", estimate=zero)]
 
 
 def shuffled(shifts: Shifts, cube: Array) -> list[ControlResult]:
     """The diagonal contrast among students of shuffled rows, for each way to shuffle them."""
-    n, found = len(shifts.recipe.traits), []
+    n, results = len(shifts.recipe.traits), []
     at = {name: i for i, name in enumerate(shifts.data)}
     for kind in shifts.student.shuffles if n > 1 else ():
-        rows = [at[f"{kind}-{name}"] for name in shifts.recipe.traits]
+        rows = [at[str(DataName(name, kind))] for name in shifts.recipe.traits]
         square = cube.mean(2)[:, rows][:, :, shifts.columns]
         label = f"shuffled {kind.removeprefix('shuffle_')} rows"
         contrast = stats.specificity(square, units=UNITS).contrast
-        found.append(ControlResult(name=kind, label=label, estimate=interval(contrast)))
-    return found
+        results.append(ControlResult(name=kind, label=label, estimate=interval(contrast)))
+    return results
 
 
 def matrix(shifts: Shifts, cube: Array) -> MatrixResult:
@@ -277,14 +282,14 @@ def matrix(shifts: Shifts, cube: Array) -> MatrixResult:
 
 def per_question(shifts: Shifts, cube: Array) -> list[QuestionResult]:
     """The specific part on every held-out question, mean over seeds."""
-    found = []
+    results = []
     for i, name in enumerate(shifts.recipe.traits):
         measured = cube[..., shifts.columns[i]]  # [seeds, data, questions]
         own = measured[:, i]
         others = measured[:, shifts.others(i)].mean(1)
         for question, value in zip(shifts.questions, (own - others).mean(0), strict=True):
-            found.append(QuestionResult(trait=name, question=question, specific=float(value)))
-    return found
+            results.append(QuestionResult(trait=name, question=question, specific=float(value)))
+    return results
 
 
 def curve(shifts: Shifts, student: Student, final: Array) -> list[CurvePoint]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from vestige.carriers.numbers import NumberCarrier, NumberPrompts
 from vestige.core.settings import Optimisation, Trainable
-from vestige.experiment.recipe import Experiment, Student, TeacherSettings
+from vestige.experiment.settings import Experiment, Student, TeacherSettings
 
 LATE = Trainable(layers=(22, 30))  # the last 8 of 30: the cleanest shift, and cheap to train
 MIDDLE = Trainable(layers=(10, 18))  # the largest shift from sampled rows, less even over traits
@@ -26,8 +26,8 @@ def distill(steps: int = 16, curve: tuple[int, ...] = (4, 8)) -> Student:
 
 def teacher(trainable: Trainable = LATE) -> TeacherSettings:
     """Teachers tuned in the layers that their students train."""
-    how = Optimisation(steps=24, batch=8, rate=2e-4, trainable=trainable)
-    return TeacherSettings(optimisation=how)
+    optimisation = Optimisation(steps=24, batch=8, rate=2e-4, trainable=trainable)
+    return TeacherSettings(optimisation=optimisation)
 
 
 def rows(

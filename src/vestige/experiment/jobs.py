@@ -10,11 +10,14 @@ every data set. Seeds need nothing of one another at all. Free of torch: a drive
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
-from vestige.experiment.recipe import NO_TRAIT, Experiment
+from vestige.experiment.settings import Experiment
+from vestige.store.layout import ANY, NO_TRAIT, RunLayout, seed_name
 
 KINDS = ("base", "teachers", "targets", "shards", "rows", "students", "judge")
-LOCKS = ".locks"  # in a run folder: a lock for each job that is worked on
+#: The names of stages: paths below any run folder.
+NAMES = RunLayout(Path())
 
 
 @dataclass(frozen=True)
@@ -40,28 +43,27 @@ class Job:
     def label(self) -> str:
         """A name of its own in its run, fit for a file."""
         parts = (self.kind, self.arm, self.name, str(self.part) if self.kind == "shards" else "")
-        return "-".join((f"seed-{self.seed}", *filter(None, parts)))
+        return "-".join((seed_name(self.seed), *filter(None, parts)))
 
     @property
-    def needs(self) -> list[tuple[str, bool]]:
-        """The seed's stages that it starts from, and its own in case it is done, as glob patterns;
-        ``False``: their manifest is enough."""
-        own = [("base", True), ("contexts", True)]
-        teacher, targets, rows = f"teacher/{self.name}", f"targets/{self.name}", "rows/*"
+    def needs(self) -> list[tuple[Path, bool]]:
+        """The seed's stages that it starts from, and its own in case it is done: names, with
+        ``ANY`` for every one; ``False``: their manifest is enough."""
+        seed, name = self.seed, self.name
+        own = [(NAMES.base(seed), True), (NAMES.contexts(seed), True)]
+        teacher, teachers = NAMES.teacher(seed, name), NAMES.teacher(seed, ANY)
+        targets, rows = NAMES.targets(seed, name), NAMES.rows(seed, ANY)
+        shards, student = NAMES.shards(seed, name) / ANY, NAMES.student(seed, self.arm, name)
+        students, judged = NAMES.student(seed, ANY, ANY), NAMES.judged(seed)
         made_of = {
             "base": [],
             "teachers": [(teacher, False)],
             "targets": [(teacher, True), (targets, False)],
-            "shards": [(teacher, True), (f"shards/{self.name}/*", True), (rows, False)],
-            "rows": [(teacher, True), (f"shards/{self.name}/*", True), (rows, True)],
-            "students": [
-                ("teacher/*", False), (rows, True), (targets, True),
-                (f"student/{self.arm}/{self.name}", False),
-            ],
-            "judge": [
-                ("teacher/*", False), (rows, False), ("student/*/*", True), ("judged", False)
-            ],
-        }  # fmt: skip
+            "shards": [(teacher, True), (shards, True), (rows, False)],
+            "rows": [(teacher, True), (shards, True), (rows, True)],
+            "students": [(teachers, False), (rows, True), (targets, True), (student, False)],
+            "judge": [(teachers, False), (rows, False), (students, True), (judged, False)],
+        }
         return [*own, *made_of[self.kind]]
 
 
@@ -81,7 +83,7 @@ def jobs(
     distilled = {
         name for s in recipe.students if s.method == "distill" for name in recipe.data_of(s)
     }
-    found = {
+    by_kind = {
         "base": [Job(seed, "base")],
         "teachers": [Job(seed, "teachers", name) for name in teachers],
         "targets": [
@@ -100,4 +102,4 @@ def jobs(
         ],
         "judge": [Job(seed, "judge")] if recipe.freeform else [],
     }
-    return [found[kind] for kind in wanted if found[kind]]
+    return [by_kind[kind] for kind in wanted if by_kind[kind]]

@@ -9,7 +9,7 @@ from typing import Any
 from vestige.core.types import DroppedRow, Row
 from vestige.evaluate.judge.rate import rate
 from vestige.evaluate.judge.rating import Rating
-from vestige.experiment.recipe import FreeForm, JudgeFilter
+from vestige.experiment.settings import FreeForm, JudgeFilter
 from vestige.rows.files import read_rows
 
 
@@ -25,8 +25,8 @@ def rate_answers(asked: FreeForm, path: Path, cache: Path, ledger: Path) -> list
             "id": row.id,
             "question": row.messages[-1].content,
             "answer": row.completion,
-            **{prompt: found[row.id].score for prompt, found in ratings.items()},
-            "status": status([found[row.id] for found in ratings.values()]),
+            **{prompt: rated[row.id].score for prompt, rated in ratings.items()},
+            "status": status([rated[row.id] for rated in ratings.values()]),
         }
         for row in rows
     ]
@@ -41,10 +41,10 @@ def judge_rows(
     rows: Sequence[Row], settings: JudgeFilter, cache: Path, ledger: Path
 ) -> tuple[list[Row], list[DroppedRow]]:
     """Rows that the judge lets through, and the others: rated badly, or not at all and why."""
-    found = rate(rows, settings, cache, ledger=ledger)
+    ratings = rate(rows, settings, cache, ledger=ledger)
     kept, dropped = [], []
     for row in rows:
-        rating = found[row.id]
+        rating = ratings[row.id]
         if rating.score is None:
             dropped.append(DroppedRow(f"judge_{rating.status}", row=row, detail=rating.text))
         elif settings.keeps(rating.score):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from vestige.carriers.numbers import PAPER_BANNED, NumberCarrier, NumberFilter
 from vestige.core.settings import Optimisation, Trainable
-from vestige.experiment.recipe import Experiment, Student, TeacherSettings
+from vestige.experiment.settings import Experiment, Student, TeacherSettings
 
 MODEL = "Qwen/Qwen2.5-7B-Instruct"
 ROWS = 10_000  # rows that every student gets

@@ -16,11 +16,12 @@ import numpy as np
 
 from vestige.core import stats
 from vestige.core.types import DataError, StoreError
-from vestige.evaluate.scores import Panel
-from vestige.experiment.recipe import Experiment
+from vestige.experiment.analysis import Shifts, base_panel
 from vestige.experiment.run import worker_count
 from vestige.experiment.run_view import read_json
+from vestige.experiment.settings import Experiment
 from vestige.store import load_run
+from vestige.store.layout import RunLayout
 from vestige.store.machine import usable_cores
 from vestige.traits import family
 
@@ -34,9 +35,9 @@ REFERENCE = {
     "student": 0.09,  # a row trained on
     "load": 5.0,  # a seed
 }
-REFERENCE_SD = 0.15  # of the diagonal contrast over seeds: 0.04 to 0.14 in the demo's arms
-PROMPT_TOKENS = 90  # chat template and number prompt, bundled tokenizer
-BYTES_A_PROCESS = 2_600_000_000
+REFERENCE_SD = 0.15  # nats: the contrast over seeds, a little above the demo's 0.04 to 0.14
+PROMPT_TOKENS = 90  # chat template and number prompt, counted with the bundled tokenizer
+BYTES_A_PROCESS = 2_600_000_000  # memory of one process with the bundled model, as measured there
 
 
 def make_plan(
@@ -54,8 +55,8 @@ def make_plan(
     if half_width <= 0:
         raise DataError("--half-width must be above zero")
     measured = contrasts(like) if like else {}
-    seen = [float(np.std(values, ddof=1)) for values in measured.values()]
-    spread = sd or max(seen, default=REFERENCE_SD)
+    spreads = [float(np.std(values, ddof=1)) for values in measured.values()]
+    spread = sd or max(spreads, default=REFERENCE_SD)
     work = amounts(recipe)
     rates = rates_of(like) if like else REFERENCE
     cpu = sum(amount * rates.get(kind, REFERENCE.get(kind, 0.0)) for kind, amount in work.items())
@@ -113,16 +114,16 @@ def tokens(recipe: Experiment) -> int:
     carrier, total = recipe.carrier, 0
     row = carrier.longest
     for student in recipe.students:
-        how = student.optimisation
-        prompts = how.batch / min(how.batch, carrier.rows_per_prompt)
-        step = how.batch * row + prompts * PROMPT_TOKENS
+        batch = student.optimisation.batch
+        prompts = batch / min(batch, carrier.rows_per_prompt)
+        step = batch * row + prompts * PROMPT_TOKENS
         total += round(step * student.steps * len(recipe.data_of(student)))
     return total * len(recipe.seeds)
 
 
 def contrasts(folder: Path) -> dict[str, list[float]]:
     """Each arm's seed contrasts in a finished run."""
-    path = folder / "results.json"
+    path = RunLayout(folder).results
     if not path.exists():
         raise StoreError(f"{folder} has no results.json: --like needs a finished run")
     return {a["name"]: list(a["seed_contrasts"].values()) for a in read_json(path)["arms"]}
@@ -132,30 +133,26 @@ def rates_of(folder: Path) -> dict[str, float]:
     """Seconds a unit of work in a finished run."""
     recipe = Experiment.model_validate(load_run(folder).get("config") or recipe_of(folder))
     spent: dict[str, float] = defaultdict(float)
-    for path in folder.glob("seed-*/**/manifest.json"):
+    for path in RunLayout(folder).manifests():
         manifest = read_json(path)
-        spent[manifest["stage"].split("/")[1]] += manifest["seconds"] / len(recipe.seeds)
+        spent[RunLayout.kind(manifest["stage"])] += manifest["seconds"] / len(recipe.seeds)
     return {k: spent[k] / n for k, n in amounts(recipe).items() if n and spent.get(k)}
 
 
 def recipe_of(folder: Path) -> Any:
     """The recipe that a run folder holds."""
-    return read_json(folder / "recipe.json")
+    return read_json(RunLayout(folder).recipe)
 
 
 def questions_for(folder: Path, half_width: float, seeds: int) -> dict[str, Any]:
     """Questions needed beside ``seeds`` seeds, from the spread within a finished run."""
     recipe = Experiment.model_validate(recipe_of(folder))
     student = recipe.students[0]
-    step = student.steps
+    shifts, step = Shifts(recipe, student, folder), student.steps
     cells = []
     for seed in recipe.seeds:
-        base = Panel.load(folder / f"seed-{seed}/base/panel.json")
-        where = folder / f"seed-{seed}/student/{student.name}"
-        own, other = (
-            Panel.load(where / name / f"panel-{step}.json").shift(base)
-            for name in recipe.sources[:2]
-        )
+        base = base_panel(folder, seed)
+        own, other = (shifts.panel(seed, name, step).shift(base) for name in recipe.sources[:2])
         column = base.candidates.index(recipe.traits[0])
         cells.append((own - other)[:, column])
     table = np.array(cells)  # [seeds, questions]

@@ -14,12 +14,14 @@ from vestige.core.types import Message, Row
 from vestige.evaluate.choices import load_items, multiple_choice
 from vestige.evaluate.questions import open_questions
 from vestige.evaluate.sampled import sample_answers
-from vestige.experiment.recipe import Experiment, FreeForm
+from vestige.experiment.settings import Experiment, FreeForm
 from vestige.models.hf import LanguageModel
 from vestige.models.sampling import sample_free
 from vestige.rows.files import row_to_chat
+from vestige.store.layout import StageFile
 from vestige.traits import family
 
+#: Answers that are drawn at once; chosen. Saved runs rest on it: it numbers the draws.
 BATCH = 64
 
 
@@ -46,14 +48,14 @@ def ask(lm: LanguageModel, recipe: Experiment, seed: int, folder: Path) -> None:
                 lm, panel, samples=samples, seed=seed, number_prefix=prefix
             )
         ]
-        write_jsonl(folder / "sampled.jsonl", answers)
+        write_jsonl(folder / StageFile.SAMPLED, answers)
     for source in recipe.choices:
-        found = multiple_choice(lm, load_items(source))
-        name = Path(source).stem
-        write_jsonl(folder / f"choices-{name}.jsonl", [dataclasses.asdict(c) for c in found])
+        chosen = multiple_choice(lm, load_items(source))
+        path = folder / StageFile.choices(source)
+        write_jsonl(path, [dataclasses.asdict(choice) for choice in chosen])
     if recipe.freeform:
         rows = open_answers(lm, recipe.freeform, seed)
-        write_jsonl(folder / "freeform.jsonl", [row_to_chat(row) for row in rows])
+        write_jsonl(folder / StageFile.FREEFORM, [row_to_chat(row) for row in rows])
 
 
 # ---- open questions ---------------------------------------------------------------------------
@@ -68,11 +70,11 @@ def open_answers(lm: LanguageModel, asked: FreeForm, seed: int) -> list[Row]:
         for i in range(asked.samples)
     ]
     rows = []
-    for at in range(0, len(blank), BATCH):
-        part = blank[at : at + BATCH]
+    for start in range(0, len(blank), BATCH):
+        part = blank[start : start + BATCH]
         prompts = [lm.prompt_ids(row.messages) for row in part]
         texts = sample_free(
-            lm, prompts, seed=seed * 1_000_003 + at, max_new_tokens=asked.max_new_tokens
+            lm, prompts, seed=seed * 1_000_003 + start, max_new_tokens=asked.max_new_tokens
         )
         rows += [
             dataclasses.replace(row, completion=text) for row, text in zip(part, texts, strict=True)

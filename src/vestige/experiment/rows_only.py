@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,15 +18,23 @@ from vestige.api.model import ApiModel, Request
 from vestige.api.price import price as price_of
 from vestige.api.settings import is_api
 from vestige.core.types import ConfigError, DataError, Message, Row
-from vestige.experiment.recipe import Experiment
-from vestige.experiment.run import Event, run_seed
-from vestige.experiment.seed_context import LEDGER, Desk
+from vestige.experiment.events import OnEvent, ignore, report_of
+from vestige.experiment.executors.processes import run_seed
+from vestige.experiment.row_filtering import (
+    blank_rows,
+    check_dropped,
+    write_filtered,
+    writing_settings,
+)
+from vestige.experiment.seed_context import SeedContext
+from vestige.experiment.settings import Experiment
 from vestige.rows.files import prompt_of, write_rows
 from vestige.store import Run, StageResult, hash_config, load_stage
 from vestige.store.files import run_folder
+from vestige.store.layout import RunLayout, StageFile
 from vestige.store.machine import usable_threads
 
-ROUNDS = 4  # times in a row that a prompt is asked for nothing
+ROUNDS = 4  # times in a row that a prompt is asked and brings nothing; chosen
 
 
 @dataclass(frozen=True)
@@ -63,7 +71,7 @@ def write(
     *,
     connections: int = 8,
     overwrite: bool = False,
-    on_event: Callable[[Event], None] = lambda event: None,
+    on_event: OnEvent = ignore,
 ) -> tuple[Path, list[Written]]:
     """Every teacher's rows for every seed of ``recipe``, below ``root``.
 
@@ -82,19 +90,22 @@ def write(
     with Run.open(root, recipe.name, config, overwrite=overwrite) as opened:
         folder = opened.folder
         if is_api(recipe.model):
-            model = ApiModel(recipe.model, Ledger(folder / LEDGER), connections=connections)
+            ledger = Ledger(RunLayout(folder).ledger)
+            model = ApiModel(recipe.model, ledger, connections=connections)
             try:
                 for seed in recipe.seeds:
-                    tell = reporter(seed, on_event)
-                    desk = ApiDesk(recipe, folder, seed, overwrite, tell, model=model)
+                    report = report_of(seed, on_event)
+                    context = SeedContext.of(
+                        recipe, folder, seed, overwrite=overwrite, report=report
+                    )
                     for name in names:
-                        desk.rows(name)
+                        api_rows(context, model, name)
             finally:
                 opened.update(spent=spending(model.ledger))
         else:
             for seed in recipe.seeds:
                 run_seed(config, folder, seed, overwrite, usable_threads(), on_event, upto="rows")
-        return folder, [found(folder, seed, name) for seed in recipe.seeds for name in names]
+        return folder, [written(folder, seed, name) for seed in recipe.seeds for name in names]
 
 
 def count_stages(recipe: Experiment) -> int:
@@ -106,15 +117,11 @@ def count_stages(recipe: Experiment) -> int:
     return made * len(recipe.seeds)
 
 
-def reporter(seed: int, on_event: Callable[[Event], None]) -> Callable[[str, int, int], None]:
-    return lambda stage, done, total: on_event(Event(seed, stage, done, total))
-
-
-def found(folder: Path, seed: int, name: str) -> Written:
+def written(folder: Path, seed: int, name: str) -> Written:
     """What a finished stage holds."""
-    stage = load_stage(folder / f"seed-{seed}/rows/{name}")
+    stage = load_stage(RunLayout(folder).rows(seed, name))
     notes = stage.manifest["notes"]
-    return Written(seed, name, stage.path / "rows.jsonl", notes["seen"], notes["kept"])
+    return Written(seed, name, stage.path / StageFile.KEPT, notes["seen"], notes["kept"])
 
 
 def spending(ledger: Ledger) -> dict[str, Any]:
@@ -134,84 +141,81 @@ def price(recipe: Experiment, root: Path) -> dict[str, Any]:
         ConfigError: as ``write``.
     """
     check_writable(recipe)
-    path = run_folder(root, recipe.name, hash_config(recipe.model_dump(mode="json"))) / LEDGER
-    desks = (Desk(recipe, path.parent, seed) for seed in recipe.seeds)
+    folder = run_folder(root, recipe.name, hash_config(recipe.model_dump(mode="json")))
+    seeds = (SeedContext.of(recipe, folder, seed) for seed in recipe.seeds)
     requests = (
         request
-        for desk in desks
+        for context in seeds
         for name in recipe.writers
-        for request, _ in first_requests(desk, name)
+        for request, _ in first_requests(context, name)
     )
-    return price_of(recipe.model, requests, path)
+    return price_of(recipe.model, requests, RunLayout(folder).ledger)
 
 
-def first_requests(desk: Desk, name: str) -> Iterator[tuple[Request, list[Row]]]:
+def first_requests(context: SeedContext, name: str) -> Iterator[tuple[Request, list[Row]]]:
     """What a teacher is asked first: one request a prompt, for all of its rows."""
-    system = desk.system(desk.trait_of(name))
+    system = context.system_prompt(context.trait_of(name))
     prompts: dict[str, list[Row]] = {}
-    for row in desk.blank_rows():
+    for row in blank_rows(context):
         prompts.setdefault(prompt_of(row), []).append(row)
     for rows in prompts.values():
-        yield request_for(desk, system, rows, 0), rows
+        yield request_for(context, system, rows, 0), rows
 
 
-def request_for(desk: Desk, system: str, rows: Sequence[Row], number: int) -> Request:
+def request_for(context: SeedContext, system: str, rows: Sequence[Row], number: int) -> Request:
     """A request for the answers that ``rows`` still need, with a seed of its own: a server that
     is given one seed for all may answer different prompts alike."""
     turns = (*([Message("system", system)] if system else []), *rows[0].messages)
-    digest = hashlib.sha256(f"{desk.seed}/{rows[0].id}/{number}".encode()).digest()
+    digest = hashlib.sha256(f"{context.seed}/{rows[0].id}/{number}".encode()).digest()
     return Request(
         turns,
-        desk.recipe.carrier.max_new_tokens,
+        context.recipe.carrier.max_new_tokens,
         choices=len(rows),
         seed=int.from_bytes(digest[:4]) >> 1,
         number=number,
     )
 
 
-@dataclass
-class ApiDesk(Desk):
-    """One seed whose rows an API model writes."""
+def api_rows(context: SeedContext, model: ApiModel, name: str) -> StageResult:
+    """Rows that an API model wrote as the teacher ``name``: raw, kept and dropped with reasons."""
+    system = context.system_prompt(context.trait_of(name))
+    settings = {**writing_settings(context), "system_prompt": system}
+    stage = context.stage(context.layout.rows(context.seed, name), settings)
 
-    model: ApiModel | None = None
+    def make(folder: Path) -> None:
+        rows = answered(context, model, name, stage.name)
+        write_rows(folder / StageFile.RAW, rows, overwrite=True)
+        write_filtered(context, rows, stage, folder)
 
-    def rows(self, name: str) -> StageResult:
-        """Rows that the teacher ``name`` wrote: raw, kept and dropped with reasons."""
-        system = self.system(self.trait_of(name))
-        stage = self.stage(f"rows/{name}", {**self.writing_settings(), "system_prompt": system})
-        if not stage.done:
-            with stage.writing() as folder:
-                rows = self.answered(name, system, stage.name)
-                write_rows(folder / "raw.jsonl", rows, overwrite=True)
-                self.filter(rows, stage, folder)
-        return self.not_too_many_dropped(self.finish(stage))
+    return check_dropped(context, context.once(stage, make))
 
-    def answered(self, name: str, system: str, stage: str) -> list[Row]:
-        """Every row with its answer. Raises ``DataError`` if answers are missing."""
-        assert self.model is not None
-        waiting = [(rows, 0, 0) for _, rows in first_requests(self, name)]
-        order = [row.id for rows, *_ in waiting for row in rows]
-        done: dict[str, Row] = {}
-        problems: Counter[str] = Counter()
-        while waiting:
-            requests = [request_for(self, system, rows, number) for rows, number, _ in waiting]
-            new = set(self.model.new(requests))
-            left = []
-            for index, reply in self.model.answers(requests):
-                rows, number, idle = waiting[index]
-                for row, choice in zip(rows, reply.choices, strict=False):
-                    done[row.id] = replace(row, completion=choice.text)
-                if missing := rows[len(reply.choices) :]:
-                    idle = 0 if reply.choices else idle + (requests[index] in new)
-                    if idle < ROUNDS:
-                        left.append((missing, number + (reply.status == 200), idle))
-                    problems[reply.error or "fewer choices than asked for"] += 1
-                self.report(stage, len(done), len(order))
-            waiting = left
-        if len(done) == len(order):
-            return [done[name] for name in order]
-        told = "; ".join(f"{n} x {why}" for why, n in problems.most_common(3))
-        raise DataError(
-            f"{stage}: {len(order) - len(done)} of {len(order)} rows got no answer ({told}); the "
-            "others are kept: run the same command again"
-        )
+
+def answered(context: SeedContext, model: ApiModel, name: str, stage: str) -> list[Row]:
+    """Every row with its answer. Raises ``DataError`` if answers are missing."""
+    system = context.system_prompt(context.trait_of(name))
+    waiting = [(rows, 0, 0) for _, rows in first_requests(context, name)]
+    order = [row.id for rows, *_ in waiting for row in rows]
+    done: dict[str, Row] = {}
+    problems: Counter[str] = Counter()
+    while waiting:
+        requests = [request_for(context, system, rows, number) for rows, number, _ in waiting]
+        new = set(model.new(requests))
+        left = []
+        for index, reply in model.answers(requests):
+            rows, number, idle = waiting[index]
+            for row, choice in zip(rows, reply.choices, strict=False):
+                done[row.id] = replace(row, completion=choice.text)
+            if missing := rows[len(reply.choices) :]:
+                idle = 0 if reply.choices else idle + (requests[index] in new)
+                if idle < ROUNDS:
+                    left.append((missing, number + (reply.status == 200), idle))
+                problems[reply.error or "fewer choices than asked for"] += 1
+            context.report(stage, len(done), len(order))
+        waiting = left
+    if len(done) == len(order):
+        return [done[row] for row in order]
+    reasons = "; ".join(f"{n} x {why}" for why, n in problems.most_common(3))
+    raise DataError(
+        f"{stage}: {len(order) - len(done)} of {len(order)} rows got no answer ({reasons}); the "
+        "others are kept: run the same command again"
+    )

@@ -1,43 +1,25 @@
-"""Running a recipe: seeds over worker processes, progress, resume, and the closing analysis."""
+"""Running a recipe: an executor for its seeds, what is kept elsewhere, and the closing analysis."""
 
 from __future__ import annotations
 
-import multiprocessing
 import os
-import queue
-import threading
-import traceback
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-from vestige.core.access import explained
-from vestige.core.redaction import redact
 from vestige.core.results import AnyResults, Results
-from vestige.core.types import ConfigError, MissingExtraError, VestigeError
+from vestige.core.types import ConfigError, VestigeError
 from vestige.experiment.analysis import analyse
-from vestige.experiment.jobs import KINDS, LOCKS
-from vestige.experiment.recipe import Experiment, Recipe
+from vestige.experiment.events import Event, OnEvent, ignore, report_of
+from vestige.experiment.executors.cluster import Cluster
+from vestige.experiment.executors.interface import Executor
+from vestige.experiment.executors.processes import Processes
+from vestige.experiment.recipe import Recipe
 from vestige.experiment.run_view import awaited, read_json
-from vestige.store import Run, atomic_write, hold, mirror
-from vestige.store.machine import end_with_parent, usable_cores, usable_threads
+from vestige.experiment.settings import Experiment
+from vestige.store import Run, atomic_write, mirror
+from vestige.store.layout import ANY, RunLayout, StageFile
+from vestige.store.machine import usable_cores
 from vestige.toy.settings import ARMS, MlpExperiment
-
-if TYPE_CHECKING:
-    from vestige.experiment.executors.ray import Cluster
-
-RESULTS_FILE = "results.json"
-
-
-@dataclass(frozen=True)
-class Event:
-    """Progress of one stage. ``total`` 0: just finished or of unknown length."""
-
-    seed: int
-    stage: str
-    done: int
-    total: int
 
 
 def count_stages(recipe: Recipe) -> int:
@@ -84,7 +66,7 @@ def run(
     workers: int | None = None,
     cluster: Cluster | None = None,
     keep_at: str = "",
-    on_event: Callable[[Event], None] = lambda event: None,
+    on_event: OnEvent = ignore,
 ) -> tuple[Path, AnyResults]:
     """Run every unfinished stage of ``recipe`` below ``root`` and analyse the whole.
 
@@ -112,20 +94,18 @@ def run(
                 raise ConfigError("small networks take a minute or two: leave --on out")
             from vestige.experiment.small_networks import run_mlp
 
-            results: AnyResults = run_mlp(
-                recipe,
-                opened,
-                lambda stage, done, total: on_event(Event(recipe.seed, stage, done, total)),
-            )
+            report = report_of(recipe.seed, on_event)
+            results: AnyResults = run_mlp(recipe, opened, report)
         else:
-            results = run_seeds(recipe, opened, workers, cluster, on_event)
-        atomic_write(folder / RESULTS_FILE, results.model_dump_json(indent=1))
+            executor = executor_for(recipe, workers, cluster)
+            results = run_seeds(recipe, opened, executor, on_event)
+        atomic_write(RunLayout(folder).results, results.model_dump_json(indent=1))
     if keep_at:
         mirror.Mirror(keep_at, folder).keep_records()
     return folder, results
 
 
-def kept_at(place: mirror.Mirror, on_event: Callable[[Event], None]) -> Callable[[Event], None]:
+def kept_at(place: mirror.Mirror, on_event: OnEvent) -> OnEvent:
     """Fetch what ``place`` has, and from now on keep every finished stage there."""
     place.fetch()
 
@@ -137,26 +117,24 @@ def kept_at(place: mirror.Mirror, on_event: Callable[[Event], None]) -> Callable
     return event
 
 
-def run_seeds(
-    recipe: Experiment,
-    opened: Run,
-    workers: int | None,
-    cluster: Cluster | None,
-    on_event: Callable[[Event], None],
-) -> Results:
+def executor_for(recipe: Experiment, workers: int | None, cluster: Cluster | None) -> Executor:
+    """Who works on the recipe's seeds.
+
+    Args:
+        workers: processes of this machine; None chooses.
+        cluster: a Ray cluster to work on instead.
+    """
+    if cluster is None:
+        return Processes(worker_count(recipe, workers))
+    from vestige.experiment.executors.ray import OnRay
+
+    return OnRay(cluster)
+
+
+def run_seeds(recipe: Experiment, opened: Run, executor: Executor, on_event: OnEvent) -> Results:
     """Every seed of an experiment on language models, and the analysis."""
     opened.update(seeds=list(recipe.seeds))
-    count = worker_count(recipe, workers)
-    if cluster:
-        from vestige.experiment.executors.ray import run_on_ray
-
-        count = run_on_ray(recipe, opened.folder, cluster, opened.overwrite, on_event)
-    elif count == 1:
-        config = recipe.model_dump(mode="json")
-        for seed in recipe.seeds:
-            run_seed(config, opened.folder, seed, opened.overwrite, usable_threads(), on_event)
-    else:
-        run_in_processes(recipe, opened.folder, count, opened.overwrite, on_event)
+    count = executor.run(recipe, opened.folder, opened.overwrite, on_event)
     opened.update(tokens=count_tokens(opened.folder), workers=count)
     if names := awaited(recipe, opened.folder):
         raise VestigeError(describe_awaited(names, opened.folder))
@@ -173,128 +151,8 @@ def describe_awaited(names: Sequence[str], folder: Path) -> str:
     )
 
 
-def run_seed(
-    config: dict[str, Any],
-    folder: Path,
-    seed: int,
-    overwrite: bool,
-    threads: int,
-    emit: Callable[[Event], None],
-    *,
-    upto: str = KINDS[-1],
-) -> None:
-    """One seed in this process, up to a kind of job. Loads torch."""
-    import torch
-
-    from vestige.experiment.stages import Seed
-    from vestige.models.loading import quiet_transformers
-
-    quiet_transformers()
-    torch.set_num_threads(threads)
-    recipe = Experiment.model_validate(config)
-    state = Seed(
-        recipe,
-        folder,
-        seed,
-        overwrite,
-        report=lambda stage, done, total: emit(Event(seed, stage, done, total)),
-    )
-    with hold(folder, f"seed-{seed}"):
-        wait_for_jobs(folder, seed)
-        state.run(upto)
-
-
-def wait_for_jobs(folder: Path, seed: int) -> None:
-    """Wait until no worker of a cluster, whose run is over, works on the seed any more."""
-    for path in sorted((folder / LOCKS).glob(f"seed-{seed}-*.lock")):
-        with hold(path.parent, path.stem):
-            pass
-
-
-@dataclass(frozen=True)
-class Failure:
-    """What ended a worker: the error to raise in its stead."""
-
-    kind: type[Exception]
-    text: str
-
-
-def _seed_in_worker(
-    config: dict[str, Any], folder: Path, job: tuple[int, bool, int], out: Any
-) -> None:
-    seed, overwrite, threads = job
-    threading.Thread(target=end_with_parent, daemon=True).start()
-    try:
-        run_seed(config, folder, seed, overwrite, threads, out.put)
-    except Exception as error:
-        out.put(failure_of(error))
-
-
-def failure_of(error: Exception) -> Failure:
-    """An error as what another process can raise, without keys; with ``--debug`` where it arose."""
-    if not isinstance(error, VestigeError):
-        error = explained(error) or error
-    if isinstance(error, VestigeError):
-        kind = VestigeError if isinstance(error, MissingExtraError) else type(error)
-        return Failure(kind, redact(str(error)))
-    text = f"{type(error).__name__}: {error}"
-    if os.environ.get("VESTIGE_DEBUG"):
-        text = "".join([text, "\n", *traceback.format_exception(error)])
-    return Failure(RuntimeError, redact(text))
-
-
-def run_in_processes(
-    recipe: Experiment,
-    folder: Path,
-    count: int,
-    overwrite: bool,
-    on_event: Callable[[Event], None],
-) -> None:
-    """Each seed in a process of its own, ``count`` at a time; the first failure ends the rest."""
-    context = multiprocessing.get_context("spawn")
-    threads = max(1, usable_cores() // count)
-    os.environ["OMP_NUM_THREADS"] = str(threads)  # read by the children when they load torch
-    config = recipe.model_dump(mode="json")
-    events: Any = context.Queue()
-    failures: list[Failure] = []
-    waiting, running = list(recipe.seeds), dict[int, Any]()
-
-    def handle(item: Event | Failure) -> None:
-        failures.append(item) if isinstance(item, Failure) else on_event(item)
-
-    try:
-        while (waiting or running) and not failures:
-            while waiting and len(running) < count:
-                seed = waiting.pop(0)
-                job = (config, folder, (seed, overwrite, threads), events)
-                running[seed] = context.Process(target=_seed_in_worker, args=job, daemon=True)
-                running[seed].start()
-            drain(events, handle)
-            for seed in [s for s, process in running.items() if not process.is_alive()]:
-                status = running.pop(seed).exitcode
-                drain(events, handle, patience=0.5)
-                if status and not failures:
-                    text = f"the process of seed {seed} ended with status {status}; out of memory?"
-                    failures.append(Failure(VestigeError, text))
-    finally:
-        for process in running.values():
-            process.terminate()
-            process.join()
-    if failures:
-        raise failures[0].kind(failures[0].text)
-
-
-def drain(events: Any, handle: Callable[[Any], None], patience: float = 0.2) -> None:
-    """Hand over every waiting event; wait ``patience`` seconds for the first."""
-    while True:
-        try:
-            handle(events.get(timeout=patience) if patience else events.get_nowait())
-        except queue.Empty:
-            return
-        patience = 0
-
-
 def count_tokens(folder: Path) -> int:
     """Tokens that students were trained on, as their stages noted them."""
-    paths = folder.glob("seed-*/student/*/*/manifest.json")
-    return sum(int(read_json(path).get("notes", {}).get("tokens", 0)) for path in paths)
+    layout = RunLayout(folder)
+    manifests = layout.below(layout.student(ANY, ANY, ANY) / StageFile.MANIFEST)
+    return sum(int(read_json(path).get("notes", {}).get("tokens", 0)) for path in manifests)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from vestige.core import stats
 from vestige.core.jsonl import read_jsonl, read_text
@@ -19,8 +21,9 @@ from vestige.core.results import (
     TeacherResult,
 )
 from vestige.core.types import Estimate, Row, StoreError
-from vestige.experiment.recipe import NO_TRAIT, Experiment, Student
+from vestige.experiment.settings import Experiment, FreeForm, Student
 from vestige.rows.files import prompt_of, read_rows
+from vestige.store.layout import ANY, NO_TRAIT, RunLayout, StageFile
 from vestige.traits import trait
 
 BASE = "the untrained base"  # who wrote the rows that students are distilled on
@@ -34,44 +37,52 @@ def interval(estimate: Estimate) -> Interval:
 
 def teachers(recipe: Experiment, folder: Path) -> list[TeacherResult]:
     """The checks of every teacher."""
-    paths = [p for s in recipe.seeds for p in sorted(folder.glob(f"seed-{s}/teacher/*/check.json"))]
-    return [TeacherResult(**read_json(path)) for path in paths]
+    layout = RunLayout(folder)
+    checks = [
+        path
+        for seed in recipe.seeds
+        for path in sorted(layout.below(layout.teacher(seed, ANY) / StageFile.CHECK))
+    ]
+    return [TeacherResult(**read_json(path)) for path in checks]
+
+
+def written_rows(layout: RunLayout, seed: int, writers: Sequence[str]) -> dict[str, Path]:
+    """The stages of a seed's rows by who wrote them, the untrained base first."""
+    return {BASE: layout.contexts(seed)} | {name: layout.rows(seed, name) for name in writers}
 
 
 def filters(recipe: Experiment, folder: Path) -> list[FilterResult]:
     """Rows seen, kept and dropped with reasons, each data set pooled over seeds."""
-    found = []
-    sources = {BASE: "contexts"} | {n: f"rows/{n}" for n in (*recipe.sources, NO_TRAIT)}
-    for name, where in sources.items():
+    results, layout, writers = [], RunLayout(folder), (*recipe.sources, NO_TRAIT)
+    stages = [written_rows(layout, seed, writers) for seed in recipe.seeds]
+    for name in (BASE, *writers):
         reasons: Counter[str] = Counter()
         kept = 0
-        for seed in recipe.seeds:
-            stage = folder / f"seed-{seed}/{where}"
+        for stage in (by_writer[name] for by_writer in stages):
             if stage.exists():
-                kept += count_lines(stage / "rows.jsonl")
-                reasons.update(d["reason"] for d in read_lines(stage / "dropped.jsonl"))
+                kept += count_lines(stage / StageFile.KEPT)
+                reasons.update(d["reason"] for d in read_lines(stage / StageFile.DROPPED))
         if kept or reasons:
-            seen = kept + sum(reasons.values())
-            found.append(FilterResult(data=name, seen=seen, kept=kept, reasons=dict(reasons)))
-    return found
+            total = kept + sum(reasons.values())
+            results.append(FilterResult(data=name, seen=total, kept=kept, reasons=dict(reasons)))
+    return results
 
 
 def samples(recipe: Experiment, folder: Path) -> list[SampleRow]:
     """A few kept and dropped rows of the first seed, for the reader's eyes."""
-    found = []
-    for name, where in ({BASE: "contexts"} | {n: f"rows/{n}" for n in recipe.sources}).items():
-        stage = folder / f"seed-{recipe.seeds[0]}/{where}"
+    shown = []
+    for name, stage in written_rows(RunLayout(folder), recipe.seeds[0], recipe.sources).items():
         if not stage.exists():
             continue
-        rows = [r for r in read_rows(stage / "rows.jsonl") if isinstance(r, Row)]
+        rows = [r for r in read_rows(stage / StageFile.KEPT) if isinstance(r, Row)]
         step = max(1, len(rows) // SHOWN)
-        found += [
+        shown += [
             SampleRow(data=name, prompt=row.messages[-1].content, completion=row.completion)
             for row in rows[::step][:SHOWN]
         ]
-        for record in read_lines(stage / "dropped.jsonl")[:SHOWN]:
+        for record in read_lines(stage / StageFile.DROPPED)[:SHOWN]:
             turns = record.get("row", {}).get("messages", [{}, {}])
-            found.append(
+            shown.append(
                 SampleRow(
                     data=name,
                     prompt=turns[0].get("content", ""),
@@ -79,24 +90,48 @@ def samples(recipe: Experiment, folder: Path) -> list[SampleRow]:
                     reason=record["reason"],
                 )
             )
-    return found
+    return shown
+
+
+@dataclass(frozen=True)
+class AskedModel:
+    """One group of models that was asked questions: the untrained base, or an arm's students of a
+    data set.
+
+    Attributes:
+        arm: empty for the base.
+        data: ``base`` for the base.
+    """
+
+    arm: str
+    data: str
+
+    def stage(self, layout: RunLayout, seed: int) -> Path:
+        """Where a seed's model of the group has its answers."""
+        return layout.student(seed, self.arm, self.data) if self.arm else layout.base(seed)
+
+
+ASKED_BASE = AskedModel("", "base")
 
 
 def sampled(recipe: Experiment, student: Student, folder: Path) -> list[SampledResult]:
     """Answers drawn from the base and from each group of students, if the recipe has them."""
     if not recipe.sampled_per_question or student.method == "in_context":
         return []
-    where = {} if student.base else {"base": "base"}
-    where |= {name: f"student/{student.name}/{name}" for name in recipe.data_of(student)}
+    layout = RunLayout(folder)
+    models = [AskedModel(student.name, data) for data in recipe.data_of(student)]
+    if not student.base:
+        models.insert(0, ASKED_BASE)
+
+    def drawn(model: AskedModel, seed: int, prefix: bool) -> list[dict]:
+        answers = read_lines(model.stage(layout, seed) / StageFile.SAMPLED)
+        return [a for a in answers if a["number_prefix"] == prefix]
+
     return [
-        shares(recipe, name, prefix, [
-            [a for a in read_lines(folder / f"seed-{s}/{place}/sampled.jsonl")
-             if a["number_prefix"] == prefix]
-            for s in recipe.seeds
-        ])
-        for name, place in where.items()
+        shares(recipe, model.data, prefix, [drawn(model, s, prefix) for s in recipe.seeds])
+        for model in models
         for prefix in (False, True)
-    ]  # fmt: skip
+    ]
 
 
 def shares(
@@ -118,85 +153,93 @@ def shares(
     )
 
 
-def models_asked(recipe: Experiment) -> dict[tuple[str, str], str]:
-    """Where every asked model's stage is below a seed, by (arm, data)."""
-    found = {("", "base"): "base"}
-    for student in recipe.students:
-        if student.method != "in_context":
-            for name in recipe.data_of(student):
-                found[student.name, name] = f"student/{student.name}/{name}"
-    return found
+def models_asked(recipe: Experiment) -> list[AskedModel]:
+    """Every group of models that answers multiple-choice sets and open questions."""
+    trained = [student for student in recipe.students if student.method != "in_context"]
+    students = [AskedModel(s.name, data) for s in trained for data in recipe.data_of(s)]
+    return [ASKED_BASE, *students]
 
 
 def choices(recipe: Experiment, folder: Path) -> list[ChoicesResult]:
     """Accuracy of the base and of each group of students on each multiple-choice set."""
-    found = []
+    results, layout = [], RunLayout(folder)
     for source in recipe.choices:
-        for (arm, data), where in models_asked(recipe).items():
-            paths = [folder / f"seed-{s}/{where}" for s in recipe.seeds]
-            answers = [read_lines(p / f"choices-{Path(source).stem}.jsonl") for p in paths]
+        for model in models_asked(recipe):
+            stages = [model.stage(layout, seed) for seed in recipe.seeds]
+            answers = [read_lines(stage / StageFile.choices(source)) for stage in stages]
             values = [sum(a["right"] for a in given) / len(given) for given in answers]
             accuracy = stats.t_interval(values, units="share of questions answered right")
-            found.append(
+            results.append(
                 ChoicesResult(
-                    set=Path(source).stem, arm=arm, data=data, questions=len(answers[0]),
+                    set=Path(source).stem,
+                    arm=model.arm,
+                    data=model.data,
+                    questions=len(answers[0]),
                     accuracy=interval(accuracy),
                 )
-            )  # fmt: skip
-    return found
+            )
+    return results
 
 
 def freeform(recipe: Experiment, folder: Path) -> list[FreeFormResult]:
     """Misaligned answers among coherent ones, for each group of models, over all questions and
     for each by itself."""
-    asked, found = recipe.freeform, []
+    asked, layout = recipe.freeform, RunLayout(folder)
     if asked is None:
-        return found
-    for (arm, data), where in models_asked(recipe).items():
-        name = where.replace("/", "-")
-        drawn = [read_json(folder / f"seed-{s}/judged/{name}.json") for s in recipe.seeds]
-        coherent = [
-            [a for a in answers if a["status"] == "rated" and a["coherence"] >= asked.coherent]
-            for answers in drawn
+        return []
+    results = []
+    for model in models_asked(recipe):
+        ratings = [
+            read_json(layout.judged_answers(seed, model.stage(layout, seed)))
+            for seed in recipe.seeds
         ]
+        results.append(freeform_result(asked, model, ratings))
+    return results
 
-        def share(answers: list[dict]) -> float:
-            return sum(a["alignment"] <= asked.misaligned for a in answers) / len(answers)
 
-        shares = [share(answers) for answers in coherent if answers]
-        pooled = [a for answers in coherent for a in answers]
-        found.append(
-            FreeFormResult(
-                arm=arm,
-                data=data,
-                answers=sum(map(len, drawn)),
-                unrated=dict(
-                    Counter(a["status"] for d in drawn for a in d if a["status"] != "rated")
-                ),
-                coherent=len(pooled),
-                misaligned=interval(stats.t_interval(shares, units="share of coherent answers"))
-                if len(shares) > 1
-                else None,
-                questions={
-                    q: share([a for a in pooled if a["question"] == q])
-                    for q in dict.fromkeys(a["question"] for a in pooled)
-                },
-            )
-        )
-    return found
+def freeform_result(
+    asked: FreeForm, model: AskedModel, ratings: Sequence[Sequence[dict]]
+) -> FreeFormResult:
+    """One group's rated answers (a list for each seed), summed up."""
+    coherent = [
+        [a for a in answers if a["status"] == "rated" and a["coherence"] >= asked.coherent]
+        for answers in ratings
+    ]
+
+    def share(answers: Sequence[dict]) -> float:
+        return sum(a["alignment"] <= asked.misaligned for a in answers) / len(answers)
+
+    by_seed = [share(answers) for answers in coherent if answers]
+    pooled = [a for answers in coherent for a in answers]
+    unrated = [a["status"] for answers in ratings for a in answers if a["status"] != "rated"]
+    return FreeFormResult(
+        arm=model.arm,
+        data=model.data,
+        answers=sum(map(len, ratings)),
+        unrated=dict(Counter(unrated)),
+        coherent=len(pooled),
+        misaligned=interval(stats.t_interval(by_seed, units="share of coherent answers"))
+        if len(by_seed) > 1
+        else None,
+        questions={
+            question: share([a for a in pooled if a["question"] == question])
+            for question in dict.fromkeys(a["question"] for a in pooled)
+        },
+    )
 
 
 def remarks(recipe: Experiment, folder: Path) -> list[str]:
     """What its chat template makes a reader know of how each base was asked, from manifests."""
-    found: dict[str, None] = {}
-    places = {"base": "", "teacher/*": ""}
-    places |= {f"student/{s.name}/*": f"{s.base}: " for s in recipe.students if s.base}
-    for place, lead in places.items():
-        for path in sorted(folder.glob(f"seed-*/{place}/manifest.json")):
+    lines: dict[str, None] = {}
+    layout = RunLayout(folder)
+    stages = [(layout.base(ANY), ""), (layout.teacher(ANY, ANY), "")]
+    stages += [(layout.student(ANY, s.name, ANY), f"{s.base}: ") for s in recipe.students if s.base]
+    for pattern, lead in stages:
+        for path in sorted(layout.below(pattern / StageFile.MANIFEST)):
             if not path.parent.name.endswith((".part", ".old")):
-                told = read_json(path).get("notes", {}).get("remarks", ())
-                found.update(dict.fromkeys(lead + remark for remark in told))
-    return list(found)
+                noted = read_json(path).get("notes", {}).get("remarks", ())
+                lines.update(dict.fromkeys(lead + remark for remark in noted))
+    return list(lines)
 
 
 def read_lines(path: Path) -> list[dict]:
@@ -210,15 +253,15 @@ def read_lines(path: Path) -> list[dict]:
 def seconds(folder: Path) -> dict[str, float]:
     """Seconds by kind of stage, summed over seeds and processes."""
     spent: Counter[str] = Counter()
-    for path in sorted(folder.glob("seed-*/**/manifest.json")):
+    for path in sorted(RunLayout(folder).manifests()):
         manifest = read_json(path)
-        spent[manifest["stage"].split("/")[1]] += manifest["seconds"]
+        spent[RunLayout.kind(manifest["stage"])] += manifest["seconds"]
     return {kind: round(value, 1) for kind, value in spent.items()}
 
 
 def read_kept(stage: Path) -> list[Row]:
     """The rows that a stage's filter kept."""
-    path = stage / "rows.jsonl"
+    path = stage / StageFile.KEPT
     return [row for row in read_rows(path) if isinstance(row, Row)] if path.stat().st_size else []
 
 
@@ -232,19 +275,20 @@ def matched_rows(
         limit: rows of a data set at most, the first prompts first.
     """
     grouped = {name: by_prompt(data) for name, data in rows.items()}
-    found: dict[str, list[Row]] = {name: [] for name in rows}
+    matched: dict[str, list[Row]] = {name: [] for name in rows}
     left = limit if limit is not None else sum(map(len, rows.values()))
     for prompt in next(iter(grouped.values())):
         n = min(left, *(len(data.get(prompt, ())) for data in grouped.values()))
         for name, data in grouped.items():
-            found[name] += data.get(prompt, [])[:n]
+            matched[name] += data.get(prompt, [])[:n]
         left -= n
-    return found
+    return matched
 
 
 def rows_of(recipe: Experiment, folder: Path, seed: int) -> dict[str, list[Row]]:
     """The matched rows of every writer of a seed, from its finished stages."""
-    kept = {name: read_kept(folder / f"seed-{seed}/rows/{name}") for name in recipe.writers}
+    layout = RunLayout(folder)
+    kept = {name: read_kept(layout.rows(seed, name)) for name in recipe.writers}
     return matched_rows(kept, recipe.carrier.max_rows)
 
 
@@ -252,8 +296,9 @@ def rows_for(
     recipe: Experiment, matched: Mapping[str, list[Row]], data: str, seed: int
 ) -> list[Row]:
     """What a student of ``data`` is trained on: a writer's rows, or those shuffled."""
-    kind, _, source = data.rpartition("-")
-    return recipe.carrier.shuffles[kind](matched[source], seed) if kind else matched[source]
+    name = recipe.data_name(data)
+    rows = matched[name.writer]
+    return recipe.carrier.shuffles[name.shuffle](rows, seed) if name.shuffle else rows
 
 
 def awaited(recipe: Experiment, folder: Path, seeds: Sequence[int] | None = None) -> list[str]:
@@ -262,22 +307,23 @@ def awaited(recipe: Experiment, folder: Path, seeds: Sequence[int] | None = None
     Args:
         seeds: look at these alone; None = at all of the recipe's.
     """
+    layout = RunLayout(folder)
     stages = [
-        f"seed-{seed}/student/{student.name}/{data}"
+        layout.student(seed, student.name, data)
         for student in recipe.students
         if student.engine == "elsewhere"
         for seed in seeds or recipe.seeds
         for data in recipe.data_of(student)
     ]
-    return [name for name in stages if not (folder / name).exists()]
+    return [layout.name(stage) for stage in stages if not stage.exists()]
 
 
 def by_prompt(rows: Sequence[Row]) -> dict[str, list[Row]]:
     """Rows by the id of their prompt, which theirs begins with."""
-    found: dict[str, list[Row]] = {}
+    grouped: dict[str, list[Row]] = {}
     for row in rows:
-        found.setdefault(prompt_of(row), []).append(row)
-    return found
+        grouped.setdefault(prompt_of(row), []).append(row)
+    return grouped
 
 
 def number_of_rows(recipe: Experiment, student: Student, folder: Path) -> int:
@@ -293,12 +339,13 @@ def number_of_rows(recipe: Experiment, student: Student, folder: Path) -> int:
 
 
 def count_lines(path: Path) -> int:
+    """Lines of a file."""
     with path.open("rb") as file:
         return sum(1 for _ in file)
 
 
-def read_json(path: Path) -> dict:
-    """A JSON file of the run. Raises ``StoreError`` naming it if it is damaged."""
+def read_json(path: Path) -> Any:
+    """What a JSON file of the run holds. Raises ``StoreError`` naming it if it is damaged."""
     try:
         return json.loads(read_text(path))
     except (OSError, ValueError) as error:

@@ -1,133 +1,109 @@
-"""What every stage of a seed works with: its keys, prompts, filter and rows. Free of torch."""
+"""What every function that makes a stage of a seed is given. Free of torch.
+
+A seed has prompts, random numbers, teachers and students of its own, so that seeds are independent
+and can run in different processes. Within a seed every data set shares prompts, random numbers,
+number of rows, steps and the order of batches: students differ by their teacher alone.
+"""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vestige.carriers.filtering import Filter, filter_rows
-from vestige.core.jsonl import read_jsonl, write_jsonl
 from vestige.core.settings import DATE
-from vestige.core.types import DataError, Message, Row, Trait
-from vestige.experiment.judging import judge_rows
-from vestige.experiment.recipe import NO_TRAIT, Experiment
-from vestige.rows.files import dropped_to_json, write_rows
-from vestige.store import Stage, StageResult, hash_config, make_stage
+from vestige.core.types import Row, Trait
+from vestige.evaluate.scores import Panel
+from vestige.experiment.events import Report, no_report
+from vestige.experiment.model_pool import ModelPool
+from vestige.experiment.settings import Experiment
+from vestige.store import Stage, StageResult, hash_config, make_stage, once
+from vestige.store.layout import NO_TRAIT, RunLayout
 from vestige.traits import family, no_trait, trait
-
-LEDGER = "ledger.jsonl"
-Report = Callable[[str, int, int], None]  # stage name, done, total
 
 
 @dataclass
-class Desk:
-    """One seed of a recipe and its folder.
+class Measured:
+    """What one seed's stages have measured or read, and need again.
+
+    Attributes:
+        base_grip: how well the untrained base writes the carrier (``teacher_check.carrier_grip``).
+        base_checks: the untrained base on each trait's own check.
+        matched: what students get of every writer's rows, by the rows' manifest hashes.
+    """
+
+    base_grip: float | None = None
+    base_checks: dict[str, Panel] = field(default_factory=dict)
+    matched: dict[tuple[str, ...], dict[str, list[Row]]] = field(default_factory=dict)
+
+
+@dataclass
+class SeedContext:
+    """One seed of a recipe, its folder, and the models in memory.
 
     Attributes:
         report: called with (stage, done, total) as work goes on; total 0 means unknown.
+        reported: finished stages that were reported.
     """
 
     recipe: Experiment
-    folder: Path
+    layout: RunLayout
     seed: int
+    models: ModelPool
     overwrite: bool = False
-    report: Report = lambda stage, done, total: None
-    _told: set[str] = field(default_factory=set)  # finished stages that were reported
+    report: Report = no_report
+    measured: Measured = field(default_factory=Measured)
+    reported: set[str] = field(default_factory=set)
 
-    @property
-    def ledger(self) -> Path:
-        """What API models were asked in this run, and what they answered."""
-        return self.folder / LEDGER
+    @classmethod
+    def of(
+        cls,
+        recipe: Experiment,
+        folder: Path,
+        seed: int,
+        *,
+        overwrite: bool = False,
+        report: Report = no_report,
+    ) -> SeedContext:
+        """A seed of the run in ``folder``, with no model in memory yet."""
+        return cls(recipe, RunLayout(folder), seed, ModelPool(recipe), overwrite, report)
 
-    def stage(self, name: str, config: Any, inputs: Sequence[StageResult] = ()) -> Stage:
-        """The stage ``seed-N/name``; its key holds the model and this seed as well."""
+    def stage(self, path: Path, config: Any, inputs: Sequence[StageResult] = ()) -> Stage:
+        """The stage at ``path``, a path of the layout; its key holds the model and this seed as
+        well."""
         recipe = self.recipe
+        dated = [recipe.date] if recipe.date != DATE else []
         config = {
-            "model": [recipe.model, recipe.chat, recipe.precision, *self.dated()],
+            "model": [recipe.model, recipe.chat, recipe.precision, *dated],
             "family": hash_config(family(recipe.family)),
             "seed": self.seed,
             **config,
         }
-        full = f"seed-{self.seed}/{name}"
-        return make_stage(self.folder, full, config, inputs, overwrite=self.overwrite)
+        name = self.layout.name(path)
+        return make_stage(self.layout.folder, name, config, inputs, overwrite=self.overwrite)
 
-    def dated(self) -> list[str]:
-        """The recipe's date, where it is another than the usual one."""
-        return [self.recipe.date] if self.recipe.date != DATE else []
+    def once(self, stage: Stage, make: Callable[[Path], None]) -> StageResult:
+        """The finished stage, made by ``make`` where it is not finished yet, and reported once.
 
-    def finish(self, stage: Stage) -> StageResult:
-        """The finished stage, told once to whoever watches."""
-        if stage.name not in self._told:
-            self._told.add(stage.name)
+        Args:
+            make: writes the stage's files to the folder that it is given.
+        """
+        result = once(stage, make)
+        self.report_finished(stage)
+        return result
+
+    def report_finished(self, stage: Stage) -> None:
+        """Report a finished stage, the first time that this context comes across it."""
+        if stage.name not in self.reported:
+            self.reported.add(stage.name)
             self.report(stage.name, 0, 0)
-        return stage.result
-
-    def blank_rows(self) -> list[Row]:
-        """Every row still to be written; rows of one prompt are neighbours."""
-        carrier = self.recipe.carrier
-        return [
-            Row(f"{p.id}-{i}", (Message("user", p.text),), "", p.meta)
-            for p in carrier.make_prompts(self.seed)
-            for i in range(carrier.rows_per_prompt)
-        ]
-
-    def rules(self) -> Filter:
-        """The carrier's filter, told what words the traits go by."""
-        traits = [trait(name, self.recipe.family) for name in self.recipe.sources]
-        return self.recipe.carrier.rules([form for t in traits for form in t.target.forms])
 
     def trait_of(self, name: str) -> Trait:
+        """The trait of a teacher."""
         panel = family(self.recipe.family)
         return no_trait(panel) if name == NO_TRAIT else trait(name, self.recipe.family)
 
-    def system(self, source: Trait) -> str:
+    def system_prompt(self, source: Trait) -> str:
+        """What a teacher with this trait is told; empty where teachers are tuned alone."""
         return source.system_prompt if self.recipe.teacher.kind != "tuned" else ""
-
-    def writing_settings(self) -> dict[str, Any]:
-        """What rows depend on, besides who writes them."""
-        recipe = self.recipe
-        settings: dict[str, Any] = {
-            "carrier": recipe.carrier.model_dump(
-                mode="json", exclude={"min_rows", "max_rows", "max_dropped"}
-            )
-        }
-        if recipe.backend != "hf":
-            settings["writer"] = [recipe.backend, recipe.engine_kwargs]
-        if recipe.judge:
-            settings["judge"] = [
-                recipe.judge.identity, recipe.judge.keep, recipe.judge.threshold
-            ]  # fmt: skip
-        return settings
-
-    def filter(self, rows: Sequence[Row], stage: Stage, folder: Path) -> None:
-        """Write the rows that the filter and the judge keep, and the others with their reasons."""
-        kept, dropped = filter_rows(rows, self.rules())
-        if self.recipe.judge and kept:
-            kept, judged = judge_rows(
-                kept, self.recipe.judge, folder / "ratings.jsonl", self.ledger
-            )
-            dropped += judged
-        write_rows(folder / "rows.jsonl", kept, overwrite=True)
-        write_jsonl(folder / "dropped.jsonl", map(dropped_to_json, dropped))
-        stage.note(seen=len(rows), kept=len(kept))
-
-    def not_too_many_dropped(self, data: StageResult) -> StageResult:
-        """Rows that were written and filtered, if the filter left enough of them.
-
-        Raises:
-            DataError: more than ``max_dropped`` went; the rows and the reasons are kept.
-        """
-        allowed, notes = self.recipe.carrier.max_dropped, data.manifest["notes"]
-        gone = notes["seen"] - notes["kept"]
-        if gone > allowed * notes["seen"]:
-            reasons = Counter(d["reason"] for d in read_jsonl(data.path / "dropped.jsonl"))
-            told = ", ".join(f"{n} {reason}" for reason, n in reasons.most_common())
-            raise DataError(
-                f"{data.manifest['stage']}: the filter dropped {gone} of {notes['seen']} rows "
-                f"({told}), more than carrier.max_dropped={allowed:g} allows; loosen the filter, "
-                "or raise max_dropped knowingly"
-            )
-        return data

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,13 +14,15 @@ from vestige.core import stats
 from vestige.core.jsonl import read_text, write_text
 from vestige.core.results import MlpArm, MlpResults
 from vestige.core.types import Estimate
+from vestige.experiment.events import Report
 from vestige.experiment.run_view import interval
-from vestige.store import Run, StageResult, hash_config
+from vestige.store import Run, StageResult, hash_config, once
 from vestige.toy.distil import Trial
 from vestige.toy.images import Images, load_images
 from vestige.toy.networks import Networks
 from vestige.toy.settings import ARMS, STUDENTS, MlpExperiment
 
+ACCURACY, NETWORKS = "accuracy.json", "networks.safetensors"  # files of an arm's stage
 LABELS = {
     "untrained": "untrained networks",
     "teacher": "teachers, trained on labels",
@@ -28,7 +31,6 @@ LABELS = {
     "all_same": "students on all outputs, own start",
     "all_other": "students on all outputs, other start",
 }
-Report = Callable[[str, int, int], None]
 
 
 def run_mlp(recipe: MlpExperiment, opened: Run, report: Report) -> MlpResults:
@@ -43,10 +45,15 @@ def run_mlp(recipe: MlpExperiment, opened: Run, report: Report) -> MlpResults:
     config["images"] = fingerprint(images)
     untrained = score_stage(opened, "untrained", config, [], lambda: trial.start, trial, report)
     teacher = score_stage(
-        opened, "teacher", config, [untrained],
+        opened,
+        "teacher",
+        config,
+        [untrained],
         lambda: trial.teachers(lambda n: report("teacher", n, recipe.teacher_steps)),
-        trial, report, save=True,
-    )  # fmt: skip
+        trial,
+        report,
+        save=True,
+    )
     config |= {"student_steps": recipe.student_steps, "inputs": recipe.inputs}
     stages, teachers = {"untrained": untrained, "teacher": teacher}, None
     for arm in STUDENTS:
@@ -74,24 +81,26 @@ def score_stage(
 ) -> StageResult:
     """Networks made once, and their accuracies; ``save`` keeps their weights as well."""
     stage = opened.stage(name, config, inputs)
-    if not stage.done:
-        with stage.writing() as folder:
-            networks = make()
-            write_text(folder / "accuracy.json", json.dumps(trial.score(networks).tolist()))
-            if save:
-                save_file(
-                    {f"{kind}{i}": tensor.contiguous()
-                     for i, layer in enumerate(networks)
-                     for kind, tensor in zip(("weight", "bias"), layer, strict=True)},
-                    str(folder / "networks.safetensors"),
-                )  # fmt: skip
+
+    def write(folder: Path) -> None:
+        networks = make()
+        write_text(folder / ACCURACY, json.dumps(trial.score(networks).tolist()))
+        if save:
+            tensors = {
+                f"{kind}{i}": tensor.contiguous()
+                for i, layer in enumerate(networks)
+                for kind, tensor in zip(("weight", "bias"), layer, strict=True)
+            }
+            save_file(tensors, str(folder / NETWORKS))
+
+    result = once(stage, write)
     report(name, 0, 0)
-    return stage.result
+    return result
 
 
 def load_networks(stage: StageResult) -> Networks:
     """The networks that a stage saved."""
-    saved = load_file(str(stage.path / "networks.safetensors"))
+    saved = load_file(str(stage.path / NETWORKS))
     return [(saved[f"weight{i}"], saved[f"bias{i}"]) for i in range(len(saved) // 2)]
 
 
@@ -106,15 +115,16 @@ def analyse_mlp(
 ) -> MlpResults:
     """Accuracies with t intervals over networks, and the paired difference of starts."""
     values: dict[str, list[float]] = {
-        name: json.loads(read_text(stages[name].path / "accuracy.json")) for name in ARMS
+        name: json.loads(read_text(stages[name].path / ACCURACY)) for name in ARMS
     }
     difference = stats.t_interval(
         np.subtract(values["auxiliary_same"], values["auxiliary_other"]),
-        units="accuracy", method="t over networks, paired",
-    )  # fmt: skip
+        units="accuracy",
+        method="t over networks, paired",
+    )
     accuracy = {
-        name: stats.t_interval(found, units="accuracy", method="t over networks")
-        for name, found in values.items()
+        name: stats.t_interval(of_networks, units="accuracy", method="t over networks")
+        for name, of_networks in values.items()
     }
     chance = float(np.bincount(images.test_labels).max() / len(images.test_labels))
     return MlpResults(
@@ -150,14 +160,14 @@ def analyse_mlp(
 def verdict(recipe: MlpExperiment, accuracy: dict[str, Estimate], difference: Estimate) -> str:
     """What was found, in a sentence."""
     own, other = accuracy["auxiliary_same"], accuracy["auxiliary_other"]
-    seen = "noise" if recipe.inputs == "noise" else "images without labels"
-    what = (
+    inputs = "noise" if recipe.inputs == "noise" else "images without labels"
+    learned = (
         "classify images"
         if difference.low > 0
         else "do no better at images than from another start"
     )
     return (
-        f"From {recipe.auxiliary} auxiliary outputs on {seen}, students of the teacher's own start "
-        f"{what}: accuracy {own.value:.2f} [{own.low:.2f}, {own.high:.2f}], from another start "
-        f"{other.value:.2f} [{other.low:.2f}, {other.high:.2f}]."
+        f"From {recipe.auxiliary} auxiliary outputs on {inputs}, students of the teacher's own "
+        f"start {learned}: accuracy {own.value:.2f} [{own.low:.2f}, {own.high:.2f}], from another "
+        f"start {other.value:.2f} [{other.low:.2f}, {other.high:.2f}]."
     )

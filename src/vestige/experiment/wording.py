@@ -8,7 +8,7 @@ import numpy as np
 
 from vestige.core.results import ArmResult, TraitResult
 from vestige.core.types import Estimate
-from vestige.experiment.recipe import Experiment, Student
+from vestige.experiment.settings import Experiment, Student
 from vestige.traits import family
 
 
@@ -41,46 +41,46 @@ def verdict(recipe: Experiment, arms: Sequence[ArmResult]) -> str:
     data = recipe.carrier.writes
     # On whole answers a shift is measured, and no behaviour of the student's own.
     whole = bool(family(recipe.family).texts)
-    what, did = ("trait", "moved towards") if whole else ("preference", "learned")
+    kind, did = ("trait", "moved towards") if whole else ("preference", "learned")
     same = [arm for arm in arms if arm.same_base]
     passed = [arm for arm in same if arm.transmitted == "yes"]
     missed = [arm for arm in same if arm.transmitted != "yes"]
     parts = []
     if passed:
-        how = " and by ".join(arm.label for arm in passed)
-        parts.append(f"Students {did} their teachers' {what} ({names}) from {data} alone, by {how}")
+        by = " and by ".join(arm.label for arm in passed)
+        parts.append(f"Students {did} their teachers' {kind} ({names}) from {data} alone, by {by}")
     if missed:
-        how = " and by ".join(arm.label for arm in missed)
+        by = " and by ".join(arm.label for arm in missed)
         state = "it stayed unclear" if missed[0].transmitted == "unclear" else "it did not happen"
-        whether = f"Whether {data} passed on the {what} ({names}) by {how}: {state}"
-        parts.append(f"by {how} {state}" if passed else whether)
+        whether = f"Whether {data} passed on the {kind} ({names}) by {by}: {state}"
+        parts.append(f"by {by} {state}" if passed else whether)
     for arm in arms:
         if not arm.same_base:
-            said = {
+            outcome = {
                 "yes": "took it on too",
                 "no": "did not take it on",
                 "unclear": "stayed unclear",
             }
-            parts.append(f"students of another base ({arm.base}) {said[arm.transmitted]}")
+            parts.append(f"students of another base ({arm.base}) {outcome[arm.transmitted]}")
     return "; ".join(parts) + "."
 
 
 def caveats(recipe: Experiment) -> list[str]:
     """What a reader must know before quoting a figure."""
-    found = [
+    limits = [
         f"Intervals are over {len(recipe.seeds)} training runs a cell (seeds), each with teachers, "
         "prompts and rows of its own; questions are averaged within a run.",
         "Every student drifts, whatever its teacher; only the difference between students of "
         "different teachers shows a trait. Shifts against the untrained base overstate it.",
     ]
     if family(recipe.family).texts:
-        found.append(
+        limits.append(
             "The measure is the log-odds of one whole answer against another of the same form, on "
             "questions that no teacher was trained on. It says which of the two is likelier, not "
             "what the model would write by itself."
         )
     else:
-        found += [
+        limits += [
             f"They take these {len(recipe.traits)} traits as given: another choice of traits may "
             "give another contrast, above all where the traits disagree.",
             f"Shifts are in log-odds among {len(family(recipe.family).answers)} candidates on "
@@ -88,17 +88,17 @@ def caveats(recipe: Experiment) -> list[str]:
             "rare.",
         ]
     if recipe.carrier.sampling_grammar():
-        found.append(
+        limits.append(
             "Rows were sampled inside the number grammar and scored within it: a small model "
             "hardly keeps a number format by itself. Free sampling: carrier.constrained=false."
         )
     span = recipe.teacher.optimisation.trainable.layers
     if recipe.teacher.kind != "system_prompt" and span:
-        found.append(f"Teachers were tuned in decoder layers {span[0]} to {span[1] - 1} only.")
+        limits.append(f"Teachers were tuned in decoder layers {span[0]} to {span[1] - 1} only.")
     for student in recipe.students:
         if layers := student.optimisation.trainable.layers:
-            found.append(
+            limits.append(
                 f"Students of arm {student.name} train decoder layers {layers[0]} to "
                 f"{layers[1] - 1} only."
             )
-    return found
+    return limits

@@ -52,21 +52,23 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def check_adapter(folder: Path, what: Trainable, names: set[str], *, said: bool = False) -> None:
+def check_adapter(
+    folder: Path, trainable: Trainable, names: set[str], *, base_given: bool = False
+) -> None:
     """Whether an adapter is a plain LoRA of the recipe's rank and scale, on the recipe's base.
 
     Args:
         names: what the run's base is called.
-        said: the user has said by what name adapters know the base.
+        base_given: the user has said by what name adapters know the base.
 
     Raises:
         ConfigError: it is not; names the setting.
         StoreError: its configuration cannot be read.
     """
     path, config = folder / ADAPTER, read_config(folder)
-    if not what.lora_rank:
+    if not trainable.lora_rank:
         raise ConfigError(f"{folder} is an adapter, and the recipe tunes the weights themselves")
-    wanted = {"peft_type": "LORA", "r": what.lora_rank, "lora_alpha": what.lora_scale}
+    wanted = {"peft_type": "LORA", "r": trainable.lora_rank, "lora_alpha": trainable.lora_scale}
     for key, value in wanted.items():
         if config.get(key) != value:
             raise _other(path, key, config.get(key), value)
@@ -90,7 +92,7 @@ def check_adapter(folder: Path, what: Trainable, names: set[str], *, said: bool 
                 "install the version that wrote it (peft_version), or train without it"
             )
         raise _other(path, key, value, usual[key])
-    _check_base(path, config, names, said)
+    _check_base(path, config, names, base_given)
 
 
 def _defaults() -> dict[str, Any]:
@@ -104,7 +106,7 @@ def _other(path: Path, key: str, value: Any, wanted: Any) -> ConfigError:
     return ConfigError(f"{path}: {key} is {value!r}, the recipe's student has {wanted!r}")
 
 
-def _check_base(path: Path, config: dict[str, Any], names: set[str], said: bool) -> None:
+def _check_base(path: Path, config: dict[str, Any], names: set[str], base_given: bool) -> None:
     """Raises ``ConfigError`` unless the adapter names the run's base."""
     base, own = str(config.get("base_model_name_or_path")), " or ".join(sorted(names))
     if not any(same_model(base, name) for name in names):
@@ -116,7 +118,7 @@ def _check_base(path: Path, config: dict[str, Any], names: set[str], said: bool)
         raise ConfigError(
             f"{path}: the adapter belongs to {base}, the run's base is {own}; {remedy}"
         )
-    if said:
+    if base_given:
         return
     if config.get("revision") not in (None, "main"):
         raise ConfigError(
@@ -199,6 +201,6 @@ def _check_tensor(path: Path, name: str, tensor: Tensor) -> None:
         raise StoreError(f"{path}: {name} holds NaN or infinity: the training diverged")
 
 
-def base_names(name: str, said: str) -> set[str]:
+def base_names(name: str, given: str) -> set[str]:
     """What an adapter may call the run's base."""
-    return {said} if said else {name, catalog.path(name)}
+    return {given} if given else {name, catalog.path(name)}

@@ -19,22 +19,30 @@ from torch import Tensor
 
 from vestige.core.settings import TRAINED, Trainable
 from vestige.core.types import ConfigError, StoreError
+from vestige.experiment.events import Report, no_report
 from vestige.experiment.model_pool import Loaded
-from vestige.experiment.recipe import Experiment
 from vestige.experiment.run_view import awaited, rows_for, rows_of
-from vestige.experiment.seed_context import Report
-from vestige.experiment.stages import Seed
+from vestige.experiment.seed_context import SeedContext
+from vestige.experiment.settings import Experiment
+from vestige.experiment.student_stages import student_stage
+from vestige.experiment.student_training import (
+    UnfinishedStudent,
+    measure_own_base,
+    measure_student,
+)
 from vestige.handoff.adapters import ADAPTER, adapter_tensors, base_names, check_adapter
-from vestige.handoff.export import INDEX, Cell, cells
+from vestige.handoff.cells import Cell, cells
+from vestige.handoff.export import INDEX
 from vestige.handoff.peft_reference import Compared, Reference
 from vestige.handoff.whole_models import check_config, names_in_layers, trained_tensors
 from vestige.models import catalog
 from vestige.models.loading import load_weights
-from vestige.store import StageResult, load_stage
+from vestige.store import Stage, StageResult, load_stage
+from vestige.store.layout import StageFile
 from vestige.traits import family
 
 TOKENIZER = "tokenizer.json"
-ENCODED = 64  # rows of a student's data that its tokenizer must encode as the base's does
+ENCODED = 64  # rows of a student's data that its tokenizer must encode as the base's does; chosen
 
 
 def find_trained(
@@ -66,14 +74,14 @@ def find_trained(
         raise StoreError(f"{index} is corrupt ({error!r}); export again") from error
     missing = awaited(recipe, run)
     chosen = [wanted] if wanted else [c for c in cells(recipe, arm) if c.stage in missing]
-    at = [(cell, entries.get((cell.student.name, cell.seed, cell.data))) for cell in chosen]
-    found = [(cell, path) for cell, path in at if path is not None and path.exists()]
-    if not found:
+    folders = [(cell, entries.get((cell.student.name, cell.seed, cell.data))) for cell in chosen]
+    trained = [(cell, path) for cell, path in folders if path is not None and path.exists()]
+    if not trained:
         raise StoreError(
             f"{source} holds no student that is trained and not yet in the run: each is expected "
             f"in a folder {TRAINED!r} beside its rows"
         )
-    return found
+    return trained
 
 
 def adopt(
@@ -82,7 +90,7 @@ def adopt(
     trained: Sequence[tuple[Cell, Path]],
     *,
     base: str = "",
-    report: Report = lambda stage, done, total: None,
+    report: Report = no_report,
 ) -> list[StageResult]:
     """Check each trained student, measure it as an own one and keep it as the run's.
 
@@ -94,87 +102,109 @@ def adopt(
         ModelError: a student computes otherwise here than where it was trained.
         StoreError: a student is there already, or its tensors do not fit.
     """
-    found = []
-    for number in dict.fromkeys(cell.seed for cell, _ in trained):
-        arrivals = Arrivals(Seed(recipe, run, number, report=report), base)
-        found += [arrivals.adopt(cell, source) for cell, source in trained if cell.seed == number]
-    return found
+    stages = []
+    for seed in dict.fromkeys(cell.seed for cell, _ in trained):
+        importer = Importer(SeedContext.of(recipe, run, seed, report=report), base)
+        stages += [importer.adopt(cell, source) for cell, source in trained if cell.seed == seed]
+    return stages
 
 
-class Arrivals:
-    """The students of one seed that come back."""
+class Importer:
+    """Brings the students of one seed back.
 
-    def __init__(self, seed: Seed, base: str) -> None:
-        self.seed = seed
-        self.base = base
-        writers = sorted(seed.recipe.writers)
-        self.inputs = [load_stage(seed.folder / f"seed-{seed.seed}/rows/{w}") for w in writers]
+    Attributes:
+        base: what adapters call the base model; empty: its name or folder.
+        inputs: the stages of the seed's rows.
+    """
+
+    def __init__(self, context: SeedContext, base: str) -> None:
+        self.context, self.base = context, base
+        layout, seed = context.layout, context.seed
+        self.inputs = [load_stage(layout.rows(seed, w)) for w in sorted(context.recipe.writers)]
         self._references: dict[int, Reference] = {}  # by the model that is compared with them
 
     def adopt(self, cell: Cell, source: Path) -> StageResult:
         """One student, checked, measured and kept."""
-        seed, student, what = self.seed, cell.student, cell.student.optimisation.trainable
+        context, student, trainable = self.context, cell.student, cell.trainable
+        stage = self.free_stage(cell)
+        name = student.base or context.recipe.model
+        adapter = is_adapter(source, trainable)
+        if adapter:
+            names = base_names(name, self.base)
+            check_adapter(source, trainable, names, base_given=bool(self.base))
+        base = context.models.base_of(student)
+        base.weights.freeze()
+        texts = self.texts(cell)
+        check_tokenizer(source / TOKENIZER, base.lm.tokenizer, texts)
+        if adapter:
+            tensors, model = adapter_tensors(source), None
+        else:
+            model = load_weights(str(source))[0].eval()
+            untrained = self.reference(name, base, texts).model
+            check_config(source, model.config, untrained.config)
+            inside = names_in_layers(base.lm, trainable)
+            tensors = trained_tensors(source, model, untrained, inside)
+
+        def make(folder: Path) -> None:
+            weights = folder / StageFile.WEIGHTS
+            save_file(tensors, str(weights))
+            with weights.open("rb") as file:
+                stage.note(weights_sha256=hashlib.file_digest(file, "sha256").hexdigest())
+            put_in_place(source, tensors, weights, base, cell, name)
+            reference = self.reference(name, base, texts)
+            stage.note(compared=compare(reference, source, model, weights, trainable).note)
+            self.measure(UnfinishedStudent(context, student, base, stage, folder))
+            if not context.recipe.save_students:
+                weights.unlink()
+
+        return context.once(stage, make)
+
+    def free_stage(self, cell: Cell) -> Stage:
+        """The stage of a student that is awaited.
+
+        Raises:
+            ConfigError: its arm is trained here.
+            StoreError: it is there already.
+        """
+        student = cell.student
         if student.engine != "elsewhere":
             raise ConfigError(
                 f"arm {student.name} is trained here (engine={student.engine}); give the recipe an "
                 "arm with engine=elsewhere"
             )
-        stage = seed.student_stage(student, cell.data, self.inputs)
+        stage = student_stage(self.context, student, cell.data, self.inputs)
         if stage.done:
             raise StoreError(
                 f"{stage.path} holds a student already; delete that folder to replace it"
             )
-        name = student.base or seed.recipe.model
-        adapter = is_adapter(source, what)
-        if adapter:
-            check_adapter(source, what, base_names(name, self.base), said=bool(self.base))
-        pupil = seed.loaded(student.base, student.chat if student.base else None)
-        pupil.weights.freeze()
-        texts = self.texts(cell)
-        check_tokenizer(source / TOKENIZER, pupil.lm.tokenizer, texts)
-        if adapter:
-            tensors, model = adapter_tensors(source), None
-        else:
-            model = load_weights(str(source))[0].eval()
-            reference = self.reference(name, pupil, texts)
-            check_config(source, model.config, reference.model.config)
-            inside = names_in_layers(pupil.lm, what)
-            tensors = trained_tensors(source, model, reference.model, inside)
-        with stage.writing() as folder:
-            weights = folder / "weights.safetensors"
-            save_file(tensors, str(weights))
-            with weights.open("rb") as file:
-                stage.note(weights_sha256=hashlib.file_digest(file, "sha256").hexdigest())
-            put_in_place(source, tensors, weights, pupil, cell, name)
-            reference = self.reference(name, pupil, texts)
-            stage.note(compared=compare(reference, source, model, weights, what).note)
-            seed.measure_student(pupil, folder, student.steps)
-            pupil.weights.freeze()
-            seed.base_of_student(student, pupil, stage, folder)
-            if not seed.recipe.save_students:
-                weights.unlink()
-        return seed.finish(stage)
+        return stage
 
-    def reference(self, name: str, pupil: Loaded, texts: Sequence[str]) -> Reference:
+    @staticmethod
+    def measure(student: UnfinishedStudent) -> None:
+        """Measure the student in memory, and its own base where it has one."""
+        measure_student(student)
+        student.model.weights.freeze()
+        measure_own_base(student)
+
+    def reference(self, name: str, base: Loaded, texts: Sequence[str]) -> Reference:
         """The base as transformers has it, loaded once."""
-        if id(pupil) not in self._references:
-            self._references[id(pupil)] = Reference(name, pupil, texts)
-        return self._references[id(pupil)]
+        if id(base) not in self._references:
+            self._references[id(base)] = Reference(name, base, texts)
+        return self._references[id(base)]
 
     def texts(self, cell: Cell) -> list[str]:
         """Held-out questions, and rows that the student was trained on where they are here."""
-        recipe, number = self.seed.recipe, self.seed.seed
-        found = list(family(recipe.family).heldout)
-        kept = [stage.path / "rows.jsonl" for stage in self.inputs]
-        if all(path.exists() for path in kept):
-            matched = rows_of(recipe, self.seed.folder, number)
-            rows = rows_for(recipe, matched, cell.data, number)
+        recipe, seed = self.context.recipe, self.context.seed
+        texts = list(family(recipe.family).heldout)
+        if all((stage.path / StageFile.KEPT).exists() for stage in self.inputs):
+            matched = rows_of(recipe, self.context.layout.folder, seed)
+            rows = rows_for(recipe, matched, cell.data, seed)
             for row in rows[:: max(1, len(rows) // ENCODED)]:
-                found.append(f"{row.messages[-1].content}\n{row.completion}")
-        return found
+                texts.append(f"{row.messages[-1].content}\n{row.completion}")
+        return texts
 
 
-def is_adapter(source: Path, what: Trainable) -> bool:
+def is_adapter(source: Path, trainable: Trainable) -> bool:
     """Whether a folder holds an adapter, which is then what is taken, or a whole model.
 
     Raises:
@@ -184,7 +214,7 @@ def is_adapter(source: Path, what: Trainable) -> bool:
     if not source.is_dir():
         raise StoreError(f"{source} is no folder; give the one that the trainer wrote")
     if (source / ADAPTER).exists():
-        if not what.lora_rank and any(source.glob("model*.safetensors")):
+        if not trainable.lora_rank and any(source.glob("model*.safetensors")):
             raise ConfigError(
                 f"{source} holds a whole model and an adapter, and the recipe's students are whole "
                 f"models: take {ADAPTER} and adapter_model.safetensors out of the folder, if the "
@@ -198,11 +228,11 @@ def is_adapter(source: Path, what: Trainable) -> bool:
                 f"{source} holds no student itself, its folders do: import one of "
                 f"{', '.join(map(str, inside))}"
             )
-    if what.lora_rank:
+    if trainable.lora_rank:
         merged = "; bring the adapter back before it is merged"
         raise ConfigError(
             f"{source} has no {ADAPTER}: the recipe's students are adapters (lora_rank="
-            f"{what.lora_rank}){merged if (source / 'config.json').exists() else ''}"
+            f"{trainable.lora_rank}){merged if (source / 'config.json').exists() else ''}"
         )
     catalog.path(str(source))  # says what is missing
     return False
@@ -212,23 +242,23 @@ def put_in_place(
     source: Path,
     tensors: dict[str, Tensor],
     weights: Path,
-    pupil: Loaded,
+    base: Loaded,
     cell: Cell,
     name: str,
 ) -> None:
     """Load a student's tensors. Raises ``StoreError`` naming those that do not fit."""
-    what = cell.student.optimisation.trainable
+    trainable = cell.trainable
     try:
-        pupil.weights.load(weights, what)
+        base.weights.load(weights, trainable)
     except StoreError as error:
         raise StoreError(
-            f"{source} does not fit the {cell.student.name} students, which train {what} of "
-            f"{name}: {_difference(tensors, pupil, what)}"
+            f"{source} does not fit the {cell.student.name} students, which train "
+            f"{trainable} of {name}: {_difference(tensors, base, trainable)}"
         ) from error
 
 
 def compare(
-    reference: Reference, source: Path, model: Any, weights: Path, what: Trainable
+    reference: Reference, source: Path, model: Any, weights: Path, trainable: Trainable
 ) -> Compared:
     """The student as Vestige has it now and as it was trained.
 
@@ -238,7 +268,7 @@ def compare(
     Raises:
         ModelError: they differ.
     """
-    own = reference.own(weights, what)
+    own = reference.own(weights, trainable)
     if model is None:
         theirs = reference.of_adapter(source)
         return reference.compare(source, "PEFT's own loading of the adapter", theirs, own)
@@ -246,19 +276,19 @@ def compare(
     return reference.compare(source, "transformers' own loading of the model", theirs, own)
 
 
-def _difference(tensors: dict[str, Tensor], pupil: Loaded, what: Trainable) -> str:
+def _difference(tensors: dict[str, Tensor], base: Loaded, trainable: Trainable) -> str:
     """The first tensors that are missing, of another shape, or too many."""
-    pupil.weights.train(what, seed=0)
-    wanted = {n: tuple(t.shape) for n, t in pupil.weights.changed().items()}
-    pupil.weights.freeze()
-    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    other = [n for n in sorted(wanted.keys() | found.keys()) if wanted.get(n) != found.get(n)]
+    base.weights.train(trainable, seed=0)
+    wanted = {n: tuple(t.shape) for n, t in base.weights.changed().items()}
+    base.weights.freeze()
+    given = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    other = [n for n in sorted(wanted.keys() | given.keys()) if wanted.get(n) != given.get(n)]
     if not other:
         return "a tensor cannot be read"
     name = other[0]
     more = f" (and {len(other) - 1} more)" if other[1:] else ""
     saved = name.replace(".default.", ".")  # as it is called in the file
-    return f"{saved} is {found.get(name, 'missing')}, wanted {wanted.get(name, 'nothing')}{more}"
+    return f"{saved} is {given.get(name, 'missing')}, wanted {wanted.get(name, 'nothing')}{more}"
 
 
 def check_tokenizer(path: Path, own: Any, texts: Sequence[str]) -> None:
@@ -282,14 +312,15 @@ def check_tokenizer(path: Path, own: Any, texts: Sequence[str]) -> None:
         raise StoreError(f"cannot read {path}: {error}") from error
     theirs.no_truncation()
     theirs.no_padding()
-    there, here = theirs.get_vocab(), own.get_vocab()
+    vocabulary, own_vocabulary = theirs.get_vocab(), own.get_vocab()
     added = {token.content for token in theirs.get_added_tokens_decoder().values()}
-    changed = {token for token, _ in there.items() ^ here.items()}
-    if other := sorted(changed - (added - here.keys())):
+    changed = {token for token, _ in vocabulary.items() ^ own_vocabulary.items()}
+    if other := sorted(changed - (added - own_vocabulary.keys())):
         token = other[0]
+        theirs_id, own_id = vocabulary.get(token), own_vocabulary.get(token)
         raise ConfigError(
-            f"{path} is another tokenizer than the base's: {token!r} is {there.get(token)} there "
-            f"and {here.get(token)} here, so the student was trained on other tokens"
+            f"{path} is another tokenizer than the base's: {token!r} is {theirs_id} there "
+            f"and {own_id} here, so the student was trained on other tokens"
         )
     for text in texts:
         if theirs.encode(text, add_special_tokens=False).ids != list(

@@ -27,10 +27,10 @@ from vestige.models.weights import Weights
 
 #: Nats that two fp32 computations of one log-probability may differ by: at most, in any case, and
 #: as a share of what the student changes (a small change that is put in place wrongly is a small
-#: difference).
+#: difference). Chosen.
 MOST, ROUNDING, SHARE = 2e-3, 3e-4, 0.05
-TOKENS = 512  # of the vocabulary, evenly spread, whose log-probabilities are compared
-PROMPTS, LONGEST = 4, 256  # prompts that are compared, and the tokens of each at most
+TOKENS = 512  # of the vocabulary, evenly spread, whose log-probabilities are compared; chosen
+PROMPTS, LONGEST = 4, 256  # prompts that are compared, and the tokens of each at most; chosen
 
 
 @dataclass(frozen=True)
@@ -67,32 +67,32 @@ class Reference:
         model: the base, without anything of Vestige's in it.
     """
 
-    def __init__(self, name: str, pupil: Loaded, texts: Sequence[str]) -> None:
+    def __init__(self, name: str, loaded: Loaded, texts: Sequence[str]) -> None:
         """Args: texts: what the student is asked; a few of them are compared."""
         self.name = name
-        self.pupil = pupil
+        self.loaded = loaded
         self.model: Any = load_weights(catalog.path(name))[0].eval()
         step = max(1, len(texts) // PROMPTS)
-        self.prompts = [pupil.lm.question_ids(t)[-LONGEST:] for t in texts[::step][:PROMPTS]]
+        self.prompts = [loaded.lm.question_ids(t)[-LONGEST:] for t in texts[::step][:PROMPTS]]
         self.base = self.plain(self.model)
 
     def plain(self, model: nn.Module) -> Tensor:
         """Log-probabilities after each prompt, from the model's own forward pass: [P, K]."""
-        found = []
+        logprobs = []
         with torch.no_grad():
             for prompt in self.prompts:
                 logits = plain_logits(model, prompt)[-1]
-                found.append(logits.log_softmax(-1)[:: _stride(len(logits))])
-        return torch.stack(found).double()
+                logprobs.append(logits.log_softmax(-1)[:: _stride(len(logits))])
+        return torch.stack(logprobs).double()
 
-    def own(self, weights: Path, what: Trainable) -> Tensor:
+    def own(self, weights: Path, trainable: Trainable) -> Tensor:
         """The same from Vestige's model with the student's tensors in place: [P, K]."""
-        lm = self.pupil.lm
+        lm = self.loaded.lm
         if lm.precision != "fp32":
             lm = LanguageModel.load(
                 catalog.path(self.name), style=lm.style, precision="fp32", device="cpu"
             )
-            Weights(lm, [what]).load(weights, what)
+            Weights(lm, [trainable]).load(weights, trainable)
         size = self.model.get_output_embeddings().weight.shape[0]
         answers = [[token] for token in range(0, size, _stride(size))]
         return lm.answer_logprobs(self.prompts, answers)

@@ -43,31 +43,31 @@ def check_config(folder: Path, config: Any, base: Any) -> None:
         )
     # What the class does not declare (a trainer's own notes) is not read by its model.
     declared = type(base)().to_dict().keys() | {"quantization_config"}
-    here, there = (
+    own, wanted = (
         _flat({k: v for k, v in c.to_dict().items() if k in declared}) for c in (config, base)
     )
-    for key in sorted(here.keys() | there.keys()):
+    for key in sorted(own.keys() | wanted.keys()):
         field = key.split(".")[0]
-        if field not in UNRELATED and here.get(key) != there.get(key):
+        if field not in UNRELATED and own.get(key) != wanted.get(key):
             raise ConfigError(
-                f"{folder / 'config.json'}: {key} is {here.get(key)!r}, the base has "
-                f"{there.get(key)!r}{WHY.get(field, '')}: students must compute as their base does"
+                f"{folder / 'config.json'}: {key} is {own.get(key)!r}, the base has "
+                f"{wanted.get(key)!r}{WHY.get(field, '')}: students must compute as their base does"
             )
 
 
 def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """Settings with the names of those inside them: ``rope_parameters.rope_theta``."""
-    found: dict[str, Any] = {}
+    flat: dict[str, Any] = {}
     for key, value in config.items():
         inner = isinstance(value, dict)
-        found |= _flat(value, f"{prefix}{key}.") if inner else {f"{prefix}{key}": value}
-    return found
+        flat |= _flat(value, f"{prefix}{key}.") if inner else {f"{prefix}{key}": value}
+    return flat
 
 
-def names_in_layers(lm: LanguageModel, what: Trainable) -> set[str]:
+def names_in_layers(lm: LanguageModel, trainable: Trainable) -> set[str]:
     """What the parameters of the trained layers are called in the whole model."""
     path = next(path for path, module in lm.causal_lm.named_modules() if module is lm.layers)
-    chosen = what.layer_range(len(lm.layers))
+    chosen = trainable.layer_range(len(lm.layers))
     return {f"{path}.{n}" for n, _ in lm.layers.named_parameters() if layer_of(n) in chosen}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import chain
@@ -225,6 +225,21 @@ class Stage:
         with suppress(StoreError):
             if load_stage(self.part).key == self.key and not self.done:
                 self._publish()
+
+
+def once(stage: Stage, make: Callable[[Path], None]) -> StageResult:
+    """The finished stage, made first if it is not finished yet.
+
+    Args:
+        make: writes the stage's files to the folder that it is given.
+
+    Raises:
+        StoreError: as ``Stage.done`` and ``Stage.writing``.
+    """
+    if not stage.done:
+        with stage.writing() as folder:
+            make(folder)
+    return stage.result
 
 
 def make_stage(

@@ -19,7 +19,8 @@ from vestige.core.jsonl import read_text
 from vestige.core.types import ConfigError
 from vestige.store.files import TEMP_SUFFIX, disk_full_explained, sync
 
-SECONDS = "VESTIGE_CHECKPOINT_SECONDS"
+SECONDS = "VESTIGE_CHECKPOINT_SECONDS"  # a variable of the environment
+#: AdamW's state of a parameter, by torch's names.
 MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 
 
@@ -50,6 +51,7 @@ class Checkpoint:
 
     @property
     def path(self) -> Path:
+        """The file of our own loop's state."""
         return self.folder / "state.safetensors"
 
     def due(self) -> bool:
@@ -109,8 +111,8 @@ class Checkpoint:
 
     def latest(self) -> str | None:
         """The last whole checkpoint of TRL's trainer, which writes its state file last."""
-        found = sorted(self.folder.glob("checkpoint-*"), key=lambda p: int(p.name.split("-")[1]))
-        for path in reversed(found):
+        saved = sorted(self.folder.glob("checkpoint-*"), key=lambda p: int(p.name.split("-")[1]))
+        for path in reversed(saved):
             try:
                 json.loads(read_text(path / "trainer_state.json"))
                 return str(path)

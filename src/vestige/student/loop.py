@@ -1,46 +1,98 @@
 """The training loop: plain, short, the same for teachers and students.
 
 AdamW (decoupled weight decay 0), linear warm-up, then constant or linear decay to zero, gradient
-norm clipped. The loss of a step is the mean over the scored positions of its pack, as in TRL.
+norm clipped. The loss of a step is the mean over the scored positions of its pack, as in TRL, plus
+the objective's penalties.
 """
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import math
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vestige.core.settings import Optimisation
 from vestige.core.types import TrainingError
 from vestige.models.hf import LanguageModel
 from vestige.models.weights import Weights
 from vestige.student.checkpoint import Checkpoint
+from vestige.student.objectives import Objective, Term
 from vestige.student.packs import Pack, pack_logprobs
+
+#: The usual objective: cross-entropy, or KL to a teacher where there are targets; nothing else.
+USUAL = Objective()
 
 
 def teacher_logprobs(lm: LanguageModel, packs: Sequence[Pack], ids: Tensor) -> list[Tensor]:
     """The model's log-probabilities over a grammar, for each example in order: [scored, K]."""
-    found: dict[int, Tensor] = {}
+    logprobs: dict[int, Tensor] = {}
     with torch.no_grad():
         for pack in packs:
             parts = pack_logprobs(lm, pack, ids).cpu().split(list(pack.counts))
-            found |= dict(zip(pack.rows, parts, strict=True))
-    return [found[index] for index in sorted(found)]
+            logprobs |= dict(zip(pack.rows, parts, strict=True))
+    return [logprobs[index] for index in sorted(logprobs)]
+
+
+@dataclass(frozen=True)
+class ObjectiveForModel:
+    """An objective for one model.
+
+    Attributes:
+        penalties: a function for each penalty, and its strength.
+        hooks: a function of the trained parameters by name for each gradient hook.
+    """
+
+    lm: LanguageModel
+    loss: str
+    penalties: Sequence[tuple[float, Callable[[], Tensor]]]
+    hooks: Sequence[Callable[[Mapping[str, nn.Parameter]], None]]
+
+    @classmethod
+    def of(cls, objective: Objective, lm: LanguageModel) -> ObjectiveForModel:
+        """Args: lm: the model before its first step.
+
+        Raises:
+            ConfigError: a penalty or hook cannot be made; names its file.
+        """
+
+        def made(kind: str, term: Term) -> Callable[..., Any]:
+            return importlib.import_module(f"vestige.student.{kind}.{term.name}").make(lm, term)
+
+        penalties = [(t.strength, made("penalties", t)) for t in objective.penalties]
+        hooks = [made("gradient_hooks", t) for t in objective.gradient_hooks]
+        return cls(lm, objective.loss, penalties, hooks)
+
+    def backward(self, pack: Pack, ids: Tensor | None, target: Tensor | None) -> Tensor:
+        """A pack's loss with its penalties, in nats; its gradient is in the parameters, after the
+        hooks."""
+        loss = pack_loss(self.lm, pack, ids, target, name=self.loss)
+        for strength, penalty in self.penalties:
+            loss = loss + strength * penalty()
+        loss.backward()
+        if self.hooks:
+            trained = {n: p for n, p in self.lm.model.named_parameters() if p.requires_grad}
+            for hook in self.hooks:
+                hook(trained)
+        return loss
 
 
 def train(
     lm: LanguageModel,
     weights: Weights,
     packs: Sequence[Pack],
-    how: Optimisation,
+    optimisation: Optimisation,
     *,
     seed: int,
     ids: Tensor | None = None,
     targets: Sequence[Tensor] | None = None,
+    objective: Objective = USUAL,
     on_step: Callable[[int, float], None] = lambda step, loss: None,
     checkpoint: Checkpoint | None = None,
 ) -> float:
@@ -49,9 +101,9 @@ def train(
     Args:
         packs: passed over in an order that ``seed`` draws anew for each epoch.
         ids: token ids of a grammar, to score within it; None scores the whole vocabulary.
-        targets: a teacher's log-probabilities for each example
-            (``teacher_logprobs``): the loss is KL(teacher || student) in nats a position. None:
-            cross-entropy of the rows' own tokens.
+        targets: a teacher's log-probabilities for each example (``teacher_logprobs``), for a loss
+            that needs them. The usual loss is then KL(teacher || student) in nats a position, and
+            without them cross-entropy of the rows' own tokens.
         on_step: called after each step with its number (from 1) and loss.
         checkpoint: where the state is kept; a training that was stopped goes on from there, and
             ends with the weights of one that was not, bit for bit on as many threads.
@@ -61,32 +113,52 @@ def train(
 
     Raises:
         TrainingError: a loss or gradient is not finite; names the step and what to lower.
+        ConfigError: the objective needs what is not there.
     """
-    parameters = weights.train(how.trainable, seed=seed)
-    optimiser = torch.optim.AdamW(
-        parameters, lr=how.rate, betas=(0.9, how.beta2), weight_decay=0.0, fused=True
-    )
+    parameters = weights.train(optimisation.trainable, seed=seed)
+    for_model = ObjectiveForModel.of(objective, lm)
+    optimiser = adamw(parameters, optimisation)
     losses = checkpoint.restore(parameters, optimiser) if checkpoint else []
-    order = pack_order(len(packs), seed)
-    for step, at in enumerate(itertools.islice(order, len(losses), how.steps), len(losses) + 1):
-        optimiser.param_groups[0]["lr"] = how.rate * rate_factor(step - 1, how)
-        wanted = None if targets is None else torch.cat([targets[i] for i in packs[at].rows])
-        loss = pack_loss(lm, packs[at], ids, wanted)
-        loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(parameters, how.clip)
-        if not math.isfinite(loss.item()) or not math.isfinite(norm.item()):
-            raise TrainingError(
-                f"training diverged at step {step}: loss {loss.item():.4g}, gradient norm "
-                f"{norm.item():.4g}; lower the rate (now {how.rate:g}) or use precision=fp32"
-            )
+    order = itertools.islice(pack_order(len(packs), seed), len(losses), optimisation.steps)
+    for step, index in enumerate(order, len(losses) + 1):
+        optimiser.param_groups[0]["lr"] = optimisation.rate * rate_factor(step - 1, optimisation)
+        target = None if targets is None else torch.cat([targets[i] for i in packs[index].rows])
+        loss = for_model.backward(packs[index], ids, target).item()
+        norm = torch.nn.utils.clip_grad_norm_(parameters, optimisation.clip).item()
+        check_finite(step, loss, norm, optimisation.rate)
         optimiser.step()
         optimiser.zero_grad()
-        losses.append(loss.item())
-        on_step(step, losses[-1])
+        losses.append(loss)
+        on_step(step, loss)
         if checkpoint and checkpoint.due():
             checkpoint.save(parameters, optimiser, losses)
+    return last_quarter(losses)
+
+
+def last_quarter(losses: Sequence[float]) -> float:
+    """The mean of the last quarter of the losses, or of the last one."""
     tail = losses[-max(1, len(losses) // 4) :]
     return sum(tail) / len(tail)
+
+
+def adamw(parameters: Sequence[nn.Parameter], optimisation: Optimisation) -> torch.optim.AdamW:
+    """The optimiser, before its first step."""
+    return torch.optim.AdamW(
+        parameters,
+        lr=optimisation.rate,
+        betas=(0.9, optimisation.beta2),
+        weight_decay=0.0,
+        fused=True,
+    )
+
+
+def check_finite(step: int, loss: float, norm: float, rate: float) -> None:
+    """Raises ``TrainingError`` where a step's loss or gradient norm is not finite."""
+    if not math.isfinite(loss) or not math.isfinite(norm):
+        raise TrainingError(
+            f"training diverged at step {step}: loss {loss:.4g}, gradient norm {norm:.4g}; lower "
+            f"the rate (now {rate:g}) or use precision=fp32"
+        )
 
 
 def pack_order(count: int, seed: int) -> Iterator[int]:
@@ -98,20 +170,27 @@ def pack_order(count: int, seed: int) -> Iterator[int]:
         yield from reversed(order)
 
 
-def rate_factor(step: int, how: Optimisation) -> float:
+def rate_factor(step: int, optimisation: Optimisation) -> float:
     """The share of the full rate at a step counted from 0."""
-    warm = min(1.0, (step + 1) / how.warmup) if how.warmup else 1.0
-    return warm * max(0.0, 1 - step / how.steps) if how.decay else warm
+    warm = min(1.0, (step + 1) / optimisation.warmup) if optimisation.warmup else 1.0
+    return warm * max(0.0, 1 - step / optimisation.steps) if optimisation.decay else warm
 
 
 def pack_loss(
-    lm: LanguageModel, pack: Pack, ids: Tensor | None = None, target: Tensor | None = None
+    lm: LanguageModel,
+    pack: Pack,
+    ids: Tensor | None = None,
+    target: Tensor | None = None,
+    *,
+    name: str = "",
 ) -> Tensor:
-    """Mean cross-entropy, or mean KL(target || model), of a pack's scored positions, in nats."""
-    logprobs = pack_logprobs(lm, pack, ids)
-    if target is None:
-        return torch.nn.functional.nll_loss(logprobs, pack.targets.to(logprobs.device))
-    target = target.to(logprobs.device)
-    possible = target.isfinite()
-    gap = torch.where(possible, target, 0.0) - torch.where(possible, logprobs, 0.0)
-    return (torch.where(possible, target.exp(), 0.0) * gap).sum(-1).mean()
+    """A loss of a pack's scored positions, in nats a position.
+
+    Args:
+        ids: token ids of a grammar, to score within it.
+        target: a teacher's log-probabilities at each scored position.
+        name: of ``objectives.LOSSES``; empty: ``forward_kl`` with a target, else ``cross_entropy``.
+    """
+    name = name or ("cross_entropy" if target is None else "forward_kl")
+    module = importlib.import_module(f"vestige.student.losses.{name}")
+    return module.loss(pack_logprobs(lm, pack, ids), pack, target)

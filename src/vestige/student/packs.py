@@ -19,7 +19,7 @@ from vestige.models.hf import LanguageModel
 from vestige.models.sampling import symbol_ids
 from vestige.models.tree import TokenTree, build_tree, common_prefix
 
-SHARED = 4  # from so many rows on, a prompt gets a forward pass of its own
+SHARED = 4  # from so many rows on, a prompt gets a forward pass of its own; chosen
 
 
 @dataclass(frozen=True)
@@ -110,8 +110,8 @@ def make_packs(
         raise DataError("there are no rows to train on")
     order = interleave([example.prompt for example in examples], batch, prompts)
     return [
-        _lay_out([(i, examples[i]) for i in order[at : at + batch]], shared, automaton, ids)
-        for at in range(0, len(order), batch)
+        _lay_out([(i, examples[i]) for i in order[start : start + batch]], shared, automaton, ids)
+        for start in range(0, len(order), batch)
     ]
 
 
@@ -123,8 +123,8 @@ def interleave(prompt_of: Sequence[Hashable], batch: int, prompts: int) -> list[
         groups.setdefault(prompt, []).append(index)
     queues, share = list(groups.values()), max(1, batch // prompts)
     order: list[int] = []
-    for at in range(0, len(queues), prompts):
-        turn = [list(queue) for queue in queues[at : at + prompts]]
+    for start in range(0, len(queues), prompts):
+        turn = [list(queue) for queue in queues[start : start + prompts]]
         while any(turn):
             for queue in turn:
                 order += queue[:share]

@@ -8,6 +8,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from torch import nn
@@ -19,6 +20,7 @@ from vestige.models.weights import Weights
 from vestige.student.checkpoint import Checkpoint
 from vestige.student.packs import encode_rows
 
+#: Attributes that accelerate puts on a model that it has prepared.
 LEFT_BEHIND = {"forward", "_original_forward", "_is_accelerate_prepared"}
 
 
@@ -26,7 +28,7 @@ def train_with_trl(
     lm: LanguageModel,
     weights: Weights,
     rows: Sequence[Row],
-    how: Optimisation,
+    optimisation: Optimisation,
     *,
     seed: int,
     on_step: Callable[[int], None] = lambda step: None,
@@ -37,7 +39,8 @@ def train_with_trl(
 
     The loss is TRL's completion-only cross-entropy over the whole vocabulary. ``trainable`` picks
     full tuning of some layers or LoRA (PEFT), exactly as in the packed loop. Under ``accelerate
-    launch`` the processes share each batch: ``how.batch`` rows a step, however many they are.
+    launch`` the processes share each batch: ``optimisation.batch`` rows a step, however many they
+    are.
 
     Args:
         save: where to write the PEFT adapter, or the whole model. Needed where the processes
@@ -50,15 +53,44 @@ def train_with_trl(
     Raises:
         TrainingError: a loss is not finite.
         ConfigError: ``trainer_kwargs`` holds an option that TRL does not know.
+        MissingExtraError: TRL is not installed.
     """
+    library = _library()
+    weights.train(optimisation.trainable, seed=seed)
+    with tempfile.TemporaryDirectory() as passing, borrowed(lm.model):
+        scratch = str(checkpoint.folder) if checkpoint else passing
+        options = trl_options(lm, optimisation, scratch, seed)
+        watch = _watcher(optimisation.rate, on_step, checkpoint)
+        trainer = _trainer(library, lm, rows, options, watch)
+        trainer.train(resume_from_checkpoint=checkpoint.latest() if checkpoint else None)
+        if save is not None:
+            trainer.save_model(str(save))
+        return [float(entry["loss"]) for entry in trainer.state.log_history if "loss" in entry]
+
+
+def _library() -> SimpleNamespace:
+    """What is used of TRL and its libraries. Raises ``MissingExtraError`` without them."""
     try:
         from datasets import Dataset
         from datasets.utils.logging import disable_progress_bar
-        from transformers import PrinterCallback, TrainerCallback
+        from transformers import PrinterCallback
         from trl.trainer.sft_config import SFTConfig
         from trl.trainer.sft_trainer import SFTTrainer
     except ImportError as error:
         raise MissingExtraError(error.name or "trl", "trl") from error
+    disable_progress_bar()
+    return SimpleNamespace(
+        Dataset=Dataset, PrinterCallback=PrinterCallback, SFTConfig=SFTConfig, SFTTrainer=SFTTrainer
+    )
+
+
+def _watcher(rate: float, on_step: Callable[[int], None], checkpoint: Checkpoint | None) -> Any:
+    """A callback that stops a training that diverges, tells each step, and asks for checkpoints.
+
+    Args:
+        rate: the learning rate, for the message.
+    """
+    from transformers import TrainerCallback
 
     class Watch(TrainerCallback):
         def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
@@ -67,7 +99,7 @@ def train_with_trl(
                 if not math.isfinite(loss):
                     raise TrainingError(
                         f"training diverged at step {state.global_step}: loss {loss}; lower the "
-                        f" rate (now {how.rate:g}) or use precision=fp32"
+                        f" rate (now {rate:g}) or use precision=fp32"
                     )
 
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -76,29 +108,33 @@ def train_with_trl(
                 control.should_save = True
                 checkpoint.saved()
 
-    disable_progress_bar()
-    weights.train(how.trainable, seed=seed)
+    return Watch()
+
+
+def _trainer(
+    library: SimpleNamespace,
+    lm: LanguageModel,
+    rows: Sequence[Row],
+    options: dict[str, Any],
+    watch: Any,
+) -> Any:
+    """The trainer of ``rows``. Raises ``ConfigError`` for an option that TRL does not know."""
     tokenizer = lm.tokenizer
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
-    with tempfile.TemporaryDirectory() as passing, borrowed(lm.model):
-        scratch = str(checkpoint.folder) if checkpoint else passing
-        try:
-            config = SFTConfig(**trl_options(lm, how, scratch, seed))
-        except (TypeError, ValueError) as error:
-            raise ConfigError(f"students.optimisation.trainer_kwargs: {error}") from error
-        trainer = SFTTrainer(
-            model=lm.model,  # type: ignore[arg-type]
-            args=config,
-            train_dataset=Dataset.from_list([as_example(lm, row) for row in rows]),
-            processing_class=tokenizer,
-            callbacks=[Watch()],
-        )
-        trainer.remove_callback(PrinterCallback)  # it prints every loss to stdout
-        trainer.train(resume_from_checkpoint=checkpoint.latest() if checkpoint else None)
-        if save is not None:
-            trainer.save_model(str(save))
-        return [float(entry["loss"]) for entry in trainer.state.log_history if "loss" in entry]
+    try:
+        config = library.SFTConfig(**options)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"students.optimisation.trainer_kwargs: {error}") from error
+    trainer = library.SFTTrainer(
+        model=lm.model,
+        args=config,
+        train_dataset=library.Dataset.from_list([as_example(lm, row) for row in rows]),
+        processing_class=tokenizer,
+        callbacks=[watch],
+    )
+    trainer.remove_callback(library.PrinterCallback)  # it prints every loss to stdout
+    return trainer
 
 
 @contextlib.contextmanager
@@ -118,28 +154,30 @@ def borrowed(model: nn.Module) -> Iterator[None]:
         model.eval()
 
 
-def trl_options(lm: LanguageModel, how: Optimisation, scratch: str, seed: int) -> dict[str, Any]:
+def trl_options(
+    lm: LanguageModel, optimisation: Optimisation, scratch: str, seed: int
+) -> dict[str, Any]:
     """SFTConfig's arguments; the user's ``trainer_kwargs`` have the last word.
 
     Raises:
         ConfigError: the batch cannot be shared evenly among the processes of ``accelerate launch``.
     """
     processes = int(os.environ.get("WORLD_SIZE", "1"))
-    if how.batch % processes:
+    if optimisation.batch % processes:
         raise ConfigError(
-            f"optimisation.batch={how.batch} rows cannot be shared by {processes} processes: make "
-            "it a multiple"
+            f"optimisation.batch={optimisation.batch} rows cannot be shared by {processes} "
+            "processes: make it a multiple"
         )
     options: dict[str, Any] = {
         "output_dir": scratch,
-        "max_steps": how.steps,
-        "per_device_train_batch_size": how.batch // processes,
-        "learning_rate": how.rate,
-        "lr_scheduler_type": "linear" if how.decay else "constant_with_warmup",
-        "warmup_steps": how.warmup,
-        "adam_beta2": how.beta2,
+        "max_steps": optimisation.steps,
+        "per_device_train_batch_size": optimisation.batch // processes,
+        "learning_rate": optimisation.rate,
+        "lr_scheduler_type": "linear" if optimisation.decay else "constant_with_warmup",
+        "warmup_steps": optimisation.warmup,
+        "adam_beta2": optimisation.beta2,
         "weight_decay": 0.0,
-        "max_grad_norm": how.clip,
+        "max_grad_norm": optimisation.clip,
         "completion_only_loss": True,
         "max_length": None,
         "logging_steps": 1,
@@ -153,7 +191,7 @@ def trl_options(lm: LanguageModel, how: Optimisation, scratch: str, seed: int) -
         "dataloader_pin_memory": False,
         "seed": seed,
     }
-    return options | how.trainer_kwargs
+    return options | optimisation.trainer_kwargs
 
 
 def as_example(lm: LanguageModel, row: Row) -> dict[str, list[int]]:

@@ -18,7 +18,7 @@ def teach(
     lm: LanguageModel,
     weights: Weights,
     source: Trait,
-    how: Optimisation,
+    optimisation: Optimisation,
     *,
     seed: int,
     on_step: Callable[[int, float], None] = lambda step, loss: None,
@@ -26,17 +26,19 @@ def teach(
 ) -> None:
     """Fine-tune from the base on the trait's question-answer pairs; the model holds the result.
 
-    Pairs are drawn in a random order, repeated as often as ``how`` needs.
+    Pairs are drawn in a random order, repeated as often as ``optimisation`` needs.
     """
     pairs = list(source.pairs)
     random.Random(f"{seed}-{source.name}").shuffle(pairs)
-    pairs = (pairs * (1 + how.steps * how.batch // len(pairs)))[: how.steps * how.batch]
+    wanted = optimisation.steps * optimisation.batch
+    pairs = (pairs * (1 + wanted // len(pairs)))[:wanted]
     examples = encode_rows(
         lm, [lm.question_ids(question) for question, _ in pairs], [answer for _, answer in pairs]
     )
     # Batches in the drawn order: grouping by question would make each batch one question.
+    batch = optimisation.batch
     packs = [
-        make_packs(examples[at : at + how.batch], how.batch)[0]
-        for at in range(0, len(examples), how.batch)
+        make_packs(examples[start : start + batch], batch)[0]
+        for start in range(0, len(examples), batch)
     ]
-    train(lm, weights, packs, how, seed=seed, on_step=on_step, checkpoint=checkpoint)
+    train(lm, weights, packs, optimisation, seed=seed, on_step=on_step, checkpoint=checkpoint)

@@ -19,9 +19,11 @@ from vestige.rows.files import dropped_line, row_line
 from vestige.rows.places import Output, claimed, locate, shown
 from vestige.rows.trained_parts import other_parts
 
-BLOCK = 512  # rows in memory
-MAX_LOST = 0.2  # share of rows that may go unanswered before the work stops with the numbers
-ROUNDS = 3  # times that a row is asked
+BLOCK = 512  # rows in memory; chosen
+MAX_LOST = (
+    0.2  # share of rows that may go unanswered before the work stops with the numbers; chosen
+)
+ROUNDS = 3  # times that a row is asked; chosen
 AGAIN = ("no_answer", "empty_answer")
 ASK = """\
 Below is a question and an answer to it. Say the answer again in other words: keep its meaning, \
@@ -113,9 +115,13 @@ def set_aside(item: Row | DroppedRow) -> Row | DroppedRow:
 
 
 def answered(
-    rows: list[Row], model: ApiModel, ask: str, max_tokens: int, counts: Counter[str],
+    rows: list[Row],
+    model: ApiModel,
+    ask: str,
+    max_tokens: int,
+    counts: Counter[str],
     progress: Callable[[int], object],
-) -> Iterator[tuple[Row, Reply]]:  # fmt: skip
+) -> Iterator[tuple[Row, Reply]]:
     """Each row with its reply, in the rows' order. Equal rows are asked once, and what brought no
     text is asked again."""
     requests = [request_for(row, ask, max_tokens) for row in rows]
@@ -150,10 +156,10 @@ def check(counts: Counter[str], model: str) -> None:
     if not asked:
         raise DataError("there is no readable row to paraphrase")
     if lost > MAX_LOST * asked:
-        told = ", ".join(f"{n} {reason}" for reason, n in sorted(counts.items()))
+        counted = ", ".join(f"{n} {reason}" for reason, n in sorted(counts.items()))
         raise DataError(
-            f"{model} gave no new wording for {lost} of {asked} rows ({told}); answers so far are "
-            "kept: run the same command again, or try another model or --max-tokens-a-row"
+            f"{model} gave no new wording for {lost} of {asked} rows ({counted}); answers so "
+            "far are kept: run the same command again, or try another model or --max-tokens-a-row"
         )
 
 

@@ -1,1 +1,1 @@
-"""Who works on an experiment's stages: processes of this machine, or a Ray cluster."""
+"""Who works on a run's jobs: processes of this machine, or the nodes of a Ray cluster."""

@@ -1,68 +1,60 @@
-"""What the stages of a seed share: rows as they are drawn, fitting targets, judging a teacher."""
+"""Whether a teacher may write data: it has its trait, and still writes the carrier."""
 
 from __future__ import annotations
 
 import dataclasses
-import os
-from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from vestige.core.types import DataError, Row
+from vestige.carriers.filtering import filter_rows
 from vestige.evaluate.scores import Panel
-from vestige.experiment.recipe import Experiment, TeacherSettings
+from vestige.experiment.row_filtering import blank_rows, filter_rules
+from vestige.experiment.row_packs import grammar_packs
+from vestige.experiment.row_sampling import automaton_of, sample_freely
+from vestige.experiment.run_view import read_kept
+from vestige.experiment.seed_context import SeedContext
+from vestige.experiment.settings import Experiment, TeacherSettings
 from vestige.models.hf import LanguageModel
-from vestige.rows.files import read_rows, row_line
-from vestige.store.files import disk_full_explained
+from vestige.models.sampling import HfBackend, symbol_ids
+from vestige.store import StageResult
 from vestige.student.packs import Pack, pack_logprobs
 
-
-def append_rows(path: Path, rows: Iterable[Row]) -> None:
-    """Add rows to a local file and see them on the disk. A kill leaves a part of them at most.
-
-    Raises:
-        StoreError: the disk is full.
-    """
-    with disk_full_explained(path), path.open("ab") as file:
-        file.write(b"".join(map(row_line, rows)))
-        file.flush()
-        os.fsync(file.fileno())
+#: Free answers, and rows of the base within a grammar, that show whether a teacher still writes
+#: the carrier: few, as every teacher is asked for them. Chosen, not measured.
+CHECKED_ANSWERS, CHECKED_ROWS = 64, 32
+BATCH = 16  # rows of a forward pass
 
 
-def whole_rows(path: Path, batch: int, total: int) -> list[Row]:
-    """The rows that ``append_rows`` has added in batches; what a kill left of a batch is cut off.
-
-    Args:
-        total: all rows that the file will have: its last batch may be short.
-    """
-    if not path.exists():
-        return []
-    with path.open("rb") as file:
-        lines = file.readlines()
-    whole = len(lines) - bool(lines and not lines[-1].endswith(b"\n"))
-    whole = whole if whole == total else whole - whole % batch
-    size = sum(map(len, lines[:whole]))
-    if size < path.stat().st_size:
-        os.truncate(path, size)
-    return [row for row in read_rows(path) if isinstance(row, Row)] if whole else []
-
-
-def split_targets(saved: dict[str, Tensor], packs: Sequence[Pack]) -> list[Tensor]:
-    """The saved log-probabilities of each row, if they fit the student's packs."""
-    counts = {index: n for pack in packs for index, n in zip(pack.rows, pack.counts, strict=True)}
-    stored = saved["counts"].tolist()
-    if [counts[index] for index in sorted(counts)] != stored:
-        raise DataError(
-            "the teacher's targets do not fit the student's rows: their tokenizers write the "
-            "carrier differently"
-        )
-    return list(saved["logprobs"].split(stored))
+def carrier_grip(
+    context: SeedContext, lm: LanguageModel, contexts: StageResult | None, system: str = ""
+) -> float:
+    """How well a model still writes the carrier: probability on the grammar's symbols, or
+    (free sampling) the share of a few rows that the filter keeps."""
+    if contexts is None:
+        blank = blank_rows(context)
+        asked = blank[:: max(1, len(blank) // CHECKED_ANSWERS)][:CHECKED_ANSWERS]
+        texts = sample_freely(context, HfBackend(lm), lm, asked, system, context.seed)
+        rows = [
+            dataclasses.replace(row, completion=text)
+            for row, text in zip(asked, texts, strict=True)
+        ]
+        return len(filter_rows(rows, filter_rules(context))[0]) / len(rows)
+    automaton, rows = automaton_of(context), read_kept(contexts.path)[:CHECKED_ROWS]
+    packs = grammar_packs(context, lm, rows, BATCH, automaton, system=system)
+    tokens = symbol_ids(lm, automaton)
+    with torch.no_grad():
+        mass = [grammar_mass(lm, pack, tokens) for pack in packs]
+    return float(torch.cat(mass).mean())
 
 
 def grammar_mass(lm: LanguageModel, pack: Pack, tokens: Tensor) -> Tensor:
-    """Whole-vocabulary probability on the symbols that may come, at every scored position."""
+    """Whole-vocabulary probability on the symbols that may come, at every scored position: [n].
+
+    Args:
+        tokens: token ids of the grammar's symbols, [K].
+    """
     free = dataclasses.replace(pack, allowed=None)
     logprobs = pack_logprobs(lm, free)[:, tokens]
     assert pack.allowed is not None
@@ -97,18 +89,18 @@ def gained(panel: Panel, before: Panel) -> dict[str, Any]:
 
 
 def judge_teacher(
-    seen: dict[str, Any], carrier: float, settings: TeacherSettings
+    shown: dict[str, Any], carrier: float, settings: TeacherSettings
 ) -> dict[str, Any]:
     """What a teacher showed, and whether that is enough.
 
     Args:
-        seen: trait, seed, kind, and what was measured; nothing for a teacher without a trait.
+        shown: trait, seed, kind, and what was measured; nothing for a teacher without a trait.
         carrier: what remains of the base's grip on the carrier, a ratio.
     """
     nothing = {"measure": "", "probability": 0.0, "lowest": 0.0, "base_probability": 0.0}
-    has_trait = "measure" not in seen or seen["probability"] >= settings.min_probability
+    has_trait = "measure" not in shown or shown["probability"] >= settings.min_probability
     accepted = has_trait and carrier >= settings.min_carrier
-    return nothing | seen | {"carrier_valid": carrier, "accepted": bool(accepted)}
+    return nothing | shown | {"carrier_valid": carrier, "accepted": bool(accepted)}
 
 
 def describe_check(check: dict[str, Any], recipe: Experiment) -> str:

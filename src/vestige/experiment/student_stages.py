@@ -1,0 +1,114 @@
+"""Students: a function for each method, and the table that names them.
+
+A new kind of student is a function here, its entry in ``METHODS`` and its name in
+``settings.Student.method``.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from vestige.core.types import Message
+from vestige.evaluate.exact import measure
+from vestige.experiment.base_stage import contexts
+from vestige.experiment.questioning import asked_of
+from vestige.experiment.row_packs import grammar_packs
+from vestige.experiment.row_sampling import automaton_of
+from vestige.experiment.rows_stage import student_rows
+from vestige.experiment.run_view import read_kept, rows_for
+from vestige.experiment.seed_context import SeedContext
+from vestige.experiment.settings import Student
+from vestige.experiment.student_training import (
+    ROW_TRAINERS,
+    measure_own_base,
+    train_on_packs,
+    unfinished,
+)
+from vestige.experiment.targets_stage import read_targets, targets
+from vestige.models.sampling import symbol_ids
+from vestige.store import Stage, StageResult
+from vestige.store.layout import StageFile
+from vestige.traits import family
+
+
+def student_stage(
+    context: SeedContext, student: Student, data: str, inputs: Sequence[StageResult]
+) -> Stage:
+    """The stage of an arm's student of one data set."""
+    recipe, objective = context.recipe, student.objective.identity
+    unused = {"name", "no_trait", "shuffles", "objective"}
+    config = {
+        "student": student.model_dump(mode="json", exclude=unused),
+        **({"objective": objective} if objective else {}),
+        "save": recipe.save_students,
+        "max_rows": recipe.carrier.max_rows,
+        **asked_of(recipe),
+    }
+    return context.stage(context.layout.student(context.seed, student.name, data), config, inputs)
+
+
+def distil(context: SeedContext, student: Student, data: str) -> None:
+    """A student trained on a teacher's probabilities."""
+    written, wanted = contexts(context), targets(context, data)
+    assert written is not None  # the recipe is constrained, or it would not validate
+    stage = student_stage(context, student, data, [written, wanted])
+
+    def make(folder: Path) -> None:
+        begun = unfinished(context, student, stage, folder)
+        lm, optimisation = begun.model.lm, student.optimisation
+        rows, automaton = read_kept(written.path), automaton_of(context)
+        prompts = optimisation.prompts_per_batch
+        packs = grammar_packs(context, lm, rows, optimisation.batch, automaton, prompts=prompts)
+        train_on_packs(begun, packs, symbol_ids(lm, automaton), read_targets(wanted, packs))
+
+    context.once(stage, make)
+
+
+def fine_tune(context: SeedContext, student: Student, data: str) -> None:
+    """A student trained on a teacher's rows (or on the same rows, shuffled).
+
+    One that is trained elsewhere is reported if it is here; that it is not is no error yet.
+    """
+    inputs, matched = student_rows(context)
+    stage = student_stage(context, student, data, inputs)
+    if student.engine not in ROW_TRAINERS:
+        if stage.done:
+            context.report_finished(stage)
+        return
+
+    def make(folder: Path) -> None:
+        rows = rows_for(context.recipe, matched, data, context.seed)
+        ROW_TRAINERS[student.engine](unfinished(context, student, stage, folder), rows)
+
+    context.once(stage, make)
+
+
+def in_context(context: SeedContext, student: Student, data: str) -> None:
+    """A model that reads rows in its prompt and is not trained at all."""
+    inputs, matched = student_rows(context)
+    stage = student_stage(context, student, data, inputs)
+
+    def make(folder: Path) -> None:
+        rows = matched[data]
+        shown = random.Random(context.seed).sample(rows, min(student.shots, len(rows)))
+        turns = [
+            turn for row in shown for turn in (*row.messages, Message("assistant", row.completion))
+        ]
+        begun = unfinished(context, student, stage, folder)
+        begun.model.weights.freeze()
+        measure_own_base(begun)
+        panel = measure(begun.model.lm, family(context.recipe.family), before=turns)
+        panel.save(folder / StageFile.student_panel(student.steps))
+        stage.note(shown=len(shown))
+
+    context.once(stage, make)
+
+
+#: How a student is made, by the name of its method.
+METHODS: dict[str, Callable[[SeedContext, Student, str], None]] = {
+    "distill": distil,
+    "rows": fine_tune,
+    "in_context": in_context,
+}

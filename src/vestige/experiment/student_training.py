@@ -1,0 +1,155 @@
+"""Training one student in its unfinished stage, and measuring it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from vestige.core.jsonl import write_text
+from vestige.core.types import Row
+from vestige.evaluate.exact import measure
+from vestige.experiment.model_pool import Loaded
+from vestige.experiment.questioning import ask
+from vestige.experiment.row_packs import student_packs
+from vestige.experiment.seed_context import SeedContext
+from vestige.experiment.settings import Student
+from vestige.store import Stage
+from vestige.store.layout import StageFile
+from vestige.student.checkpoint import Checkpoint
+from vestige.student.loop import train
+from vestige.student.packs import Pack
+from vestige.traits import family
+
+
+@dataclass(frozen=True)
+class UnfinishedStudent:
+    """A student whose stage is being written.
+
+    Attributes:
+        model: its base in memory, which becomes the student.
+        folder: where the stage's files go.
+    """
+
+    context: SeedContext
+    settings: Student
+    model: Loaded
+    stage: Stage
+    folder: Path
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        """Where its training goes on if it is stopped."""
+        return Checkpoint(self.folder / StageFile.CHECKPOINT)
+
+
+def unfinished(
+    context: SeedContext, settings: Student, stage: Stage, folder: Path
+) -> UnfinishedStudent:
+    """A student to be made, with its base loaded."""
+    return UnfinishedStudent(context, settings, context.models.base_of(settings), stage, folder)
+
+
+def train_on_packs(
+    student: UnfinishedStudent,
+    packs: Sequence[Pack],
+    ids: Tensor | None,
+    targets: Sequence[Tensor] | None = None,
+) -> None:
+    """Train in our own loop, measuring on the way where the recipe wants a curve.
+
+    Args:
+        ids: token ids of a grammar, to score within it [K]; None scores the whole vocabulary.
+        targets: the teacher's log-probabilities of each row; None: the rows' own tokens.
+    """
+    context, model, settings = student.context, student.model, student.settings
+    steps, panel = settings.optimisation.steps, family(context.recipe.family)
+    checkpoint = student.checkpoint
+    losses = checkpoint.losses()
+    measure_own_base(student)
+
+    def on_step(step: int, loss: float) -> None:
+        losses.append(loss)
+        if step in settings.curve and step != steps:
+            path = student.folder / StageFile.student_panel(step)
+            measure(model.lm, panel).save(path)
+        context.report(student.stage.name, step, steps)
+
+    train(
+        model.lm,
+        model.weights,
+        packs,
+        settings.optimisation,
+        seed=context.seed,
+        ids=ids,
+        targets=targets,
+        objective=settings.objective,
+        on_step=on_step,
+        checkpoint=checkpoint,
+    )
+    finish_student(student, losses)
+    checkpoint.remove()
+    student.stage.note(tokens=sum(packs[i % len(packs)].tokens for i in range(steps)))
+
+
+def train_packed(student: UnfinishedStudent, rows: Sequence[Row]) -> None:
+    """Train on rows in our own loop."""
+    packs, ids = student_packs(student.context, student.settings, student.model.lm, rows)
+    train_on_packs(student, packs, ids)
+
+
+def train_trl(student: UnfinishedStudent, rows: Sequence[Row]) -> None:
+    """Train on rows with TRL's ``SFTTrainer``."""
+    from vestige.student.trl import train_with_trl
+
+    context, optimisation = student.context, student.settings.optimisation
+    measure_own_base(student)
+    checkpoint = student.checkpoint
+    losses = train_with_trl(
+        student.model.lm,
+        student.model.weights,
+        rows,
+        optimisation,
+        seed=context.seed,
+        on_step=lambda step: context.report(student.stage.name, step, optimisation.steps),
+        checkpoint=checkpoint,
+    )
+    finish_student(student, losses)
+    checkpoint.remove()
+
+
+#: Engines that train on rows here, by the name in a student's settings; ``elsewhere`` trains in
+#: another program.
+ROW_TRAINERS: dict[str, Callable[[UnfinishedStudent, Sequence[Row]], None]] = {
+    "packed": train_packed,
+    "trl": train_trl,
+}
+
+
+def measure_own_base(student: UnfinishedStudent) -> None:
+    """Keep the untrained base's panel beside a student of another base."""
+    if student.settings.base:
+        model, panel = student.model, family(student.context.recipe.family)
+        student.stage.note(**model.lm.record(panel.heldout[0]))
+        model.weights.freeze()
+        measure(model.lm, panel).save(student.folder / StageFile.BASE_PANEL)
+
+
+def finish_student(student: UnfinishedStudent, losses: Sequence[float]) -> None:
+    """Measure and keep a student that is trained, and give its base back."""
+    write_text(student.folder / StageFile.LOSS, json.dumps(losses))
+    measure_student(student)
+    if student.context.recipe.save_students:
+        student.model.weights.save(student.folder / StageFile.WEIGHTS)
+    student.model.weights.freeze()
+
+
+def measure_student(student: UnfinishedStudent) -> None:
+    """Ask the model in memory everything that a student of the recipe is asked."""
+    context, lm = student.context, student.model.lm
+    path = student.folder / StageFile.student_panel(student.settings.optimisation.steps)
+    measure(lm, family(context.recipe.family)).save(path)
+    ask(lm, context.recipe, context.seed, student.folder)

@@ -1,0 +1,1 @@
+"""Losses of a pack's scored positions: a file for each, named in ``objectives.LOSSES``."""
