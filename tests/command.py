@@ -116,7 +116,7 @@ def _become(call: dict[str, Any]) -> None:
     os.environ.update(call["env"])
     os.chdir(call["cwd"])
     sys.argv = ["vestige", *call["words"]]
-    from vestige.cli import main
+    from vestige.cli.main import main
 
     code: Any = 1
     try:

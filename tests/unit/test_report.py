@@ -22,7 +22,7 @@ from report_data import interval, make_manifest, make_results
 from vestige.core.results import CurvePoint, Interval, Results
 from vestige.core.types import DataError, StoreError
 from vestige.report import charts, render, render_runs
-from vestige.report.page import _ordinal, _percent, _places
+from vestige.report.words import ordinal, percent, places
 
 HOSTILE = '<script>alert("a\'b")</script><img src=x onerror=alert(1)>{{ 7 * 7 }}&amp;'
 FILES = ("results.json", "run.json", "recipe.json")
@@ -413,11 +413,11 @@ def test_numbers_are_written_for_readers() -> None:
     assert charts.number(0.25, 1, True) == "+0.2"
     assert charts.spell(0.004, 0.001, 0.007) == "+0.004 [0.001, 0.007]"
     assert charts.spell(0.0, 0.0, 0.0) == "0.00 [0.00, 0.00]"
-    assert [_ordinal(n) for n in (1, 2, 3, 4, 11, 12, 13, 21, 112)] == [
+    assert [ordinal(n) for n in (1, 2, 3, 4, 11, 12, 13, 21, 112)] == [
         "1st", "2nd", "3rd", "4th", "11th", "12th", "13th", "21st", "112th",
     ]  # fmt: skip
-    assert _places([1, 2, 1], 20) == "1st, 2nd, 1st of 20"
-    assert [_percent(p) for p in (0.0, 0.0004, 0.5, 1.0)] == ["0.0%", "0.04%", "50.0%", "100.0%"]
+    assert places([1, 2, 1], 20) == "1st, 2nd, 1st of 20"
+    assert [percent(p) for p in (0.0, 0.0004, 0.5, 1.0)] == ["0.0%", "0.04%", "50.0%", "100.0%"]
 
 
 # ---- files -----------------------------------------------------------------------------------

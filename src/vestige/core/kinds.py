@@ -1,0 +1,43 @@
+"""What a kind of run is: an experiment, small networks, an audit, a benchmark. Free of torch.
+
+Each kind is declared in its own folder (``KIND`` in ``audit/kind.py``, for instance) and listed in
+``vestige.kinds``. The commands ``run``, ``show`` and ``report`` know a run by its kind alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import BaseModel
+
+#: Called with the name of a stage, how much of it is done, and of how much; total 0: just finished.
+Report = Callable[[str, int, int], object]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of run: what its ``recipe.json`` and ``results.json`` hold, and how it is run again.
+
+    Attributes:
+        name: ``kind`` in both files. ``cli/summaries/<name>.py`` prints such results on the
+            terminal.
+        settings: what ``recipe.json`` holds.
+        record: what ``results.json`` holds.
+        replay: ``replay(folder, *, overwrite, report)`` runs every unfinished stage of a run folder
+            and gives the folder and its results. It imports torch when it is called.
+        template: of the report: ``report/<template>.html.j2``, prepared by
+            ``report/views/<template>.py``; empty: the kind has no report.
+        run: ``run(settings, root, *, overwrite, report, ...)`` starts a run from settings, below
+            ``root``; None: such runs have a command of their own, and are only replayed.
+        stages: how many stages a run with given settings has, for the progress bar; None: unknown.
+    """
+
+    name: str
+    settings: type[BaseModel]
+    record: type[BaseModel]
+    replay: Callable[..., tuple[Path, BaseModel]]
+    template: str = ""
+    run: Callable[..., tuple[Path, BaseModel]] | None = None
+    stages: Callable[..., int] | None = None
