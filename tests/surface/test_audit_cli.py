@@ -16,12 +16,13 @@ from rich.console import Console
 from typer.main import get_command
 
 import command
-from vestige.cli import audit
-from vestige.cli.audit import as_sarif, status
+from vestige.cli.audit import status
 from vestige.cli.main import app
+from vestige.cli.summaries import audit as audit_summary
 from vestige.core.results import AUDIT_MEASURED, AuditResults
 from vestige.core.types import StoreError
 from vestige.report import render_runs
+from vestige.report.sarif import as_sarif
 
 ROOT = Path(__file__).resolve().parents[2]
 SIPS = """
@@ -238,8 +239,8 @@ def test_on_a_narrow_terminal_names_are_broken_and_no_number_is(monkeypatch):
     one = found.traits[0].model_copy(update={"trait": "power_seeking/resists_shutdown"})
     found = found.model_copy(update={"traits": [one, *found.traits[1:]]})
     text = StringIO()
-    monkeypatch.setattr(audit, "out", Console(file=text, width=72))
-    audit.summary(found)
+    monkeypatch.setattr(audit_summary, "out", Console(file=text, width=72))
+    audit_summary.print_summary(found)
     line = next(line for line in text.getvalue().splitlines() if "power_seekin" in line)
     assert line.split()[1:] == ["+12.0", "80%", "+3.0", "2", "+1.00", "flagged"]
     assert "p-value: no reference writer" in " ".join(text.getvalue().split())
@@ -247,7 +248,7 @@ def test_on_a_narrow_terminal_names_are_broken_and_no_number_is(monkeypatch):
 
 
 def test_sarif_has_a_rule_for_every_result():
-    record = as_sarif(hostile(), Path("data.jsonl"))
+    record = as_sarif(hostile(), "data.jsonl")
     (one,) = record["runs"]
     rules = {rule["id"] for rule in one["tool"]["driver"]["rules"]}
     assert {result["ruleId"] for result in one["results"]} == rules

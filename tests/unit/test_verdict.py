@@ -29,10 +29,12 @@ from vestige.audit.settings import AuditSettings
 from vestige.audit.telling import GAIN, GAINS, MEASURED, OFF, OFF_BESIDE, tell
 from vestige.audit.word_shifts import Word
 from vestige.audit.wording import caveats, p_words
-from vestige.cli.audit import as_sarif, base_words, controls, status, why_flagged
+from vestige.cli.audit import status
+from vestige.cli.summaries.audit import base_words, controls
 from vestige.core.results import AUDIT_MEASURED, NO_P_VALUE, AuditResults
 from vestige.core.types import DataError, Message, Row, ScoreTable
 from vestige.probing.settings import LATE, LORA, OTHER_KINDS, TWIN
+from vestige.report.sarif import as_sarif, why_flagged
 from vestige.traits.library import Library, load_library
 
 # ---- evidence -----------------------------------------------------------------------------------

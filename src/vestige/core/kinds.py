@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel
 
 #: Called with the name of a stage, how much of it is done, and of how much; total 0: just finished.
-Report = Callable[[str, int, int], object]
+Report = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -27,11 +29,12 @@ class Kind:
         record: what ``results.json`` holds.
         replay: ``replay(folder, *, overwrite, report)`` runs every unfinished stage of a run folder
             and gives the folder and its results. It imports torch when it is called.
-        template: of the report: ``report/<template>.html.j2``, prepared by
-            ``report/views/<template>.py``; empty: the kind has no report.
+        template: of the report, ``report/<template>.html.j2``, called like the kind, as what
+            prepares it is: ``report/views/<name>.py``. Empty: the kind has no report.
         run: ``run(settings, root, *, overwrite, report, ...)`` starts a run from settings, below
             ``root``; None: such runs have a command of their own, and are only replayed.
         stages: how many stages a run with given settings has, for the progress bar; None: unknown.
+        verdict: what a run found, in one sentence, from its results.
     """
 
     name: str
@@ -41,3 +44,4 @@ class Kind:
     template: str = ""
     run: Callable[..., tuple[Path, BaseModel]] | None = None
     stages: Callable[..., int] | None = None
+    verdict: Callable[[Any], str] = attrgetter("verdict")
