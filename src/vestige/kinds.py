@@ -11,7 +11,7 @@ from vestige.core.kinds import Kind
 from vestige.core.run_files import DEFAULT_KIND
 from vestige.core.types import ConfigError, unknown_name
 from vestige.experiment.kind import KIND as EXPERIMENT
-from vestige.experiment.kind import SMALL_NETWORKS
+from vestige.experiment.small_networks_kind import KIND as SMALL_NETWORKS
 
 KINDS: tuple[Kind, ...] = (EXPERIMENT, SMALL_NETWORKS, AUDIT)
 

@@ -12,9 +12,11 @@ import time
 from pathlib import Path
 
 import pytest
+from typer.main import get_command
 
 import vestige as package
 from command import SOURCE, vestige
+from vestige.cli.app import AUDIT, DATA, ELSEWHERE, SEE, SET_UP, app
 
 RECIPE = """
 from vestige.experiment.recipe import Experiment, Student
@@ -88,13 +90,32 @@ def test_help_names_every_command(vst):
         "report",
         "plan",
         "theorem",
+        "audit",
+        "bench",
+        "write",
         "judge",
+        "paraphrase",
+        "filter",
+        "export",
+        "train",
+        "import",
+        "doctor",
         "traits",
         "models",
-        "filter",
     ):
         assert re.search(rf"\b{name}\b", asked.out)
         assert vst(name, "--help").code == 0
+
+
+def test_help_is_in_groups_by_task_with_examples(vst):
+    asked = vst("--help")
+    places = [asked.out.index(group) for group in (SEE, AUDIT, DATA, ELSEWHERE, SET_UP)]
+    assert places == sorted(places)
+    commands = get_command(app).commands  # type: ignore[attr-defined]
+    for name, command in commands.items():
+        for sub, shown in getattr(command, "commands", {"": command}).items():
+            assert f"vestige {name} {sub}".strip() in shown.epilog, (name, sub)
+            assert shown.help, (name, sub)
 
 
 def test_version(vst):
@@ -311,6 +332,16 @@ def test_show_and_report_want_a_run(vst, tmp_path):
     assert not (tmp_path / "a.html").exists()
 
 
+def test_a_run_that_is_no_experiment_is_repeated_as_it_was(vst, tmp_path):
+    (tmp_path / "recipe.json").write_text('{"kind": "audit"}')
+    (tmp_path / "other.json").write_text('{"kind": "audit"}')
+    refused(vst("run", "recipe.json", "seeds=0"), "recipe.json", "'audit' is repeated as it was")
+    refused(vst("run", "recipe.json", "--workers", "2"), "is repeated as it was")
+    refused(vst("run", "other.json"), "give the recipe.json of a run folder")
+    (tmp_path / "other.json").write_text('{"kind": "audits"}')
+    refused(vst("run", "other.json"), "unknown kind of recipe 'audits'", "did you mean audit")
+
+
 def test_show_of_a_run_without_results_says_how_to_go_on(vst, tmp_path):
     from vestige.store import Run
 
@@ -367,6 +398,8 @@ def test_small_networks_run_resume_and_report(vst, tmp_path):
     assert json.loads(again.out)["arms"] == found["arms"]
     assert all(p.stat().st_mtime_ns == stamp for p, stamp in stamps.items())
     assert "own start" in vst("show", run).said
+    replayed = vst("run", run / "recipe.json", "--json", "--no-report")
+    assert json.loads(replayed.out) == found | {"report": "None"}
     refused(vst("run", "small.json", "rat=3"), "unknown key 'rat'", "rate")
     refused(vst("run", "small.json", "data=nowhere"), "digits", "nowhere")
     refused(vst("plan", "small.json"), "small networks")

@@ -1,4 +1,4 @@
-"""Experiments on language models and on small networks, as kinds of runs."""
+"""Experiments on language models as a kind of run. Free of torch until one is run."""
 
 from __future__ import annotations
 
@@ -6,15 +6,18 @@ from pathlib import Path
 from typing import Any
 
 from vestige.core.kinds import Kind, Report
-from vestige.core.results import AnyResults, MlpResults, Results
+from vestige.core.results import AnyResults, Results
 from vestige.experiment.recipe import Experiment, Recipe, load_recipe
-from vestige.toy.settings import MlpExperiment
 
 
 def run(
     recipe: Recipe, root: Path, *, overwrite: bool, report: Report, **executor: Any
 ) -> tuple[Path, AnyResults]:
-    """Run a recipe below ``root``; ``executor``: as in ``experiment.run.run``."""
+    """Run a recipe below ``root``.
+
+    Args:
+        executor: ``workers``, ``cluster`` and ``keep_at``, as in ``experiment.run.run``.
+    """
     from vestige.experiment.run import run as run_recipe
 
     return run_recipe(
@@ -27,14 +30,13 @@ def run(
 
 
 def replay(folder: Path, *, overwrite: bool, report: Report) -> tuple[Path, AnyResults]:
-    """Run what is unfinished in a run folder."""
-    return run(
-        load_recipe(folder / "recipe.json"), folder.parent, overwrite=overwrite, report=report
-    )
+    """Run the recipe of a run folder again; finished stages are kept."""
+    recipe = load_recipe(folder / "recipe.json")
+    return run(recipe, folder.resolve().parent, overwrite=overwrite, report=report)
 
 
 def stages(recipe: Recipe) -> int:
-    """How many stages a recipe has."""
+    """How many stages a run of the recipe has."""
     from vestige.experiment.run import count_stages
 
     return count_stages(recipe)
@@ -46,15 +48,6 @@ KIND = Kind(
     record=Results,
     replay=replay,
     template="transfer",
-    run=run,
-    stages=stages,
-)
-SMALL_NETWORKS = Kind(
-    name="mlp",
-    settings=MlpExperiment,
-    record=MlpResults,
-    replay=replay,
-    template="mlp",
     run=run,
     stages=stages,
 )
