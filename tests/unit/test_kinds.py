@@ -45,10 +45,14 @@ def test_kinds_have_names_of_their_own():
 @pytest.mark.parametrize(
     ("text", "name"),
     [
-        ("{}", "transfer"), ('{"kind": "mlp"}', "mlp"), ('{"config": {"kind": "mlp"}}', "mlp"),
-        ('{"kind": "audit"}', "audit"), ("{", "transfer"), ("[]", "transfer"),
+        ("{}", "transfer"),
+        ('{"kind": "mlp"}', "mlp"),
+        ('{"config": {"kind": "mlp"}}', "mlp"),
+        ('{"kind": "audit"}', "audit"),
+        ("{", "transfer"),
+        ("[]", "transfer"),
     ],
-)  # fmt: skip
+)
 def test_a_recipe_file_says_its_kind(tmp_path: Path, text: str, name: str):
     (tmp_path / "recipe.json").write_text(text)
     assert kind_of_recipe(tmp_path / "recipe.json").name == name

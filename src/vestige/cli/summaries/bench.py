@@ -11,8 +11,13 @@ from vestige.cli.output import out
 Figures = dict[str, Any]  # of ``bench.json``, whose keys are words
 
 
+def print_summary(results: Any) -> None:
+    """Print the figures of a benchmark's record."""
+    print_figures(results.figures)
+
+
 def print_figures(figures: Figures) -> None:
-    """Print what a benchmark of audits found."""
+    """Print figures by method, by group of data sets, and for clean ones."""
     out.print(method_table(figures["methods"]))
     for group, flags in figures["flagged"].items():
         out.print(flags_line(group, flags))
