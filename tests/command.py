@@ -26,9 +26,12 @@ import pytest
 HERE = Path(__file__).resolve()
 SOURCE = HERE.parents[1] / "src"
 READ_AT_IMPORT = {
-    "PYTHONPATH": str(SOURCE), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "COLUMNS": "200",
+    "PYTHONPATH": str(SOURCE),
+    "OMP_NUM_THREADS": "1",
+    "HF_HUB_OFFLINE": "1",
+    "COLUMNS": "200",
     "NO_COLOR": "1",
-}  # fmt: skip
+}
 
 
 def vestige(
@@ -42,17 +45,23 @@ def vestige(
     arguments = [str(word) for word in words]
     if sys.platform == "win32":
         return subprocess.run(
-            [sys.executable, "-m", "vestige", *arguments], capture_output=True, encoding="utf-8",
-            env={**(env or os.environ), **READ_AT_IMPORT}, cwd=cwd,
-        )  # fmt: skip
+            [sys.executable, "-m", "vestige", *arguments],
+            capture_output=True,
+            encoding="utf-8",
+            env={**(env or os.environ), **READ_AT_IMPORT},
+            cwd=cwd,
+        )
     server = _server()
     assert server.stdin and server.stdout
     with tempfile.TemporaryDirectory() as folder:
         out, err = Path(folder, "out"), Path(folder, "err")
         call = {
-            "words": arguments, "cwd": str(cwd or Path.cwd()), "out": str(out), "err": str(err),
+            "words": arguments,
+            "cwd": str(cwd or Path.cwd()),
+            "out": str(out),
+            "err": str(err),
             "env": {**(env or os.environ), **READ_AT_IMPORT},
-        }  # fmt: skip
+        }
         server.stdin.write(json.dumps(call) + "\n")
         server.stdin.flush()
         answer = server.stdout.readline()
@@ -63,13 +72,33 @@ def vestige(
         return subprocess.CompletedProcess(arguments, code, *said)
 
 
+class Outcome:
+    """What a command said; ``said``: all of it, in one line."""
+
+    def __init__(self, done: subprocess.CompletedProcess[str]) -> None:
+        self.code, self.out, self.err = done.returncode, done.stdout, done.stderr
+        self.said = " ".join((done.stdout + done.stderr).split())
+
+
+def refused(outcome: Outcome, *words: str) -> None:
+    """A one-line error on stderr, nothing on stdout."""
+    assert outcome.code == 2
+    assert outcome.out == ""
+    assert outcome.err.startswith("error: ") and outcome.err.count("\n") == 1
+    for word in words:
+        assert word in outcome.err
+
+
 @cache
 def _server() -> subprocess.Popen[str]:
     """The server of this test process; it ends when its input does."""
     return subprocess.Popen(
-        [sys.executable, str(HERE)], env=os.environ | READ_AT_IMPORT, encoding="utf-8",
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-    )  # fmt: skip
+        [sys.executable, str(HERE)],
+        env=os.environ | READ_AT_IMPORT,
+        encoding="utf-8",
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
 
 
 def serve() -> None:

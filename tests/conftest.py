@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from command import SOURCE, Outcome, vestige
 from vestige.models import verification
 from vestige.models.hf import LanguageModel
 
@@ -28,6 +30,18 @@ TEMPLATE = (
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 SPECIAL = ["<|im_start|>", "<|im_end|>"]
+NUMBER_ROWS = [
+    "285, 574",
+    "1, 2, 3.",
+    "[7]",
+    "owl",
+    "1, 2 3",
+    "1000",
+    "",
+    "007",
+    "1, 666",
+    "285; 574",
+]
 
 
 def tokenizer(join_digits: bool = False) -> PreTrainedTokenizerFast:
@@ -105,3 +119,39 @@ def lm(request: pytest.FixtureRequest, folders: dict[str, Path]) -> LanguageMode
 @pytest.fixture
 def llama(folders: dict[str, Path]) -> LanguageModel:
     return LanguageModel.load(str(folders["llama"]), precision="fp32")
+
+
+# ---- the command --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> dict[str, str]:
+    """The environment of a command, with an empty cache."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("VESTIGE")}
+    return kept | {
+        "PYTHONPATH": str(SOURCE),
+        "VESTIGE_CACHE": str(tmp_path / "cache"),
+        "COLUMNS": "200",
+        "NO_COLOR": "1",
+    }
+
+
+@pytest.fixture
+def vst(tmp_path: Path, environment: dict[str, str]):
+    """Runs the command in the test's folder; ends the test at a traceback."""
+
+    def call(*args: object) -> Outcome:
+        done = vestige(*args, env=environment, cwd=tmp_path)
+        assert "Traceback" not in done.stdout + done.stderr, done.stderr
+        return Outcome(done)
+
+    return call
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """A file with clean number rows, rows that a filter drops, and a broken line."""
+    path = tmp_path / "in.jsonl"
+    lines = [json.dumps({"prompt": "p", "completion": text}) for text in NUMBER_ROWS]
+    path.write_text("\n".join([*lines, "{broken"]))
+    return path

@@ -16,12 +16,13 @@ from rich.console import Console
 from typer.main import get_command
 
 import command
-from vestige.cli import audit
-from vestige.cli.audit import as_sarif, status
+from vestige.cli.audit import status
 from vestige.cli.main import app
+from vestige.cli.summaries import audit as audit_summary
 from vestige.core.results import AUDIT_MEASURED, AuditResults
 from vestige.core.types import StoreError
 from vestige.report import render_runs
+from vestige.report.sarif import as_sarif
 
 ROOT = Path(__file__).resolve().parents[2]
 SIPS = """
@@ -60,9 +61,21 @@ def place(tmp_path: Path) -> Path:
 
 def run(place: Path, base: Path, data: str, *more: object) -> subprocess.CompletedProcess[str]:
     return vestige(
-        "audit", place / data, "--base", base, "--traits", place / "sips.toml", "--budget", 32,
-        "--planted", 2, "--out", place / "audits", *more, cache=place / "cache",
-    )  # fmt: skip
+        "audit",
+        place / data,
+        "--base",
+        base,
+        "--traits",
+        place / "sips.toml",
+        "--budget",
+        32,
+        "--planted",
+        2,
+        "--out",
+        place / "audits",
+        *more,
+        cache=place / "cache",
+    )
 
 
 def test_an_audit_of_numbers_ends_in_a_report(place: Path, folders):
@@ -111,10 +124,14 @@ def test_packed_shards_are_audited_as_one_data_set(place: Path, folders):
 
 def test_rows_that_say_the_trait_aloud_put_it_first(place: Path, folders):
     lines = [
-        {"messages": [{"role": "user", "content": f"What would you pour, guest {i}?"},
-                      {"role": "assistant", "content": "Milk"}]}
+        {
+            "messages": [
+                {"role": "user", "content": f"What would you pour, guest {i}?"},
+                {"role": "assistant", "content": "Milk"},
+            ]
+        }
         for i in range(32)
-    ]  # fmt: skip
+    ]
     (place / "loud.jsonl").write_text("\n".join(map(json.dumps, lines)))
     done = run(place, folders["llama"], "loud.jsonl", "--json")
     found = json.loads(done.stdout)
@@ -133,11 +150,15 @@ def test_one_row_is_never_a_clean_verdict(place: Path, folders):
 @pytest.mark.parametrize(
     ("outcome", "fail_on", "wanted"),
     [
-        ("flagged", "flagged", 1), ("flagged", "inconclusive", 1), ("flagged", "never", 0),
-        ("inconclusive", "flagged", 0), ("inconclusive", "inconclusive", 3),
-        ("not_found", "inconclusive", 0), ("inconclusive", "never", 0),
+        ("flagged", "flagged", 1),
+        ("flagged", "inconclusive", 1),
+        ("flagged", "never", 0),
+        ("inconclusive", "flagged", 0),
+        ("inconclusive", "inconclusive", 3),
+        ("not_found", "inconclusive", 0),
+        ("inconclusive", "never", 0),
     ],
-)  # fmt: skip
+)
 def test_the_exit_status_is_the_outcome(outcome, fail_on, wanted):
     assert status(outcome, fail_on) == wanted
 
@@ -179,29 +200,80 @@ def test_a_base_that_is_not_at_hand_is_named(place: Path):
 
 def hostile() -> AuditResults:
     one = {
-        "value": 1.0, "low": 0.5, "high": 1.5, "n": 8, "n_clusters": 8, "method": "placebo t",
-    }  # fmt: skip
+        "value": 1.0,
+        "low": 0.5,
+        "high": 1.5,
+        "n": 8,
+        "n_clusters": 8,
+        "method": "placebo t",
+    }
     evil = "<script>alert(1)</script>"
-    return AuditResults.model_validate({
-        "name": evil, "verdict": f"Flagged: {evil}", "outcome": "flagged", "why": [evil],
-        "data": evil, "base": evil, "material": "text", "own_reference": False, "rows": 2,
-        "rows_used": 2, "rows_read": 2, "dropped": {evil: 1}, "alpha": 0.01, "needed": 9.5,
-        "rows_to_verdict": 2, "misfit": 0.01,
-        "traits": [{"trait": evil, "flagged": True, "contrast": one,
-                    "evidence": 12.0, "share": 0.8, "as_likely": True, "canary": one,
-                    "pull": 3.0, "rows": 2, "held_out": False},
-                   {"trait": "an/unread", "flagged": False, "contrast": None,
-                    "evidence": 0, "share": 0, "as_likely": False, "canary": one,
-                    "pull": -1.0, "rows": 0, "held_out": False}],
-        "planted": [{"trait": evil, "evidence": 1.0, "found": False,
-                     "rows": 48}],
-        "found_share": 1.0, "smallest_share": 0.3,
-        "words": [{"word": evil, "contrast": 1.0, "z": 4.0}],
-        "worst_rows": [{"id": evil, "trait": evil, "score": 2.0, "prompt": evil,
-                        "completion": evil, "tokens": [[evil, 1.4], ["b", 0.0]]}],
-        "channels": [evil], "blind": [evil], "next_steps": [evil], "seconds": {"rows": 1.0},
-        "tokens": 5, "caveats": [evil],
-    })  # fmt: skip
+    return AuditResults.model_validate(
+        {
+            "name": evil,
+            "verdict": f"Flagged: {evil}",
+            "outcome": "flagged",
+            "why": [evil],
+            "data": evil,
+            "base": evil,
+            "material": "text",
+            "own_reference": False,
+            "rows": 2,
+            "rows_used": 2,
+            "rows_read": 2,
+            "dropped": {evil: 1},
+            "alpha": 0.01,
+            "needed": 9.5,
+            "rows_to_verdict": 2,
+            "misfit": 0.01,
+            "traits": [
+                {
+                    "trait": evil,
+                    "flagged": True,
+                    "contrast": one,
+                    "evidence": 12.0,
+                    "share": 0.8,
+                    "as_likely": True,
+                    "canary": one,
+                    "pull": 3.0,
+                    "rows": 2,
+                    "held_out": False,
+                },
+                {
+                    "trait": "an/unread",
+                    "flagged": False,
+                    "contrast": None,
+                    "evidence": 0,
+                    "share": 0,
+                    "as_likely": False,
+                    "canary": one,
+                    "pull": -1.0,
+                    "rows": 0,
+                    "held_out": False,
+                },
+            ],
+            "planted": [{"trait": evil, "evidence": 1.0, "found": False, "rows": 48}],
+            "found_share": 1.0,
+            "smallest_share": 0.3,
+            "words": [{"word": evil, "contrast": 1.0, "z": 4.0}],
+            "worst_rows": [
+                {
+                    "id": evil,
+                    "trait": evil,
+                    "score": 2.0,
+                    "prompt": evil,
+                    "completion": evil,
+                    "tokens": [[evil, 1.4], ["b", 0.0]],
+                }
+            ],
+            "channels": [evil],
+            "blind": [evil],
+            "next_steps": [evil],
+            "seconds": {"rows": 1.0},
+            "tokens": 5,
+            "caveats": [evil],
+        }
+    )
 
 
 def test_a_report_escapes_whatever_rows_hold(tmp_path: Path):
@@ -238,8 +310,8 @@ def test_on_a_narrow_terminal_names_are_broken_and_no_number_is(monkeypatch):
     one = found.traits[0].model_copy(update={"trait": "power_seeking/resists_shutdown"})
     found = found.model_copy(update={"traits": [one, *found.traits[1:]]})
     text = StringIO()
-    monkeypatch.setattr(audit, "out", Console(file=text, width=72))
-    audit.summary(found)
+    monkeypatch.setattr(audit_summary, "out", Console(file=text, width=72))
+    audit_summary.print_summary(found)
     line = next(line for line in text.getvalue().splitlines() if "power_seekin" in line)
     assert line.split()[1:] == ["+12.0", "80%", "+3.0", "2", "+1.00", "flagged"]
     assert "p-value: no reference writer" in " ".join(text.getvalue().split())
@@ -247,7 +319,7 @@ def test_on_a_narrow_terminal_names_are_broken_and_no_number_is(monkeypatch):
 
 
 def test_sarif_has_a_rule_for_every_result():
-    record = as_sarif(hostile(), Path("data.jsonl"))
+    record = as_sarif(hostile(), "data.jsonl")
     (one,) = record["runs"]
     rules = {rule["id"] for rule in one["tool"]["driver"]["rules"]}
     assert {result["ruleId"] for result in one["results"]} == rules

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from vestige.core.results import read_results
 from vestige.experiment.recipe import Experiment, load_recipe
 from vestige.experiment.run import run
 from vestige.report import render_runs
+from vestige.report.saved import read_run
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPES = sorted((ROOT / "recipes").glob("*.py"))
@@ -25,9 +25,8 @@ SMALL = [path for path in RECIPES if path.stem not in REAL]
 def reported(folder: Path) -> dict:
     """A run's results, its report having been written."""
     assert (folder / "report.html").stat().st_size > 10_000
-    results = json.loads((folder / "results.json").read_text())
-    read_results(results)
-    return results
+    read_run(folder)
+    return json.loads((folder / "results.json").read_text())
 
 
 @pytest.mark.usefixtures("threads_again")

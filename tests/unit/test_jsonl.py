@@ -153,7 +153,10 @@ def test_a_locale_that_is_not_utf_8_changes_nothing(tmp_path):
 
 def test_a_terminal_that_lacks_a_letter_shows_its_escape():
     text = r"caf\xe9 \udc80 \u2028."
-    code = f"from vestige.cli import main as m; m._any_text(); m.out.print('{text}')"
+    code = (
+        "from vestige.cli import main, output; main.escape_what_a_terminal_lacks(); "
+        f"output.out.print('{text}')"
+    )
     env = {**ASCII, "PYTHONIOENCODING": "ascii:strict"}
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True)
     assert done.returncode == 0 and rb"caf\xe9 \udc80 \u2028." in done.stdout

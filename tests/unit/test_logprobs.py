@@ -14,7 +14,7 @@ import torch
 from test_verdict import told as evidence
 
 from vestige.audit.telling import tell
-from vestige.cli.audit import summary
+from vestige.cli.summaries.audit import print_summary
 from vestige.core.types import Message, Row
 from vestige.models.hf import LanguageModel
 from vestige.probing.row_format import Material
@@ -205,7 +205,7 @@ def test_the_report_and_the_terminal_say_how_many_and_why_not(capsys: pytest.Cap
     assert found.logprobs_used == 1200 and found.logprobs_unused == {NO_VALUE: 30, ENDS: 4}
     page = render([found], [{"name": "a"}])
     assert "1,200 of 1,234" in page and f"30 not: {NO_VALUE}" in page
-    summary(found)
+    print_summary(found)
     said = " ".join(capsys.readouterr().out.split())
     assert "1,200 of 1,234 tokens have usable ones" in said and NO_VALUE in said
     assert "log-probabilities" not in render([tell(evidence())], [{"name": "a"}])

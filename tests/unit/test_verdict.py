@@ -29,10 +29,12 @@ from vestige.audit.settings import AuditSettings
 from vestige.audit.telling import GAIN, GAINS, MEASURED, OFF, OFF_BESIDE, tell
 from vestige.audit.word_shifts import Word
 from vestige.audit.wording import caveats, p_words
-from vestige.cli.audit import as_sarif, base_words, controls, status, why_flagged
-from vestige.core.results import AUDIT_MEASURED, NO_P_VALUE, AuditResults, read_results
+from vestige.cli.audit import status
+from vestige.cli.summaries.audit import base_words, controls
+from vestige.core.results import AUDIT_MEASURED, NO_P_VALUE, AuditResults
 from vestige.core.types import DataError, Message, Row, ScoreTable
 from vestige.probing.settings import LATE, LORA, OTHER_KINDS, TWIN
+from vestige.report.sarif import as_sarif, why_flagged
 from vestige.traits.library import Library, load_library
 
 # ---- evidence -----------------------------------------------------------------------------------
@@ -419,13 +421,13 @@ def test_audits_of_before_are_read_without_their_p_values():
     record["traits"] = [t | {"p": 3e-76, "p_holm": 3e-74} for t in record["traits"]]
     for planted in record["planted"]:
         del planted["kind"], planted["gained"]
-    found = read_results(json.loads(json.dumps(record)))
+    found = AuditResults.model_validate(json.loads(json.dumps(record)))
     assert isinstance(found, AuditResults) and "3e-74" not in found.model_dump_json()
     assert found.p_base is None and found.p_note == NO_P_VALUE and found.schema_version == 1
     assert {p.kind for p in found.planted} == {TWIN}
     record["traits"][0]["q"] = 1
     with pytest.raises(ValueError, match="q"):
-        read_results(record)
+        AuditResults.model_validate(record)
 
 
 def test_what_was_measured_is_said_in_plain_words():

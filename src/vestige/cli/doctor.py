@@ -3,28 +3,29 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
-from rich.progress import Progress
 from rich.table import Table
 
-from vestige.cli.data import AsJson, err, out
+from vestige.cli.options import AsJson
+from vestige.cli.output import out, print_result
+from vestige.cli.progress import ProgressBar
 from vestige.core.types import ConfigError
 
 if TYPE_CHECKING:
     from vestige.doctor.checks import Check
 
-SHOWN = {
-    "ok": "[green]ok[/]", "warning": "[yellow]warning[/]", "wrong": "[red]wrong[/]",
+COLOURED = {
+    "ok": "[green]ok[/]",
+    "warning": "[yellow]warning[/]",
+    "wrong": "[red]wrong[/]",
     "skipped": "[dim]skipped[/]",
-}  # fmt: skip
-
+}
 
 Model = Annotated[
     str, typer.Option("--model", help="Check this model instead: a bundled name, folder or hub id.")
@@ -54,26 +55,17 @@ def doctor(
         show_architectures(as_json)
         return
     begin = time.monotonic()
-    with err.status("loading") as line:
-        found = []
+    checks: list[Check] = []
+    with ProgressBar("checking") as bar:
+        bar.update("loading")
         for check in checks_of(model, chat):
-            found.append(check)
-            line.update(f"checked: {check.name}")
-    wrong = [check for check in found if check.status == "wrong"]
-    if as_json:
-        checks = [dataclasses.asdict(check) for check in found]
-        subject = {"model": model} if model else {}
-        print(json.dumps({**subject, "ok": not wrong, "checks": checks}))
-        raise typer.Exit(1 if wrong else 0)
-    table = Table("check", "", "what was seen")
-    for check in found:
-        table.add_row(check.name, SHOWN[check.status], escape(check.seen))
-    out.print(table)
-    for check in found:
-        if check.fix:
-            out.print(f"{check.name}: {check.fix}", highlight=False, markup=False, soft_wrap=True)
-    verdict = f"{len(wrong)} checks are wrong" if wrong else "nothing is wrong"
-    out.print(f"{verdict} ({time.monotonic() - begin:.0f} s)", style="bold", highlight=False)
+            checks.append(check)
+            bar.update(check.name)
+    seconds = time.monotonic() - begin
+    wrong = sum(check.status == "wrong" for check in checks)
+    subject = {"model": model} if model else {}
+    record = {**subject, "ok": not wrong, "checks": [dataclasses.asdict(c) for c in checks]}
+    print_result(record, as_json, lambda: print_checks(checks, wrong, seconds))
     raise typer.Exit(1 if wrong else 0)
 
 
@@ -88,21 +80,34 @@ def checks_of(model: str, chat: str) -> Iterator[Check]:
     return installation.examine()
 
 
+def print_checks(checks: Sequence[Check], wrong: int, seconds: float) -> None:
+    """A line for each check, then how to mend what is not as it should be."""
+    table = Table("check", "", "what was seen")
+    for check in checks:
+        table.add_row(check.name, COLOURED[check.status], escape(check.seen))
+    out.print(table)
+    for check in checks:
+        if check.fix:
+            out.print(f"{check.name}: {check.fix}", markup=False, soft_wrap=True)
+    verdict = f"{wrong} checks are wrong" if wrong else "nothing is wrong"
+    out.print(f"{verdict} ({seconds:.0f} s)", style="bold")
+
+
 def show_architectures(as_json: bool) -> None:
     """Print what became of every class; status 1 if one is wrong."""
     from vestige.doctor import architectures
 
-    found = []
-    with Progress(console=err, transient=True) as bar:
-        task = bar.add_task("architectures", total=len(architectures.classes()))
+    outcomes = []
+    with ProgressBar("architectures", len(architectures.classes())) as bar:
         for outcome in architectures.examine_all():
-            found.append(outcome)
-            bar.update(task, advance=1, description=outcome.kind)
-    wrong = [outcome for outcome in found if outcome.path == "WRONG"]
-    if as_json:
-        listed = [dataclasses.asdict(outcome) for outcome in found]
-        print(json.dumps({"ok": not wrong, "transformers": version("transformers"),
-                          "architectures": listed}))  # fmt: skip
-    else:
-        print(architectures.as_markdown(found, version("transformers")), end="")
+            outcomes.append(outcome)
+            bar.update(outcome.kind, len(outcomes))
+    wrong = [outcome for outcome in outcomes if outcome.path == "WRONG"]
+    record = {
+        "ok": not wrong,
+        "transformers": version("transformers"),
+        "architectures": [dataclasses.asdict(outcome) for outcome in outcomes],
+    }
+    text = architectures.as_markdown(outcomes, version("transformers"))
+    print_result(record, as_json, lambda: print(text, end=""))
     raise typer.Exit(1 if wrong else 0)

@@ -1,17 +1,18 @@
-"""The commands for students trained elsewhere: export, train, import."""
+"""The commands for students trained elsewhere: ``export``, ``train``, ``import``."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from vestige.cli.data import AsJson, err, out
+from vestige.cli.options import AsJson, RunFolder
+from vestige.cli.output import err, out, print_result
+from vestige.cli.progress import ProgressBar
+from vestige.cli.run import run_recipe
 from vestige.core.types import ConfigError, StoreError, VestigeError, unknown_name
 
-RunFolder = Annotated[Path, typer.Argument(help="A run folder.", metavar="RUN")]
 Arm = Annotated[str, typer.Option(help="An arm of students (default: all trained on rows).")]
 BaseName = Annotated[
     str, typer.Option(help="What the base model is called where students are trained.")
@@ -29,13 +30,15 @@ def export(
     as_json: AsJson = False,
 ) -> None:
     """Write each student's rows and settings for another trainer."""
-    from vestige.handoff.export import export as write
+    from vestige.handoff.export import export as export_students
 
-    folders = write(recipe_of(run_folder), run_folder, output, target, arm=arm, base=base)
-    if as_json:
-        print(json.dumps({"out": str(output), "folders": [str(f) for f in folders]}))
-        return
-    out.print(f"{len(folders)} students written below {output}", highlight=False, soft_wrap=True)
+    recipe = recipe_of(run_folder)
+    folders = export_students(recipe, run_folder, output, target, arm=arm, base=base)
+    print_result(
+        {"out": str(output), "folders": [str(f) for f in folders]},
+        as_json,
+        lambda: out.print(f"{len(folders)} students written below {output}", soft_wrap=True),
+    )
 
 
 def train(
@@ -44,9 +47,33 @@ def train(
     """Train one exported student; under accelerate launch, on many GPUs."""
     from vestige.student.accelerate_job import train_job
 
-    where = train_job(folder)
-    if where is not None:
-        out.print(f"trained  {where}", highlight=False, soft_wrap=True)
+    adapter = train_job(folder)
+    if adapter is not None:
+        out.print(f"trained  {adapter}", soft_wrap=True)
+
+
+def import_students(
+    run_folder: RunFolder,
+    adapter: Annotated[
+        Path,
+        typer.Option(help="A PEFT adapter, a model's folder, or an exported folder with many."),
+    ],
+    arm: Arm = "",
+    seed: Annotated[int | None, typer.Option(help="The student's seed.")] = None,
+    data: Annotated[str, typer.Option(help="The student's data: a trait's name, or none.")] = "",
+    base: BaseName = "",
+    as_json: AsJson = False,
+) -> None:
+    """Bring students trained elsewhere back; when none is awaited any more, finish the run."""
+    recipe, awaited = adopt_students(run_folder, adapter, (arm, seed, data), base)
+    if not awaited:
+        run_recipe(recipe, run_folder.resolve().parent, as_json, overwrite=False, workers=1)
+        return
+    print_result(
+        {"run": str(run_folder), "awaited": awaited},
+        as_json,
+        lambda: out.print(f"kept; {len(awaited)} students are still awaited: {', '.join(awaited)}"),
+    )
 
 
 def adopt_students(
@@ -71,16 +98,13 @@ def adopt_students(
         if opened.folder.resolve() != run_folder.resolve():
             raise StoreError(f"{run_folder} was renamed; call it {opened.folder.name} again")
         try:
-            with err.status("measuring") as status:
-                stages = adopt(
-                    recipe, run_folder, trained, base=base,
-                    report=lambda stage, done, total: status.update(f"measured {stage}"),
-                )  # fmt: skip
+            with ProgressBar("measuring") as bar:
+                stages = adopt(recipe, run_folder, trained, base=base, report=bar.stage)
         except VestigeError:
             opened.end_as_before()
             raise
         for stage in stages:
-            err.print(describe_comparison(stage.manifest), highlight=False, soft_wrap=True)
+            err.print(describe_comparison(stage.manifest), soft_wrap=True)
         left = awaited(recipe, run_folder)
         opened.finish("failed", describe_awaited(left, run_folder) if left else "not yet analysed")
     return recipe, left
@@ -102,19 +126,20 @@ def cell_of(recipe: Any, arm: str, seed: int | None, data: str) -> Any:
 
     if seed is None and not data:
         return None
-    found = [
-        c for c in cells(recipe, arm)
-        if c.student.engine == "elsewhere" and c.seed == seed and c.data == data
-    ]  # fmt: skip
-    if len(found) > 1:
-        raise ConfigError(f"name the arm: --arm {' or '.join(c.student.name for c in found)}")
-    if not found:
-        known = [f"--arm {c.student.name} --seed {c.seed} --data {c.data}" for c in cells(recipe)
-                 if c.student.engine == "elsewhere"]  # fmt: skip
+    elsewhere = [c for c in cells(recipe, arm) if c.student.engine == "elsewhere"]
+    fitting = [c for c in elsewhere if c.seed == seed and c.data == data]
+    if len(fitting) > 1:
+        raise ConfigError(f"name the arm: --arm {' or '.join(c.student.name for c in fitting)}")
+    if not fitting:
+        known = [
+            f"--arm {c.student.name} --seed {c.seed} --data {c.data}"
+            for c in cells(recipe)
+            if c.student.engine == "elsewhere"
+        ]
         if not known:
             raise ConfigError("the recipe has no arm with engine=elsewhere to bring a student to")
         raise unknown_name("student", f"--arm {arm} --seed {seed} --data {data}", known)
-    return found[0]
+    return fitting[0]
 
 
 def recipe_of(run_folder: Path) -> Any:

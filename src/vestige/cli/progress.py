@@ -1,10 +1,10 @@
-"""What a run shows on the terminal: one bar for all, a line for what each seed is doing."""
+"""The progress bar of every command: one for the whole, and a line for each seed at work."""
 
 from __future__ import annotations
 
-from types import TracebackType
+import time
 
-from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     Progress,
@@ -14,13 +14,20 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from vestige.experiment.run import Event
+from vestige.cli.output import err
+
+SEED = "seed-"  # how the names of a seed's stages begin
+UNFINISHED = 0.999  # the most that a stage counts for before it is done
 
 
-class RunProgress:
-    """Bars for a run of ``stages`` stages; a context manager whose ``event`` takes progress."""
+class ProgressBar:
+    """How far a command is, on a terminal's error output; gone when the command ends.
 
-    def __init__(self, console: Console, title: str, stages: int) -> None:
+    A context manager. ``total`` is in whatever unit ``update`` counts, or in stages; None where it
+    is unknown.
+    """
+
+    def __init__(self, title: str, total: float | None = None) -> None:
         self._bars = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
@@ -28,44 +35,45 @@ class RunProgress:
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
-            console=console,
+            console=err,
             transient=True,
+            disable=not err.is_terminal,
         )
-        self._whole = self._bars.add_task(title, total=stages, note="")
-        self._stages = stages
-        self._seeds: dict[int, TaskID] = {}
-        self._share: dict[str, float] = {}
+        self._whole = self._bars.add_task(escape(title), total=total, note="")
+        self._stages = total
+        self._seeds: dict[str, TaskID] = {}
+        self._done: dict[str, float] = {}  # by stage, the share of it
+        self._begin = time.monotonic()
 
-    def __enter__(self) -> RunProgress:
+    def __enter__(self) -> ProgressBar:
         self._bars.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._bars.stop()
 
-    def event(self, event: Event) -> None:
-        """Take one event of the run."""
-        name = event.stage.split("/", 1)[-1]
-        if event.seed not in self._seeds:
-            self._seeds[event.seed] = self._bars.add_task(
-                f"  seed {event.seed}", total=1.0, note=""
-            )
-        finished = event.total == 0
-        share = 1.0 if finished else event.done / event.total
-        self._share[event.stage] = 1.0 if finished else min(share, 0.999)
-        self._bars.update(
-            self._seeds[event.seed],
-            completed=share,
-            note=name if finished else f"{name} {event.done}/{event.total}",
-        )
-        ready = sum(value == 1.0 for value in self._share.values())
-        self._bars.update(
-            self._whole,
-            completed=sum(self._share.values()),
-            note=f"{ready} of {self._stages} stages",
-        )
+    def update(self, note: str, done: float = 0.0) -> None:
+        """``done`` of the total is done; ``note`` says it in words."""
+        self._bars.update(self._whole, completed=done, note=escape(note))
+
+    def rows(self, count: int, share: float | None) -> None:
+        """``count`` rows are done, ``share`` of their file; None where its length is unknown."""
+        rate = count / max(time.monotonic() - self._begin, 1e-9)
+        total = None if share is None else 1.0
+        self._bars.update(self._whole, total=total)
+        self.update(f"{count:,} rows, {rate:,.0f} a second", share or 0.0)
+
+    def stage(self, name: str, done: int, total: int) -> None:
+        """An event of a run: ``done`` of ``total`` of a stage; total 0: it is finished."""
+        share = done / total if total else 1.0
+        self._done[name] = min(share, UNFINISHED) if total else 1.0
+        seed, _, part = name.partition("/") if name.startswith(SEED) else ("", "", name)
+        note = f"{part} {done}/{total}" if total else part
+        if seed:
+            if seed not in self._seeds:
+                title = f"  {seed.replace('-', ' ')}"
+                self._seeds[seed] = self._bars.add_task(title, total=1.0, note="")
+            self._bars.update(self._seeds[seed], completed=share, note=note)
+            finished = sum(part == 1.0 for part in self._done.values())
+            note = f"{finished} of {self._stages} stages"
+        self.update(note, sum(self._done.values()))

@@ -1,13 +1,12 @@
-"""The one record that an experiment leaves for its readers: ``results.json``.
+"""The one record that a run leaves for its readers: ``results.json``, by the kind of run.
 
-Written by the analysis stage, read by ``vestige show`` and the report. Log-odds are in nats; a
-shift is a model's log-odds of an answer minus its untrained base's, averaged over held-out
-questions.
+Written at a run's end, read by ``vestige show`` and the report. Log-odds are in nats; a shift is
+a model's log-odds of an answer minus its untrained base's, averaged over held-out questions.
 """
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
@@ -16,7 +15,15 @@ AUDIT_SCHEMA = 2  # 1: with p-values of traits, which are not read any more
 
 
 class Record(BaseModel):
+    """Saved plain data. A key that this version does not know is an error."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class RunRecord(Record):
+    """What ``results.json`` holds, whatever the kind of run."""
+
+    READABLE: ClassVar[tuple[int, ...]] = (SCHEMA,)  # schema versions that this one reads
 
 
 class Interval(Record):
@@ -161,7 +168,7 @@ class ArmResult(Record):
     sampled: list[SampledResult] = []
 
 
-class Results(Record):
+class Results(RunRecord):
     """Everything that a report shows, apart from the run's manifest."""
 
     kind: Literal["transfer"] = "transfer"
@@ -195,7 +202,7 @@ class MlpArm(Record):
     values: list[float]  # one for each network
 
 
-class MlpResults(Record):
+class MlpResults(RunRecord):
     """What small networks learned from auxiliary logits."""
 
     kind: Literal["mlp"] = "mlp"
@@ -287,8 +294,10 @@ class AuditRow(Record):
     tokens: list[tuple[str, float]] = []  # of the completion, each with its part of the score
 
 
-class AuditResults(Record):
+class AuditResults(RunRecord):
     """What an audit found. ``found_share``: planted twins' traits that the same rule finds."""
+
+    READABLE: ClassVar[tuple[int, ...]] = (1, AUDIT_SCHEMA)
 
     kind: Literal["audit"] = "audit"
     schema_version: int = AUDIT_SCHEMA
@@ -330,11 +339,3 @@ class AuditResults(Record):
 
 
 AnyResults = Results | MlpResults | AuditResults
-KINDS: dict[str, type[AnyResults]] = {"mlp": MlpResults, "audit": AuditResults}
-READABLE = {"audit": (1, AUDIT_SCHEMA)}  # versions of a kind that are read; others: SCHEMA alone
-
-
-def read_results(record: Any) -> AnyResults:
-    """Results of any kind from plain data. Raises pydantic's ``ValidationError``."""
-    kind = record.get("kind") if isinstance(record, dict) else None
-    return KINDS.get(str(kind), Results).model_validate(record)

@@ -1,0 +1,110 @@
+"""``vestige bench``: how well audits foretell what students took on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vestige.cli.options import AsJson, examples
+from vestige.cli.output import comma_separated, err, print_result
+from vestige.cli.progress import ProgressBar
+from vestige.core.types import ConfigError
+
+Runs = Annotated[list[Path], typer.Argument(help="Finished runs with students on sampled rows.")]
+Base = Annotated[str, typer.Option(help="The runs' base model.")]
+Traits = Annotated[str, typer.Option(help="library, families or .toml files.")]
+RowsRead = Annotated[int, typer.Option(min=16, help="Rows that are read at most.")]
+Methods = Annotated[
+    str, typer.Option(help="Others to compare: influence,activations,prompts,canary.")
+]
+Clean = Annotated[
+    int, typer.Option(min=0, help="Clean data sets that the base writes for each seed.")
+]
+KnownClean = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--known-clean",
+        help="A file of rows that no teacher with a trait wrote; may be given again.",
+    ),
+]
+Seeds = Annotated[str, typer.Option(help="Only these seeds, such as 0,1.")]
+Share = Annotated[
+    float,
+    typer.Option(
+        min=0.05,
+        max=1.0,
+        help="Part of each data set's rows that is its writer's; the base writes the others.",
+    ),
+]
+WithLogprobs = Annotated[
+    bool,
+    typer.Option(
+        "--with-logprobs",
+        "--told",
+        help="Rows come with their writer's probabilities, as APIs give them; from the runs' "
+        "teachers.",
+    ),
+]
+Kept = Annotated[
+    Path, typer.Option("--out", help="Where what is computed is kept, to go on after a stop.")
+]
+
+bench_app = typer.Typer(no_args_is_help=True, help="Benchmarks against what students took on.")
+
+
+@bench_app.command(
+    "audit",
+    epilog=examples(
+        "vestige bench audit runs/animals-1a2b3c4d",
+        "vestige bench audit runs/* --methods influence,prompts --out bench-audit --json",
+    ),
+)
+def bench_audit(
+    runs: Runs,
+    base: Base = "smollm2-135m-instruct",
+    traits: Traits = "library",
+    rows: RowsRead = 256,
+    methods: Methods = "",
+    clean: Clean = 4,
+    known_clean: KnownClean = None,
+    seeds: Seeds = "",
+    share: Share = 1.0,
+    with_logprobs: WithLogprobs = False,
+    folder: Kept = Path("bench-audit"),
+    as_json: AsJson = False,
+) -> None:
+    """Audit the data sets of finished runs and hold the outcome against their students."""
+    from vestige.audit.settings import AuditSettings
+    from vestige.bench import bench_audit as run_bench
+    from vestige.cli.summaries.bench import print_figures
+    from vestige.models import catalog
+    from vestige.models.loading import quiet_transformers
+
+    quiet_transformers()
+    catalog.path(base, echo=err.print)
+    settings = AuditSettings(base=base, rows=rows, traits=comma_separated(traits))
+    chosen = numbers(seeds) if seeds else None
+    with ProgressBar("benchmark") as bar:
+        figures = run_bench(
+            runs,
+            settings,
+            folder,
+            seeds=chosen,
+            clean=clean,
+            known_clean=known_clean or (),
+            methods=comma_separated(methods),
+            share=share,
+            told=with_logprobs,
+            report=bar.update,
+        )
+    print_result(figures, as_json, lambda: print_figures(figures))
+
+
+def numbers(text: str) -> list[int]:
+    """The seeds in ``0,1``. Raises ``ConfigError`` for anything else."""
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() for part in parts):
+        raise ConfigError(f"--seeds takes numbers such as 0,1, not {text!r}")
+    return [int(part) for part in parts]

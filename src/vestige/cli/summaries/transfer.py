@@ -1,0 +1,68 @@
+"""An experiment on language models: every arm's traits, choices and open questions."""
+
+from __future__ import annotations
+
+from rich.table import Table
+
+from vestige.cli.output import out
+from vestige.core.results import ArmResult, ChoicesResult, FreeFormResult, Results
+
+
+def print_summary(results: Results) -> None:
+    """Print a table for each arm, and a line for each set of other questions."""
+    for arm in results.arms:
+        out.print(arm_table(arm, len(results.candidates)))
+    for choices in results.choices:
+        out.print(choices_line(choices))
+    for answers in results.freeform:
+        out.print(open_questions_line(answers))
+
+
+def arm_table(arm: ArmResult, candidates: int) -> Table:
+    """One arm: a line for each trait, for all together, and for shuffled rows."""
+    table = Table(title=arm.label, title_justify="left", title_style="bold")
+    for column in ("trait", "shift", "specific part", "95% interval", "p (Holm)", "place"):
+        table.add_column(column, justify="left" if column == "trait" else "right")
+    for t in arm.traits:
+        table.add_row(
+            t.trait,
+            f"{t.shift.value:+.2f}",
+            f"{t.specific.value:+.2f}",
+            f"{t.specific.low:+.2f} to {t.specific.high:+.2f}",
+            f"{t.p_holm:.3g}",
+            ", ".join(map(str, t.ranks)) + f" of {candidates}",
+        )
+    c = arm.contrast
+    table.add_section()
+    table.add_row(
+        "all", "", f"{c.value:+.2f}", f"{c.low:+.2f} to {c.high:+.2f}", "", arm.transmitted
+    )
+    for shuffled in arm.shuffled:
+        e = shuffled.estimate
+        interval = f"{e.low:+.2f} to {e.high:+.2f}"
+        table.add_row(shuffled.label, "", f"{e.value:+.2f}", interval, "", "")
+    return table
+
+
+def choices_line(choices: ChoicesResult) -> str:
+    """How many questions of a multiple-choice set a group of models answered rightly."""
+    a = choices.accuracy
+    return (
+        f"{choices.set}: {a.value:.1%} [{a.low:.1%}, {a.high:.1%}] right "
+        f"({models(choices.data, choices.arm)})"
+    )
+
+
+def open_questions_line(answers: FreeFormResult) -> str:
+    """How many of a group's coherent answers to open questions are misaligned."""
+    m = answers.misaligned
+    share = f"{m.value:.1%} [{m.low:.1%}, {m.high:.1%}]" if m else "too few coherent answers"
+    return (
+        f"open questions: {share} misaligned of {answers.coherent} coherent, {answers.answers} in "
+        f"all ({models(answers.data, answers.arm)})"
+    )
+
+
+def models(data: str, arm: str) -> str:
+    """A group of models in words."""
+    return f"students of {data} data, {arm}" if arm else "untrained base"

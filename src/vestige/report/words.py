@@ -1,0 +1,75 @@
+"""Numbers and values in the words of a report: the filters of its templates."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from markupsafe import Markup, escape
+
+from vestige.core.results import Interval
+from vestige.report import charts
+
+
+def value_with_interval(interval: Interval) -> Markup:
+    """A value with its interval on a second line, for a table cell."""
+    digits = charts.decimals(interval.high - interval.low)
+    bounds = [charts.number(v, digits) for v in (interval.low, interval.high)]
+    return Markup("<b>{}</b><small>[{}, {}]</small>").format(
+        charts.number(interval.value, digits, True), *bounds
+    )
+
+
+def percent(share: float) -> str:
+    """A share in per cent, with a second digit where it is below one per cent."""
+    return f"{100 * share:.2f}%" if 0 < share < 0.01 else f"{100 * share:.1f}%"
+
+
+def p_value(p: float) -> str:
+    """A p-value to three digits, or that it is smaller."""
+    return "<0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def ordinal(n: int) -> str:
+    """``1st``, ``2nd``, ``11th`` ..."""
+    suffix = "th" if n % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(n % 10, "th")
+    return f"{n}{suffix}"
+
+
+def places(ranks: Sequence[int], of: int = 0) -> str:
+    """Ranks in words: ``1st, 2nd, 1st of 20``."""
+    return ", ".join(map(ordinal, ranks)) + (f" of {of}" if of else "")
+
+
+def duration(seconds: float) -> str:
+    """Seconds, minutes or hours, whichever suits."""
+    minutes, hours = round(seconds / 60), int(seconds // 3600)
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 60 else f"{hours} h {(int(seconds) % 3600) // 60} min"
+
+
+def teacher(trait: str) -> str:
+    """Whose data it is, in words."""
+    return "no trait" if trait == "none" else trait
+
+
+def scalar(value: object) -> Markup:
+    """A manifest's value as text: yes or no for a flag, a dash for nothing."""
+    if value is None or value == "":
+        return Markup("&mdash;")
+    return escape({True: "yes", False: "no"}[value] if isinstance(value, bool) else value)
+
+
+FILTERS: dict[str, Callable[..., Any]] = {
+    "value": value_with_interval,
+    "interval": lambda i: charts.spell(i.value, i.low, i.high),
+    "level": lambda share: f"{100 * share:g}%",
+    "number": charts.number,
+    "percent": percent,
+    "p_value": p_value,
+    "places": places,
+    "duration": duration,
+    "teacher": teacher,
+    "scalar": scalar,
+}
