@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from vestige.core.jsonl import json_line, lines
-from vestige.core.types import DataError, Row, ScoreTable
+from vestige.core.types import DataError, Row
 from vestige.evaluate.judge.rating import Rating
 from vestige.evaluate.judge.settings import LOCAL, JudgeSettings
 from vestige.rows.places import Output, claimed
@@ -151,17 +150,6 @@ def check_losses(ratings: Iterable[Rating], settings: JudgeSettings) -> None:
             f"max_lost={settings.max_lost:g} allows; try another model or prompt. Ratings so far "
             "are kept"
         )
-
-
-def score_table(ratings: dict[str, Rating], settings: JudgeSettings) -> ScoreTable:
-    """Ratings as a table; an unrated row is NaN with its status as the reason."""
-    return ScoreTable(
-        values={i: math.nan if r.score is None else r.score for i, r in ratings.items()},
-        method=f"judge {settings.model}, prompt {settings.prompt}",
-        units="rating, 0 to 100",
-        higher_means=settings.prompt,
-        reasons={i: r.status for i, r in ratings.items() if r.score is None},
-    )
 
 
 def agreement(ratings: dict[str, Rating], labels: dict[str, bool]) -> dict[str, float | int]:
