@@ -26,7 +26,7 @@ from vestige.evaluate.judge.local import LocalJudge
 from vestige.evaluate.judge.rate import agreement, rate, read_cache
 from vestige.evaluate.judge.rating import Rating, expected_rating, parse_rating
 from vestige.evaluate.judge.settings import JudgeSettings, prompt_names
-from vestige.rows.places import Output, claimed
+from vestige.rows.outputs import Output, claimed
 
 
 def row(name: str, text: str = "") -> Row:

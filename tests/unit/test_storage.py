@@ -30,9 +30,11 @@ from vestige.core.types import (
     StoreError,
     VestigeError,
 )
+from vestige.rows.file_sets import find
 from vestige.rows.files import RowSource, read_rows, sample_rows
 from vestige.rows.ids import Ids, Seen
-from vestige.rows.places import Output, claimed, find, locate, shown
+from vestige.rows.outputs import Output, claimed
+from vestige.rows.places import locate, shown
 
 SECRET = "s3cr3t-t0ken"
 PACKERS = {

@@ -10,7 +10,8 @@ from typing import Protocol
 
 from vestige.core.types import DataError, DroppedRow, Row
 from vestige.rows.files import RowSource, dropped_line, row_line
-from vestige.rows.places import PART, ROWS_A_SHARD, Output, Place, claimed, locate, same_place
+from vestige.rows.outputs import PART, ROWS_A_SHARD, Output, claimed, same_place
+from vestige.rows.places import Place, locate
 from vestige.rows.trained_parts import other_parts
 
 Judge = Callable[[Row], str | None]

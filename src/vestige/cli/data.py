@@ -369,7 +369,7 @@ def paraphrase(
 ) -> None:
     """Have a model say every row again in other words; nothing is paid twice."""
     from vestige.carriers.filtering import check_apart
-    from vestige.rows.places import Output
+    from vestige.rows.outputs import Output
     from vestige.teacher import paraphrase as rewriting
 
     limit_spending(max_tokens, max_dollars, prices)

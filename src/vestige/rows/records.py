@@ -4,23 +4,16 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from vestige.core.types import DroppedRow, Row
-from vestige.rows.formats import (
-    CHAT,
-    EXPECTED,
-    MALFORMED,
-    USUAL,
-    Columns,
-    Unusable,
-    read_plain_chat,
-    read_record,
-)  # fmt: skip
+from vestige.rows.formats import read_plain_chat, read_record
 from vestige.rows.ids import Ids
+from vestige.rows.layouts import CHAT, EXPECTED, MALFORMED, USUAL, Columns, Unusable
 
+Items = Iterator[Row | DroppedRow]
 NAMED = 40  # columns that are remembered
 
 

@@ -13,7 +13,7 @@ from vestige.core.jsonl import json_line, lines
 from vestige.core.types import DataError, Row
 from vestige.evaluate.judge.rating import Rating
 from vestige.evaluate.judge.settings import LOCAL, JudgeSettings
-from vestige.rows.places import Output, claimed
+from vestige.rows.outputs import Output, claimed
 from vestige.store import hash_config
 
 
