@@ -116,7 +116,8 @@ def pulled_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder that one real pull has made."""
     with pytest.MonkeyPatch.context() as patch:
         made = TinyModels(tmp_path_factory.mktemp("tiny_models"))
-        patch.setattr(catalog, "CATALOG", made.entries)
+        for name, entry in made.entries.items():
+            patch.setitem(catalog.CATALOG, name, entry)
         patch.setenv("VESTIGE_CACHE", str(made.cache))
         patch.setenv("PIP_CONFIG_FILE", os.devnull)
         patch.setenv("PIP_NO_INDEX", "1")
