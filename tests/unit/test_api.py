@@ -25,7 +25,8 @@ from typer.testing import CliRunner
 
 from vestige.api import model
 from vestige.api.ledger import Ledger
-from vestige.api.model import ApiModel, Reply, Request
+from vestige.api.model import ApiModel
+from vestige.api.requests import Reply, Request
 from vestige.api.settings import Limits, Tokens, parse_prices, redact
 from vestige.cli.main import app
 from vestige.core.types import ConfigError, Message, ModelError, Row, SpendingError, VestigeError

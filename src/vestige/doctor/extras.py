@@ -100,7 +100,8 @@ class _Service(BaseHTTPRequestHandler):
 def _try_api(_: BundledModel) -> str:
     """A question to a service on this machine: the answer, and what the ledger keeps of it."""
     from vestige.api.ledger import Ledger
-    from vestige.api.model import ApiModel, Request
+    from vestige.api.model import ApiModel
+    from vestige.api.requests import Request
     from vestige.api.settings import Limits
 
     question = Request((Message("user", ASKED),), max_tokens=8)

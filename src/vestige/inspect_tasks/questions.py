@@ -17,7 +17,7 @@ from inspect_ai.model import ChatMessageSystem, ChatMessageUser, GenerateConfig,
 from inspect_ai.scorer import Score, Scorer, Target, ci, mean, scorer, stderr
 from inspect_ai.solver import TaskState, generate
 
-from vestige.api.model import answer_of, reply_of
+from vestige.api.requests import answer_of, reply_of
 from vestige.core.types import ConfigError, Message, Row
 from vestige.evaluate.answers import number_lead, read_answer
 from vestige.evaluate.judge.api import MAX_TOKENS, read_choice

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from vestige.api.ledger import Ledger
-from vestige.api.model import ApiModel, Choice, Reply, Request
+from vestige.api.model import ApiModel
+from vestige.api.requests import Choice, Reply, Request
 from vestige.core.types import Message
 from vestige.evaluate.judge.rating import Rating, expected_rating, parse_rating
 from vestige.evaluate.judge.settings import JudgeSettings
