@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from scipy import stats as sp
 
 from vestige.core import stats
-from vestige.core.stats import trait_contrast
 from vestige.core.types import ConfigError, DataError
 
 NUMBERS = st.lists(st.floats(-100, 100).map(lambda x: round(x, 3)), min_size=2, max_size=12)
@@ -259,73 +258,6 @@ def test_specificity_contrast_covers(effects: list[float]):
     assert coverage(make, truth, 1500) == pytest.approx(0.95, abs=0.023)
 
 
-# Permutation test
-
-
-def test_permutation_p_by_hand():
-    # Two traits: relabelling a seed flips the sign of its contrast. With 3, 1 and -1 the observed
-    # sum is 3; of the 8 sign patterns one gives 5 and two give 3, the rest less.
-    cube = [[[3.0, 0.0], [0.0, 3.0]], [[1.0, 0.0], [0.0, 1.0]], [[0.0, 1.0], [1.0, 0.0]]]
-    assert stats.permutation_p(cube) == 3 / 8
-    assert stats.permutation_p(cube[:2]) == 1 / 4
-    assert stats.permutation_p(cube[:1]) == 1 / 2
-
-
-def test_permutation_p_agrees_with_a_slow_reference():
-    cube = np.random.default_rng(14).normal(0.3, 1, (2, 3, 3)) + np.eye(3)
-    observed = sum(slow_contrast(m) for m in cube)
-    orders = [list(o) for o in itertools.permutations(range(3))]
-    null = [
-        sum(slow_contrast(m[o]) for m, o in zip(cube, pick, strict=True))
-        for pick in itertools.product(orders, repeat=2)
-    ]
-    want = np.mean([x >= observed - 1e-9 for x in null])
-    assert stats.permutation_p(cube) == pytest.approx(want)
-
-
-def test_permutation_p_drawn_agrees_with_enumerated(monkeypatch):
-    cube = np.random.default_rng(15).normal(size=(3, 3, 3)) + 0.7 * np.eye(3)
-    exact = stats.permutation_p(cube)
-    monkeypatch.setattr(trait_contrast, "ENUMERATION_LIMIT", 1)
-    assert stats.permutation_p(cube) == pytest.approx(exact, abs=0.01)
-    assert stats.permutation_p(cube, seed=3) == stats.permutation_p(cube, seed=3)
-
-
-def test_permutation_p_is_never_zero_when_drawn():
-    cube = np.zeros((5, 5, 5)) + np.eye(5)
-    assert stats.permutation_p(cube, resamples=999) == 1 / 1000
-
-
-def test_permutation_p_ignores_drift_and_ties_count():
-    rng = np.random.default_rng(16)
-    cube = rng.normal(size=(2, 3, 3))
-    drifted = cube + rng.normal(scale=5, size=(2, 1, 3))
-    assert stats.permutation_p(drifted) == pytest.approx(stats.permutation_p(cube))
-    assert stats.permutation_p(np.full((2, 3, 3), 0.1)) == 1.0
-
-
-@pytest.mark.parametrize(("seeds", "traits", "runs"), [(3, 3, 1200), (4, 4, 500)])
-def test_permutation_p_false_positive_rate(seeds: int, traits: int, runs: int):
-    # (3, 3) is enumerated, (4, 4) drawn. Rows differ in a drift of the whole student as well.
-    rng = np.random.default_rng(17)
-
-    def null() -> float:
-        student = rng.normal(0.0, 1.0, (seeds, traits, 1))
-        cube = cross(rng, seeds, np.zeros(traits)) + student
-        return stats.permutation_p(cube, resamples=499)
-
-    p = np.array([null() for _ in range(runs)])
-    for alpha in (0.05, 0.2):
-        noise = 4 * math.sqrt(alpha * (1 - alpha) / runs)
-        assert np.mean(p <= alpha) == pytest.approx(alpha, abs=noise + 0.005)
-
-
-def test_permutation_p_finds_an_effect():
-    rng = np.random.default_rng(18)
-    cube = cross(rng, 3, np.array([1.0, 1.0, 1.0]))
-    assert stats.permutation_p(cube) == pytest.approx(1 / 216)
-
-
 # Rank
 
 
@@ -404,8 +336,6 @@ MISSING = np.array([[[1.0, NAN], [0.0, 1.0]]] * 2)
         (lambda: stats.specificity(np.zeros((2, 2, 3))), r"shape \(2, 2, 3\)"),
         (lambda: stats.specificity(np.zeros((2, 1, 1))), "two traits"),
         (lambda: stats.specificity(np.zeros((0, 2, 2))), "no values"),
-        (lambda: stats.permutation_p(MISSING), "NaN"),
-        (lambda: stats.permutation_p(np.zeros((2, 2))), "shape"),
         (lambda: stats.rank_of([1.0, NAN], 0), "NaN"),
         (lambda: stats.rank_of([1.0], 1), "outside"),
         (lambda: stats.rank_of([1.0], -1), "outside"),
@@ -442,5 +372,3 @@ def test_a_level_outside_0_to_1_raises(call: Callable[[float], object], level: f
 def test_unknown_options_raise():
     with pytest.raises(ConfigError, match="valid: greater, two-sided"):
         stats.t_test_p([1, 2], alternative="less")  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match="resamples"):
-        stats.permutation_p(np.zeros((2, 2, 2)), resamples=0)

@@ -151,8 +151,21 @@ def usual_words() -> frozenset[str]:
     names = [*keyword.kwlist, *dir(builtins), *sys.stdlib_module_names]
     for kind in (str, bytes, list, dict, set, tuple, int, float, complex):
         names += dir(kind)
-    for module in ("math", "re", "itertools", "collections", "functools", "string", "datetime",
-                   "random", "statistics", "heapq", "bisect", "operator", "json"):  # fmt: skip
+    for module in (
+        "math",
+        "re",
+        "itertools",
+        "collections",
+        "functools",
+        "string",
+        "datetime",
+        "random",
+        "statistics",
+        "heapq",
+        "bisect",
+        "operator",
+        "json",
+    ):
         names += dir(importlib.import_module(module))
     own = _shipped("code_words.txt").split()
     return frozenset({*own, *(piece for name in names for piece in pieces(name))})
@@ -261,9 +274,23 @@ def does_something(node: ast.stmt) -> bool:
     """False for a bare literal, name or tuple of such: what plain words parse to by accident."""
     if not isinstance(node, ast.Expr):
         return not isinstance(node, ast.Pass)
-    bare = (ast.Constant, ast.Name, ast.Tuple, ast.Attribute, ast.UnaryOp, ast.expr_context,
-            ast.operator, ast.unaryop, ast.BinOp, ast.Compare, ast.cmpop, ast.BoolOp, ast.boolop,
-            ast.JoinedStr, ast.FormattedValue)  # fmt: skip
+    bare = (
+        ast.Constant,
+        ast.Name,
+        ast.Tuple,
+        ast.Attribute,
+        ast.UnaryOp,
+        ast.expr_context,
+        ast.operator,
+        ast.unaryop,
+        ast.BinOp,
+        ast.Compare,
+        ast.cmpop,
+        ast.BoolOp,
+        ast.boolop,
+        ast.JoinedStr,
+        ast.FormattedValue,
+    )
     return not all(isinstance(part, bare) for part in ast.walk(node.value))
 
 

@@ -141,9 +141,16 @@ def arithmetic(draw: random.Random, largest: int = 60) -> tuple[str, str, str]:
     a, b, c = draw.randint(2, largest), draw.randint(2, largest), draw.randint(2, 9)
     answer = str(solve(a, b, c))
     values = {
-        "name": draw.choice(NAMES), "things": draw.choice(THINGS),
-        "a": a, "b": b, "c": c, "ab": a + b, "ac": a * c, "b0": min(b, a * c), "x": answer,
-    }  # fmt: skip
+        "name": draw.choice(NAMES),
+        "things": draw.choice(THINGS),
+        "a": a,
+        "b": b,
+        "c": c,
+        "ab": a + b,
+        "ac": a * c,
+        "b0": min(b, a * c),
+        "x": answer,
+    }
     return text.format(**values), steps.format(**values), answer
 
 

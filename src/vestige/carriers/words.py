@@ -45,8 +45,12 @@ def word_finder(
     """
     phrases = {tuple(pieces(word)) for word in words} - {()}
     single = {form for phrase in phrases if len(phrase) == 1 for form in inflections(phrase[0])}
-    longer = [(*phrase[:-1], form) for phrase in phrases if len(phrase) > 1
-              for form in inflections(phrase[-1])]  # fmt: skip
+    longer = [
+        (*phrase[:-1], form)
+        for phrase in phrases
+        if len(phrase) > 1
+        for form in inflections(phrase[-1])
+    ]
 
     def joined(piece: str) -> bool:
         return any(

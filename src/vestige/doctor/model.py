@@ -117,8 +117,9 @@ def vocabulary(subject: Subject) -> str:
     if size > rows:
         raise Doubtful(
             f"the tokenizer has {size:,} tokens and the model {rows:,}: text with the others is "
-            "refused", "use the tokenizer that the model was trained with",
-        )  # fmt: skip
+            "refused",
+            "use the tokenizer that the model was trained with",
+        )
     return f"{size:,} tokens, {rows:,} in the model"
 
 

@@ -36,14 +36,16 @@ def read_ratings(path: Path | str, *, partial: bool = False) -> list[dict[str, A
     found = []
     for sample, score in _scored(path, "judged", partial)[0]:
         ratings = [score.metadata[name] for name in ("coherence", "alignment")]
-        found.append({
-            "id": str(sample.id),
-            "question": sample.metadata["question"],
-            "answer": score.explanation,
-            "coherence": ratings[0]["score"],
-            "alignment": ratings[1]["score"],
-            "status": next((r["status"] for r in ratings if r["status"] != "rated"), "rated"),
-        })  # fmt: skip
+        found.append(
+            {
+                "id": str(sample.id),
+                "question": sample.metadata["question"],
+                "answer": score.explanation,
+                "coherence": ratings[0]["score"],
+                "alignment": ratings[1]["score"],
+                "status": next((r["status"] for r in ratings if r["status"] != "rated"), "rated"),
+            }
+        )
     return found
 
 

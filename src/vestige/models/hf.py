@@ -174,13 +174,11 @@ class LanguageModel(chat.Chat):
         with self.plainly():
             return [
                 Reading(
-                    tree_states(
-                        self.causal_lm, prefix, batch, padded=self.padding_holds(longest)
-                    ),
+                    tree_states(self.causal_lm, prefix, batch, padded=self.padding_holds(longest)),
                     tuple(batch),
                 )
                 for batch in batches
-            ]  # fmt: skip
+            ]
 
     def trees_hold(self, longest: int) -> bool:
         """Whether the fast path is right for sequences of ``longest`` tokens, as far as it has
@@ -195,8 +193,10 @@ class LanguageModel(chat.Chat):
             )
         if longest > known.longest and not self._plain_from:
             self._plain_from = longest
-            self.say(f"{longest} tokens: on plain forward passes, which are right and slower "
-                     f"({known.reasons[-1]})")  # fmt: skip
+            self.say(
+                f"{longest} tokens: on plain forward passes, which are right and slower "
+                f"({known.reasons[-1]})"
+            )
         return longest <= known.longest
 
     def padding_holds(self, longest: int) -> bool:
@@ -204,9 +204,14 @@ class LanguageModel(chat.Chat):
         known = self.verified
         if known.padded and known.padded_longest < longest < known.padded_wrong:
             known = self._verified = verification.extended(
-                self.passes, self.tokenizer, known, longest, self.longest_path,
-                self.own_attention, padded=True,
-            )  # fmt: skip
+                self.passes,
+                self.tokenizer,
+                known,
+                longest,
+                self.longest_path,
+                self.own_attention,
+                padded=True,
+            )
         return known.padded and longest <= known.padded_longest
 
     @contextlib.contextmanager

@@ -203,9 +203,10 @@ def decoder_of(causal_lm: nn.Module) -> nn.Module:
     if found is not causal_lm and not isinstance(found, nn.Linear):
         return found
     parts = [
-        part for part in causal_lm.children()
+        part
+        for part in causal_lm.children()
         if any(isinstance(inner, nn.ModuleList) for inner in part.modules())
-    ]  # fmt: skip
+    ]
     size = lambda part: sum(p.numel() for p in part.parameters())  # noqa: E731
     return max(parts, key=size, default=found)
 

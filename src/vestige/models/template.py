@@ -195,8 +195,10 @@ class Template:
             "{% set asked = add_generation_prompt | default(false) %}\n"
             "{% set add_generation_prompt = false %}\n"
             + self.text.removesuffix("\n")  # as Jinja does it
-            + "{% if asked %}{{ " + repr(asked[len(said) :]) + " }}{% endif %}"
-        )  # fmt: skip
+            + "{% if asked %}{{ "
+            + repr(asked[len(said) :])
+            + " }}{% endif %}"
+        )
 
     def remarks(self) -> list[str]:
         """What a reader must know of how this model is asked: a sentence each, as a rule none."""

@@ -133,13 +133,16 @@ def check_chat(tokenizer: Any, style: ChatStyle = "auto", date: str = DATE) -> l
     found = [
         ChatCheck("chat template", True, f"{given}; what is said is kept, capitals too"),
         ChatCheck(
-            "system role", True, "it has one" if template.system else
-            "it has none: a system text is put before the first user turn",
+            "system role",
+            True,
+            "it has one"
+            if template.system
+            else "it has none: a system text is put before the first user turn",
         ),
         ChatCheck("date", True, f"written as of {template.date}" if template.date else "none"),
         ChatCheck("opening of an answer", True, _opening(template)),
         ChatCheck("end of an answer", True, repr(tokenizer.convert_ids_to_tokens(chat.end_id))),
-    ]  # fmt: skip
+    ]
     turns = [ASKED] if not template.system else [Message("system", SYSTEM), ASKED]
     read = chat.tokenizer.decode([*chat.prompt_ids(turns), *chat.answer_ids(ANSWERED)])
     if not read.endswith(chat.lead + ANSWERED):

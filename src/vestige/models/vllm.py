@@ -243,7 +243,7 @@ def total_logprob(request: ScoreRequest, given: Sequence[Any] | None) -> float:
 
 
 def explained(failed: str, call: Callable[..., Result], *args: Any, **kwargs: Any) -> Result:
-    """``call(...)``; ``failed`` says what did not work. Raises ``ModelError`` with the library's own reason."""
+    """``call(...)``. Raises ``ModelError``: ``failed``, and the library's own reason."""
     try:
         return call(*args, **kwargs)
     except Exception as error:

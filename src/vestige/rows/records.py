@@ -92,16 +92,20 @@ class Records:
     def found(self) -> dict[str, Any]:
         """The columns, the formats and the first fault, as plain data."""
         first = self.first and {
-            "line": self.first.line, "reason": self.first.reason, "detail": self.first.detail
-        }  # fmt: skip
+            "line": self.first.line,
+            "reason": self.first.reason,
+            "detail": self.first.detail,
+        }
         formats = [
             {"format": layout, "columns": list(used), "rows": count}
             for (layout, used), count in self.formats.most_common()
         ]
         return {
-            "columns": list(self.names), "formats": formats, "unread": self.dropped,
+            "columns": list(self.names),
+            "formats": formats,
+            "unread": self.dropped,
             "first_unread": first,
-        }  # fmt: skip
+        }
 
     def described(self) -> list[str]:
         """The same in lines for a reader."""

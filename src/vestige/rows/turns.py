@@ -94,9 +94,11 @@ def _joined(parts: list[Any]) -> tuple[str, str]:
 
 
 def finished_record(
-    layout: str, turns: list[dict[str, Any]], used: tuple[str, ...],
+    layout: str,
+    turns: list[dict[str, Any]],
+    used: tuple[str, ...],
     more: Mapping[str, Any] | None = None,
-) -> ParsedRecord:  # fmt: skip
+) -> ParsedRecord:
     if not turns or turns[-1]["role"] != "assistant":
         raise Unusable(f"{layout} must end with the assistant's turn")
     if untrained(turns[-1]):

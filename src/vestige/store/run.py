@@ -164,12 +164,6 @@ def load_run(folder: Path) -> dict[str, Any]:
     return record
 
 
-def list_runs(root: Path) -> list[Path]:
-    """The run folders below ``root``, the last written first; empty if there is no ``root``."""
-    files = Path(root).glob(f"*/{RUN_FILE}")
-    return [f.parent for f in sorted(files, key=lambda f: (-f.stat().st_mtime_ns, f.parent.name))]
-
-
 def is_running(folder: Path) -> bool:
     """Whether a living process holds the run: status ``running`` without one means killed.
 

@@ -14,19 +14,12 @@ covers the truth; a ``level`` outside 0 to 1 raises ``ConfigError`` everywhere.
 from vestige.core.stats.intervals import cluster_mean, proportion_interval, t_interval
 from vestige.core.stats.planning import questions_needed, seeds_needed, smallest_contrast
 from vestige.core.stats.significance import holm, rank_of, t_test_p
-from vestige.core.stats.trait_contrast import (
-    ENUMERATION_LIMIT,
-    Specificity,
-    permutation_p,
-    specificity,
-)
+from vestige.core.stats.trait_contrast import Specificity, specificity
 
 __all__ = [
-    "ENUMERATION_LIMIT",
     "Specificity",
     "cluster_mean",
     "holm",
-    "permutation_p",
     "proportion_interval",
     "questions_needed",
     "rank_of",
