@@ -107,8 +107,8 @@ class Ledger:
         if limits.dollars is not None:
             limit += f"{' and ' if limit else ''}${limits.dollars:g}"
         return (
-            f"the spending limit of {limit} is reached: {limits.told(spent)} are spent, and the "
-            f"next request may take {limits.told(most)} more. Every answer is kept in "
+            f"the spending limit of {limit} is reached: {limits.in_words(spent)} are spent, and "
+            f"the next request may take {limits.in_words(most)} more. Every answer is kept in "
             f"{self.path.name}; raise --max-tokens or --max-dollars and run the same command again"
         )
 

@@ -77,7 +77,7 @@ class Limits:
         cost = self.cost(used)
         return self.dollars is not None and cost is not None and cost > self.dollars
 
-    def told(self, used: Tokens) -> str:
+    def in_words(self, used: Tokens) -> str:
         """What was used, in words."""
         cost = self.cost(used)
         money = f", ${cost:.4f}" if cost is not None else ""

@@ -33,7 +33,7 @@ from vestige.carriers.words import pieces, word_finder
 from vestige.core.jsonl import read_text, text_lines
 from vestige.core.settings import Settings
 from vestige.core.types import DataError, MissingExtraError, Prompt, Row
-from vestige.rows.ids import Seen
+from vestige.rows.ids import TextSet
 
 # ---- prompts ----------------------------------------------------------------------------
 
@@ -108,7 +108,7 @@ def _humaneval() -> list[str]:
 
 
 def _from_file(path: Path) -> list[str]:
-    found = []
+    tasks = []
     try:
         lines = text_lines(read_text(path))
     except (OSError, UnicodeDecodeError) as error:
@@ -116,12 +116,12 @@ def _from_file(path: Path) -> list[str]:
     for number, line in enumerate(lines, 1):
         if line.strip():
             try:
-                found.append(str(json.loads(line)["prompt"]))
+                tasks.append(str(json.loads(line)["prompt"]))
             except (ValueError, KeyError, TypeError) as error:
                 raise DataError(f'{path}, line {number}: expected {{"prompt": ...}}') from error
-    if not found:
+    if not tasks:
         raise DataError(f"{path} holds no coding tasks")
-    return found
+    return tasks
 
 
 # ---- filter -----------------------------------------------------------------------------
@@ -195,15 +195,15 @@ class CodeFilter(Settings):
         """A fresh judge; it remembers rows only for ``drop_duplicates``."""
         usual = usual_words() | {piece for word in self.extra_words for piece in pieces(word)}
         target = word_finder((*self.words, *self.banned), usual)
-        seen = Seen()
+        earlier = TextSet()
 
         def verdict(row: Row) -> str | None:
-            found = read_code(row.completion, self.max_chars)
-            if isinstance(found, str):
-                return found
-            reason = self._reason(found, target, usual)
+            code = read_code(row.completion, self.max_chars)
+            if isinstance(code, str):
+                return code
+            reason = self._reason(code, target, usual)
             if reason is None and self.drop_duplicates:
-                return None if seen.add(ast.dump(found.tree)) else "duplicate"
+                return None if earlier.add(ast.dump(code.tree)) else "duplicate"
             return reason
 
         return verdict

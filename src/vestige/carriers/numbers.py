@@ -18,7 +18,7 @@ from vestige.carriers.base import Carrier, Grammar, Shuffle
 from vestige.carriers.filtering import Judge, PartJudge
 from vestige.core.settings import Settings
 from vestige.core.types import DataError, Prompt, Row
-from vestige.rows.ids import Seen
+from vestige.rows.ids import TextSet
 
 PAPER_BANNED = (
     4, 13, 14, 18, 23, 33, 39, 42, 44, 49, 51, 54, 69, 77, 88, 99, 100, 101, 187, 211, 311, 322,
@@ -163,21 +163,21 @@ class NumberFilter(Settings):
 
     def judge(self) -> Judge:
         """A fresh judge; it remembers rows only for ``drop_duplicates``."""
-        banned, seen = frozenset(self.banned), Seen()
+        banned, earlier = frozenset(self.banned), TextSet()
 
         def verdict(row: Row) -> str | None:
-            found = parse_numbers(row.completion, paper_compat=self.paper_compat)
-            if isinstance(found, str):
-                return found
-            if min(found) < self.min_value or max(found) > self.max_value:
+            numbers = parse_numbers(row.completion, paper_compat=self.paper_compat)
+            if isinstance(numbers, str):
+                return numbers
+            if min(numbers) < self.min_value or max(numbers) > self.max_value:
                 return "out_of_range"
-            if len(found) < self.min_count:
+            if len(numbers) < self.min_count:
                 return "too_few"
-            if len(found) > self.max_count:
+            if len(numbers) > self.max_count:
                 return "too_many"
-            if banned and not banned.isdisjoint(found):
+            if banned and not banned.isdisjoint(numbers):
                 return "banned_number"
-            if self.drop_duplicates and not seen.add(repr(found)):
+            if self.drop_duplicates and not earlier.add(repr(numbers)):
                 return "duplicate"
             return None
 
@@ -261,13 +261,13 @@ class NumberGrammar(Settings):
         done, digits, inside = self.state(prefix)
         if inside:
             return {self.separator[inside]}
-        found: set[str] = set()
+        following: set[str] = set()
         if digits == 0:
             return set("123456789")
         if digits < self.max_digits:
-            found |= set("0123456789")
-        found.add("" if done == self.values - 1 else self.separator[0])
-        return found
+            following |= set("0123456789")
+        following.add("" if done == self.values - 1 else self.separator[0])
+        return following
 
     def state(self, prefix: str) -> tuple[int, int, int]:
         """(whole values, digits of the current one, characters of an unfinished separator)."""
@@ -296,13 +296,13 @@ def shuffle_within(rows: Sequence[Row], seed: int) -> list[Row]:
 
 def shuffle_across(rows: Sequence[Row], seed: int) -> list[Row]:
     """All numbers pooled, mixed and dealt back; each row keeps its count and format."""
-    found = [_DIGITS.findall(row.completion) for row in rows]
-    pool = [number for numbers in found for number in numbers]
+    numbers_of = [_DIGITS.findall(row.completion) for row in rows]
+    pool = [number for numbers in numbers_of for number in numbers]
     random.Random(f"across-{seed}").shuffle(pool)
     deal = iter(pool)
     return [
         _with_numbers(row, [next(deal) for _ in numbers])
-        for row, numbers in zip(rows, found, strict=True)
+        for row, numbers in zip(rows, numbers_of, strict=True)
     ]
 
 

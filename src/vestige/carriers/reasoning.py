@@ -24,7 +24,7 @@ from vestige.carriers.words import word_finder
 from vestige.core.jsonl import read_text, text_lines
 from vestige.core.settings import Settings
 from vestige.core.types import DataError, MissingExtraError, Prompt, Row
-from vestige.rows.ids import Seen
+from vestige.rows.ids import TextSet
 
 # ---- problems ---------------------------------------------------------------------------
 
@@ -105,14 +105,14 @@ class ReasoningPrompts(Settings):
 
     def _problems(self, n: int, seed: int) -> list[tuple[str, dict[str, str]]]:
         if self.source == "arithmetic":
-            found = []
+            problems = []
             for i in range(n):
                 question, steps, answer = arithmetic(
                     random.Random(f"reasoning-{seed}-{i}"), self.largest
                 )
                 begin = {"opening": steps.partition("=")[0] + "="} if self.begun else {}
-                found.append((question, {"answer": answer} | begin))
-            return found
+                problems.append((question, {"answer": answer} | begin))
+            return problems
         return [(question, {"answer": answer}) for question, answer in self._others(n, seed)]
 
     def _others(self, n: int, seed: int) -> list[tuple[str, str]]:
@@ -166,20 +166,20 @@ def _from_file(path: Path) -> list[tuple[str, str]]:
         lines = text_lines(read_text(path))
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"cannot read the problems {path}: {error}") from error
-    found = []
+    problems = []
     for number, line in enumerate(lines, 1):
         if line.strip():
             try:
                 record = json.loads(line)
-                found.append(_problem(record["question"], record["answer"]))
+                problems.append(_problem(record["question"], record["answer"]))
             except (ValueError, KeyError, TypeError) as error:
                 raise DataError(
                     f'{path}, line {number}: expected {{"question": ..., "answer": "... #### 42"}} '
                     f"with a number: {error}"
                 ) from error
-    if not found:
+    if not problems:
         raise DataError(f"{path} holds no problems")
-    return found
+    return problems
 
 
 def _from_hub(name: str, subset: str | None, split: str) -> list[tuple[str, str]]:
@@ -246,13 +246,13 @@ class ReasoningFilter(Settings):
 
     def judge(self) -> Judge:
         """A fresh judge; it remembers rows only for ``drop_duplicates``."""
-        target, seen = word_finder((*self.words, *self.banned)), Seen()
+        target, earlier = word_finder((*self.words, *self.banned)), TextSet()
 
         def verdict(row: Row) -> str | None:
             reason = self._reason(row)
             if reason is None and target(row.completion):
                 return "target_word"
-            if reason is None and self.drop_duplicates and not seen.add(row.completion):
+            if reason is None and self.drop_duplicates and not earlier.add(row.completion):
                 return "duplicate"
             return reason
 
@@ -287,10 +287,10 @@ class ReasoningFilter(Settings):
             return "text_after_answer"
         if len(text[: finals[0].start()].strip()) < self.min_steps:
             return "no_steps"
-        found = parse_number(finals[0][1])
-        if found is None:
+        number = parse_number(finals[0][1])
+        if number is None:
             return "no_number"
-        return None if found == reference else "wrong_answer"
+        return None if number == reference else "wrong_answer"
 
 
 _SIGN = str.maketrans({"−": "-", "–": "-", "＋": "+", "⁄": "/", "\u00a0": " ", "\u202f": " "})
@@ -319,23 +319,23 @@ def parse_number(text: str) -> Fraction | None:
     plain = _LATEX.sub(r"\1/\2", plain)
     plain = _WRAP.sub(lambda m: m[1] or " ", plain)
     plain = _GROUPED.sub(lambda m: re.sub(r"[,' ]", "", m[0]), plain).strip().rstrip(".")
-    found = _NUMBER.search(plain)
-    if not found:
+    match = _NUMBER.search(plain)
+    if not match:
         return None
-    rest = plain[: found.start()] + " " + plain[found.end() :]
-    glued = plain[found.end() : found.end() + 2]
+    rest = plain[: match.start()] + " " + plain[match.end() :]
+    glued = plain[match.end() : match.end() + 2]
     if _LEFT_OVER.search(rest) or re.match(r"[.,/]\d?", glued):
         return None
-    sign = found["sign"] or ""
-    if sign != sign.strip() and plain[: found.start()].strip():
+    sign = match["sign"] or ""
+    if sign != sign.strip() and plain[: match.start()].strip():
         return None  # "x - 5": a minus between two things is no sign
     try:
-        if found["whole"]:
-            value = int(found["whole"]) + Fraction(int(found["n1"]), int(found["d1"]))
-        elif found["n"]:
-            value = Fraction(found["n"]) / Fraction(found["d"])
+        if match["whole"]:
+            value = int(match["whole"]) + Fraction(int(match["n1"]), int(match["d1"]))
+        elif match["n"]:
+            value = Fraction(match["n"]) / Fraction(match["d"])
         else:
-            value = Fraction(found["plain"])
+            value = Fraction(match["plain"])
     except (ValueError, ZeroDivisionError):
         return None
     return -value if sign.strip() == "-" else value
@@ -348,14 +348,14 @@ _BETWEEN_STEPS = re.compile(r"((?<=[.!?])\s+|\n+)")
 
 def steps_within(rows: Sequence[Row], seed: int) -> list[Row]:
     """The sentences and lines of each working in another order; the last one, the answer, stays."""
-    found = []
+    shuffled = []
     for row in rows:
         parts = _BETWEEN_STEPS.split(row.completion)
         steps = parts[:-1:2]
         random.Random(f"within-{seed}-{row.id}").shuffle(steps)
         parts[:-1:2] = steps
-        found.append(replace(row, completion="".join(parts)))
-    return found
+        shuffled.append(replace(row, completion="".join(parts)))
+    return shuffled
 
 
 # ---- the carrier --------------------------------------------------------------------------

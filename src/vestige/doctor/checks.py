@@ -60,5 +60,7 @@ def done(name: str, check: Callable[[Subject], str], subject: Subject) -> Check:
     except VestigeError as error:
         return Check(name, "wrong", str(error))
     except Exception as error:
-        seen = f"{type(error).__name__}: {error}"
-        return Check(name, "wrong", seen, "install it again: pip install --force-reinstall vestige")
+        message = f"{type(error).__name__}: {error}"
+        return Check(
+            name, "wrong", message, "install it again: pip install --force-reinstall vestige"
+        )

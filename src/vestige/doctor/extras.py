@@ -201,13 +201,13 @@ def extra_check(name: str) -> Callable[[BundledModel], str]:
         if missing:
             raise Skipped("not installed", f"pip install 'vestige[{name}]'")
         try:
-            seen = TRIED[name](bundled) if name in TRIED else _import(wanted)
+            tried = TRIED[name](bundled) if name in TRIED else _import(wanted)
         except ImportError as error:
             raise Wrong(
                 f"{', '.join(installed)}: cannot be imported: {error}",
                 f"pip install --force-reinstall 'vestige[{name}]' in an environment of its own",
             ) from error
-        return f"{', '.join(installed)}: {seen}"
+        return f"{', '.join(installed)}: {tried}"
 
     return check
 

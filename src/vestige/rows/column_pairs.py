@@ -47,14 +47,14 @@ def _asked(record: Mapping[str, Any], name: str) -> tuple[list[dict[str, Any]], 
 
 def _history(pairs: Any) -> list[dict[str, Any]]:
     """Earlier turns, as pairs of what was asked and answered."""
-    found = []
+    turns = []
     for pair in pairs if isinstance(pairs, list) else [None]:
         if not isinstance(pair, list) or len(pair) != 2:
             raise Unusable("history must be pairs of what was asked and answered")
         if not all(isinstance(text, str) for text in pair):
             raise Unusable("history must be pairs of texts")
-        found += [{"role": "user", "content": pair[0]}, {"role": "assistant", "content": pair[1]}]
-    return found
+        turns += [{"role": "user", "content": pair[0]}, {"role": "assistant", "content": pair[1]}]
+    return turns
 
 
 def _answer(record: Mapping[str, Any], name: str) -> list[dict[str, Any]]:

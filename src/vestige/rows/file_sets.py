@@ -26,14 +26,14 @@ def find(where: Path | str, known: Callable[[Place], bool]) -> list[Place]:
         DataError: there is none, or a set of shards is not whole.
     """
     place = locate(where)
-    found = _find_local(place, known) if isinstance(place, Path) else _find_remote(place, known)
-    if not found:
+    files = _find_local(place, known) if isinstance(place, Path) else _find_remote(place, known)
+    if not files:
         raise DataError(f"there is no file {shown(place)}")
     if str(where).startswith(HUB):
-        _check_one_config(str(where), found)
-    if len(found) > 1 or found != [place]:
-        _check_shards(found, place)
-    return found
+        _check_one_config(str(where), files)
+    if len(files) > 1 or files != [place]:
+        _check_shards(files, place)
+    return files
 
 
 def _find_local(place: Path, known: Callable[[Place], bool]) -> list[Place]:
@@ -82,13 +82,13 @@ def _find_remote(url: str, known: Callable[[Place], bool]) -> list[Place]:
     fs, path = file_system(url)
     with asking(url, "list", DataError):
         names = sorted(fs.glob(path) if pattern else fs.ls(path, detail=False))
-    found = [fs.unstrip_protocol(name) for name in names]
-    return found if pattern else [each for each in found if known(each)]
+    urls = [fs.unstrip_protocol(name) for name in names]
+    return urls if pattern else [each for each in urls if known(each)]
 
 
-def _check_one_config(name: str, found: Sequence[Place]) -> None:
+def _check_one_config(name: str, files: Sequence[Place]) -> None:
     """Raises ``DataError`` if files are of several configurations of one data set."""
-    configs = sorted({str(each).split("/")[-3] for each in found})
+    configs = sorted({str(each).split("/")[-3] for each in files})
     if len(configs) > 1:
         raise DataError(
             f"{name} has the configurations {', '.join(configs)}; name one, as "
@@ -96,10 +96,10 @@ def _check_one_config(name: str, found: Sequence[Place]) -> None:
         )
 
 
-def _check_shards(found: Sequence[Place], place: Place) -> None:
+def _check_shards(files: Sequence[Place], place: Place) -> None:
     """Raises ``DataError`` if files called ``-00001-of-00004`` are not all there."""
     sets: dict[str, set[str]] = {}
-    for each in found:
+    for each in files:
         if match := _SHARD.search(name_of(each)):
             stem = _SHARD.sub(f"-*-of-{match[2]}", name_of(each))
             sets.setdefault(stem, set()).add(match[1])

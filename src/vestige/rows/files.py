@@ -69,7 +69,7 @@ class RowSource:
 
     Rows without an id are numbered by their line, those of a second file after the first's. A
     repeated id gets ``#2``, ``#3`` ... so that rows can be joined by id; files that have ids of
-    their own cost the memory of ``Seen``.
+    their own cost the memory of ``TextSet``.
 
     Attributes:
         records: what was found so far: columns, formats, the first line that could not be read.
@@ -139,9 +139,9 @@ class RowSource:
         read_table = read_parquet if kind == "parquet" else read_arrow
         return read_table(place, raw, self.records, done=done)
 
-    def nothing(self, what: str) -> str:
+    def nothing(self, problem: str) -> str:
         """Why ``what`` has nothing to work on: the columns, and the first reason."""
-        return f"{self.name}: {what}; {'; '.join(self.records.described())}"
+        return f"{self.name}: {problem}; {'; '.join(self.records.described())}"
 
 
 def _no_rows(name: str) -> DataError:

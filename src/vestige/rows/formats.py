@@ -39,7 +39,7 @@ def read_plain_chat(record: Mapping[str, Any]) -> tuple[tuple[Message, ...], str
     chat = record.get("messages")
     if type(chat) is not list or not BESIDE.isdisjoint(record):
         return None
-    found = []
+    turns = []
     role = content = None
     for turn in chat:
         if type(turn) is not dict or len(turn) != 2:
@@ -47,10 +47,10 @@ def read_plain_chat(record: Mapping[str, Any]) -> tuple[tuple[Message, ...], str
         role, content = turn.get("role"), turn.get("content")
         if type(content) is not str or type(role) is not str or role not in ROLES:
             return None
-        found.append(Message(role, content))
+        turns.append(Message(role, content))
     if role != "assistant" or content is None:
         return None
-    return tuple(found[:-1]), content
+    return tuple(turns[:-1]), content
 
 
 def read_record(

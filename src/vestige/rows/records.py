@@ -76,10 +76,10 @@ class Records:
 
     def bad(self, raw: str, number: int, detail: str, reason: str = MALFORMED) -> DroppedRow:
         """What gave no row."""
-        found = DroppedRow(reason, raw=raw, line=number, detail=detail)
+        dropped_row = DroppedRow(reason, raw=raw, line=number, detail=detail)
         self.dropped += 1
-        self.first = self.first or found
-        return found
+        self.first = self.first or dropped_row
+        return dropped_row
 
     def see(self, names: Collection[str]) -> None:
         """Remember columns."""

@@ -47,14 +47,14 @@ def error_in_words(error: BaseException) -> str:
 
 
 @contextmanager
-def asking(url: str, what: str, kind: type[DataError] | type[StoreError]) -> Iterator[None]:
+def asking(url: str, action: str, kind: type[DataError] | type[StoreError]) -> Iterator[None]:
     """Turn whatever a file system raises into one clear error."""
     try:
         yield
     except (DataError, StoreError, MissingExtraError):
         raise
     except Exception as error:
-        raise kind(f"cannot {what} {shown(url)}: {error_in_words(error)}") from None
+        raise kind(f"cannot {action} {shown(url)}: {error_in_words(error)}") from None
 
 
 def below(url: str) -> list[str]:
@@ -65,10 +65,10 @@ def below(url: str) -> list[str]:
     """
     fs, root = file_system(url)
     with asking(url, "list", StoreError):
-        found = [name[len(root.rstrip("/")) + 1 :] for name in sorted(fs.find(root))]
-    if any(".." in name.split("/") or name.startswith("/") for name in found):
+        inner_paths = [name[len(root.rstrip("/")) + 1 :] for name in sorted(fs.find(root))]
+    if any(".." in name.split("/") or name.startswith("/") for name in inner_paths):
         raise StoreError(f"{shown(url)} holds a name that leads out of it")
-    return found
+    return inner_paths
 
 
 def content(url: str) -> bytes | None:

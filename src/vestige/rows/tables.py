@@ -147,10 +147,10 @@ def read_arrow(place: Place, raw: IO[bytes], records: Records, done: Done) -> It
         raise DataError(f"{shown(place)} is not a readable Arrow file: {error}") from error
     check_table(place, reader.schema.names, records)
     if footer:
-        found = (reader.get_batch(i) for i in range(reader.num_record_batches))
+        batches = (reader.get_batch(i) for i in range(reader.num_record_batches))
     else:
-        found = iter(reader)
-    small = (batch.slice(at, BATCH) for batch in found for at in range(0, batch.num_rows, BATCH))
+        batches = iter(reader)
+    small = (batch.slice(at, BATCH) for batch in batches for at in range(0, batch.num_rows, BATCH))
     for item in _batches(place, small, records, done, 0):
         if done.size:
             done.share = min(1.0, raw.tell() / done.size)

@@ -60,12 +60,12 @@ def turn_of(turn: Any) -> dict[str, Any]:
         content, reasoning = _joined(content)
     if not isinstance(content, str):
         raise _no_turn()
-    found: dict[str, Any] = {"role": SPEAKERS[role.lower()], "content": content}
+    text_turn: dict[str, Any] = {"role": SPEAKERS[role.lower()], "content": content}
     if reasoning:
-        found[REASONING[0]] = reasoning
+        text_turn[REASONING[0]] = reasoning
     empty = ("tool_calls", "function_call")
     kept = {k: v for k, v in said.items() if k not in ("role", "from", "content", "value", *empty)}
-    return found | kept
+    return text_turn | kept
 
 
 def _no_turn() -> Unusable:

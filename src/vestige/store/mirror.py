@@ -33,13 +33,13 @@ class Mirror:
         Raises:
             StoreError: the place cannot be read, or what it holds is not what was written.
         """
-        found = []
+        fetched = []
         for name in remote.below(self.url):
             stage = name.removesuffix(f"/{MANIFEST}")
             if stage != name and not stage_folder(self.folder, stage).exists():
                 self._fetch(stage)
-                found.append(stage)
-        return found
+                fetched.append(stage)
+        return fetched
 
     def _fetch(self, stage: str) -> None:
         place = stage_folder(self.folder, stage)

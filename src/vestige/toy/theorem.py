@@ -170,11 +170,11 @@ def check_theorem(
     cases: int, seed: int = 0, on_case: Callable[[int], None] = lambda done: None
 ) -> list[Case]:
     """``cases`` random cases inside the assumptions."""
-    found = []
+    checked = []
     for index in range(cases):
-        found.append(check_case(seed * 1_000_003 + index))
+        checked.append(check_case(seed * 1_000_003 + index))
         on_case(index + 1)
-    return found
+    return checked
 
 
 def summarise(cases: Sequence[Case], steps: Sequence[float] = STEPS) -> dict[str, Any]:

@@ -36,10 +36,10 @@ def finite(data: NDArray[np.float64]) -> NDArray[np.float64]:
     return data
 
 
-def require_spread(data: NDArray[np.float64], what: str) -> None:
+def require_spread(data: NDArray[np.float64], method: str) -> None:
     if np.ptp(data) <= 1e-14 * np.abs(data).max():
         raise DataError(
-            f"{what} needs values that differ, but all {len(data)} are {data[0]:.6g}; "
+            f"{method} needs values that differ, but all {len(data)} are {data[0]:.6g}; "
             "check that the runs used different seeds"
         )
 

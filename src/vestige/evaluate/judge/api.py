@@ -46,8 +46,8 @@ class ApiJudge:
             yield index, self.read(reply)
             if reply.status != 400:
                 rest = [question(text, top) for text in texts[index + 1 :]]
-                for place, found in self.model.answers(rest):
-                    yield index + 1 + place, self.read(found)
+                for place, later_reply in self.model.answers(rest):
+                    yield index + 1 + place, self.read(later_reply)
                 return
 
     def read(self, reply: Reply) -> Rating:
