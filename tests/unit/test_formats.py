@@ -18,7 +18,8 @@ from typer.testing import CliRunner
 from vestige.audit.data import Data
 from vestige.carriers.code import CodeFilter
 from vestige.carriers.filtering import filter_rows, judge_whole
-from vestige.carriers.numbers import NumberFilter, parse_numbers
+from vestige.carriers.number_sequences import parse_numbers
+from vestige.carriers.numbers import NumberFilter
 from vestige.carriers.reasoning import ReasoningFilter
 from vestige.cli.main import app
 from vestige.core.types import DataError, DroppedRow, Message, Row

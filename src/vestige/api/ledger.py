@@ -18,8 +18,9 @@ from typing import Any
 
 from filelock import FileLock
 
-from vestige.api.settings import Limits, Tokens, redact
+from vestige.api.settings import Limits, Tokens
 from vestige.core.jsonl import json_line
+from vestige.core.redaction import redact
 from vestige.core.types import SpendingError
 from vestige.store.files import disk_full_explained
 

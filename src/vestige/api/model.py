@@ -22,14 +22,15 @@ from typing import Any
 from vestige.api.ledger import Ledger
 from vestige.api.provider_errors import readable, refused, status_of
 from vestige.api.requests import Reply, Request, answer_of, reply_of, tokens_of
-from vestige.api.settings import Tokens, redact
+from vestige.api.settings import Tokens
+from vestige.core.redaction import redact
 from vestige.core.types import ConfigError, MissingExtraError, ModelError, VestigeError
 from vestige.models.catalog import API_PREFIX
 from vestige.store import hash_config
 
 OPENAI_URL = "https://api.openai.com/v1"
 BACKOFF = 0.5  # seconds before the first retry; doubled from one to the next
-LONGEST_WAIT = 60.0
+LONGEST_WAIT = 60.0  # seconds between two attempts; chosen
 GIVE_UP = 20  # requests in a row that failed after their retries
 #: Providers whose own client would try again unseen.
 OWN_RETRIES = ("openai", "openai-api", "anthropic", "groq", "together", "fireworks", "deepseek")

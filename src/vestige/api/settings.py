@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from vestige.core.redaction import redact as redact
 from vestige.core.types import ConfigError
 from vestige.models.catalog import API_PREFIX
 

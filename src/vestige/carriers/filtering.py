@@ -18,7 +18,7 @@ Judge = Callable[[Row], str | None]
 PartJudge = Callable[[str], str | None]
 #: What filters read of a row, in words for a reader.
 JUDGED = "completions, earlier assistant turns (not those of weight 0) and reasoning"
-PROGRESS_EVERY = 5_000
+PROGRESS_EVERY = 5_000  # rows; chosen
 
 
 class Filter(Protocol):

@@ -23,7 +23,7 @@ from vestige.models.tree import build_tree
 from vestige.models.verification import VALUES, reason, spread_of
 
 Path = Literal["fast", "partly fast", "plain", "refused", "not built", "WRONG"]
-VOCABULARY = 320
+VOCABULARY = 320  # tokens: all 256 bytes and room for special ones
 LARGEST = 30_000_000  # parameters of what is called tiny
 
 MEANINGS: dict[Path, str] = {

@@ -22,8 +22,8 @@ from inspect_ai.tool import ToolChoice, ToolInfo
 
 from vestige.core.types import ConfigError, Message
 
-BATCH = 64
-MAX_TOKENS = 256
+BATCH = 64  # prompts that are drawn together; chosen
+MAX_TOKENS = 256  # of an answer, where the task names no limit; chosen
 COLDEST = 1e-4  # T=0 divides by nothing
 
 

@@ -7,7 +7,7 @@ from array import array
 from typing import Any
 
 FILLED = 0.6  # a fuller table is doubled
-_WORD = (1 << 64) - 1
+_WORD = (1 << 64) - 1  # the largest number of 64 bits
 
 
 class TextSet:

@@ -19,7 +19,7 @@ from vestige.rows.records import Items, Records
 
 DEEP = 500  # a line with fewer opening brackets can be written as well as read
 LONGEST = 1 << 26  # characters that one element of a JSON array may have
-BLOCK = 1 << 20
+BLOCK = 1 << 20  # bytes of an array that are read at a time, and kept of a part that is no JSON
 HEAD = 1 << 16  # bytes of a first line that are looked at
 
 

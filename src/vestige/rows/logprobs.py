@@ -20,7 +20,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-ABSENT = -9999.0
+ABSENT = -9999.0  # nats; what services write for a token that is not among the likeliest
 ROUNDING = 1e-3  # nats above zero that rounding may make
 NO_VALUE = "no value (null or NaN)"
 _BY_ID = re.compile(r"token_id:(\d+)")

@@ -11,7 +11,7 @@ from vestige.core.types import DataError
 from vestige.rows.places import Place, shown
 from vestige.rows.remote import asking, file_system
 
-BUFFER = 1 << 20
+BUFFER = 1 << 20  # bytes read or written at a time; chosen
 
 
 class _Watched(io.RawIOBase):

@@ -17,7 +17,7 @@ from vestige.rows.places import Place, endings, locate, name_of, shown
 from vestige.rows.remote import asking, canonical, error_in_words, file_system, move, remove_place
 
 PART = ".part"
-ROWS_A_SHARD = 1_000_000
+ROWS_A_SHARD = 1_000_000  # chosen
 
 
 class Output:

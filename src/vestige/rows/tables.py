@@ -17,7 +17,7 @@ from vestige.rows.packing import broken, is_broken, unpacked
 from vestige.rows.places import Place, endings, shown
 from vestige.rows.records import Items, Records, as_json
 
-BATCH = 1024
+BATCH = 1024  # rows of a table in memory at a time; chosen
 ARROW_FILE = b"ARROW1"
 
 

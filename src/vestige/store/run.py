@@ -26,7 +26,7 @@ from vestige.store.files import (
 from vestige.store.machine import describe_environment, now, peak_memory
 from vestige.store.stage import Stage, StageResult, make_stage
 
-SCHEMA = 1
+SCHEMA = 1  # of run.json
 RUN_FILE = "run.json"
 RECIPE_FILE = "recipe.json"
 LOCK_FILE = "run.lock"

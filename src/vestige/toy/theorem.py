@@ -30,9 +30,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, gelu, softplus
 
-STEPS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
+STEPS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)  # sizes of the teacher's step, towards zero
 ZERO = 1e-12  # a product this small beside |t|^2 counts as zero
-STUDENT_RATE = 0.1
+STUDENT_RATE = 0.1  # how far the student goes along its own step; chosen
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "tanh": torch.tanh, "gelu": gelu, "softplus": softplus, "sine": torch.sin,
 }  # fmt: skip

@@ -13,8 +13,8 @@ from vestige.core.types import Message
 from vestige.evaluate.judge.rating import Rating, expected_rating, parse_rating
 from vestige.evaluate.judge.settings import JudgeSettings
 
-MAX_TOKENS = 8
-TOP = 20
+MAX_TOKENS = 8  # of an answer; a rating takes one to three
+TOP = 20  # log-probabilities asked for: as many as OpenAI's API gives
 
 
 class ApiJudge:

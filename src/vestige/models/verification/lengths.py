@@ -26,7 +26,7 @@ from vestige.models.verification.differences import (
 from vestige.models.verification.outcome import Verified, remember
 
 LENGTHS = 4  # each length that is compared is so many times the one before
-SHORTEST = 64
+SHORTEST = 64  # tokens; the first length that is compared
 
 
 def extended(
