@@ -10,7 +10,7 @@ from pathlib import Path
 
 from vestige.core.types import DataError
 from vestige.rows.places import HUB, Place, endings, locate, name_of, shown
-from vestige.rows.remote import asking, file_system
+from vestige.rows.remote import explained_errors, file_system
 
 _SHARD = re.compile(r"-(\d{5})-of-(\d{5})(?=\.|$)")
 _SPLIT = re.compile(r"(train|training|test|testing|validation|valid|val|dev|eval)(?=[-_.])", re.I)
@@ -80,7 +80,7 @@ def _find_remote(url: str, known: Callable[[Place], bool]) -> list[Place]:
     if not folder and not pattern:
         return [url]
     fs, path = file_system(url)
-    with asking(url, "list", DataError):
+    with explained_errors(url, "list", DataError):
         names = sorted(fs.glob(path) if pattern else fs.ls(path, detail=False))
     urls = [fs.unstrip_protocol(name) for name in names]
     return urls if pattern else [each for each in urls if known(each)]

@@ -9,7 +9,7 @@ from typing import IO, Any
 from vestige.core.access import explained
 from vestige.core.types import DataError
 from vestige.rows.places import Place, shown
-from vestige.rows.remote import asking, file_system
+from vestige.rows.remote import explained_errors, file_system
 
 BUFFER = 1 << 20  # bytes read or written at a time; chosen
 
@@ -20,17 +20,17 @@ class _Watched(io.RawIOBase):
     def __init__(self, url: str) -> None:
         fs, path = file_system(url)
         self._url = url
-        with asking(url, "read", DataError):
+        with explained_errors(url, "read", DataError):
             self._file = fs.open(path, "rb")
 
     def readinto(self, buffer: Any) -> int:
-        with asking(self._url, "read", DataError):
+        with explained_errors(self._url, "read", DataError):
             data = self._file.read(len(buffer))
         buffer[: len(data)] = data
         return len(data)
 
     def seek(self, offset: int, whence: int = 0) -> int:
-        with asking(self._url, "read", DataError):
+        with explained_errors(self._url, "read", DataError):
             return self._file.seek(offset, whence)
 
     def tell(self) -> int:
@@ -53,7 +53,7 @@ def size(place: Place) -> int | None:
     if isinstance(place, Path):
         return place.stat().st_size
     fs, path = file_system(place)
-    with asking(place, "read", DataError):
+    with explained_errors(place, "read", DataError):
         return fs.size(path)
 
 

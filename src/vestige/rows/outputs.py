@@ -14,7 +14,14 @@ from vestige.core.types import DataError, MissingExtraError, StoreError
 from vestige.rows.open_files import BUFFER
 from vestige.rows.packing import Packer
 from vestige.rows.places import Place, endings, locate, name_of, shown
-from vestige.rows.remote import asking, canonical, error_in_words, file_system, move, remove_place
+from vestige.rows.remote import (
+    canonical,
+    error_in_words,
+    explained_errors,
+    file_system,
+    move,
+    remove_place,
+)
 
 PART = ".part"
 ROWS_A_SHARD = 1_000_000  # chosen
@@ -50,7 +57,7 @@ class Output:
                 return [Path(p) for p in sorted(glob.glob(str(self.place)))]
             return [self.place] if self.place.exists() else []
         fs, path = file_system(self.place)
-        with asking(self.place, "write", StoreError):
+        with explained_errors(self.place, "write", StoreError):
             if self._sharded:
                 return [fs.unstrip_protocol(name) for name in sorted(fs.glob(path))]
             return [self.place] if fs.exists(path) else []

@@ -47,7 +47,9 @@ def error_in_words(error: BaseException) -> str:
 
 
 @contextmanager
-def asking(url: str, action: str, kind: type[DataError] | type[StoreError]) -> Iterator[None]:
+def explained_errors(
+    url: str, action: str, kind: type[DataError] | type[StoreError]
+) -> Iterator[None]:
     """Turn whatever a file system raises into one clear error."""
     try:
         yield
@@ -64,7 +66,7 @@ def below(url: str) -> list[str]:
         StoreError: it cannot be listed; or a name would lead out of the folder.
     """
     fs, root = file_system(url)
-    with asking(url, "list", StoreError):
+    with explained_errors(url, "list", StoreError):
         inner_paths = [name[len(root.rstrip("/")) + 1 :] for name in sorted(fs.find(root))]
     if any(".." in name.split("/") or name.startswith("/") for name in inner_paths):
         raise StoreError(f"{shown(url)} holds a name that leads out of it")
@@ -74,7 +76,7 @@ def below(url: str) -> list[str]:
 def content(url: str) -> bytes | None:
     """A file's bytes; None if it is not there. Raises ``StoreError``."""
     fs, path = file_system(url)
-    with asking(url, "read", StoreError):
+    with explained_errors(url, "read", StoreError):
         return fs.cat_file(path) if fs.exists(path) else None
 
 
@@ -82,14 +84,14 @@ def fetch(url: str, target: Path) -> None:
     """Copy a file to this machine. Raises ``StoreError``."""
     fs, path = file_system(url)
     target.parent.mkdir(parents=True, exist_ok=True)
-    with asking(url, "read", StoreError):
+    with explained_errors(url, "read", StoreError):
         fs.get_file(path, str(target))
 
 
 def send(source: Path, url: str) -> None:
     """Copy a file of this machine to ``url``, over what is there. Raises ``StoreError``."""
     fs, path = file_system(url)
-    with asking(url, "write", StoreError):
+    with explained_errors(url, "write", StoreError):
         fs.makedirs(path.rpartition("/")[0], exist_ok=True)
         fs.put_file(str(source), path)
 
@@ -97,7 +99,7 @@ def send(source: Path, url: str) -> None:
 def remove(url: str) -> None:
     """Remove a file, if it is there. Raises ``StoreError``."""
     fs, path = file_system(url)
-    with asking(url, "remove", StoreError):
+    with explained_errors(url, "remove", StoreError):
         if fs.exists(path):
             fs.rm_file(path)
 

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from vestige.core.types import ConfigError, Trait, unknown_name
 from vestige.traits.behaviours import behaviours
-from vestige.traits.families import family, names, trait
 from vestige.traits.files import parse_toml, read_toml
+from vestige.traits.trait_lookup import family, names, trait
 
 LIBRARY = "library"
 
