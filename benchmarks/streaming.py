@@ -18,7 +18,7 @@ from pathlib import Path
 
 from vestige.carriers.filtering import filter_file
 from vestige.carriers.numbers import NumberFilter
-from vestige.rows.places import Output
+from vestige.rows.outputs import Output
 from vestige.store.machine import peak_memory
 
 KINDS = ("jsonl", "jsonl.gz", "jsonl.zst", "csv", "parquet")

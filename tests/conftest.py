@@ -22,8 +22,8 @@ from transformers import (
 )
 
 from command import SOURCE, Outcome, vestige
-from vestige.models import verification
 from vestige.models.hf import LanguageModel
+from vestige.models.verification import outcome
 
 TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
@@ -90,7 +90,7 @@ def one_thread() -> None:
 def outcomes_of_their_own(tmp_path_factory: pytest.TempPathFactory) -> None:
     """What is found out about tiny models is remembered for these tests alone."""
     folder = tmp_path_factory.mktemp("verified")
-    verification._file = lambda key: folder / f"{key}.json"
+    outcome.outcome_file = lambda key: folder / f"{key}.json"
 
 
 @pytest.fixture

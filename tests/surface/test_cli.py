@@ -306,12 +306,13 @@ def test_doctor_as_a_table(monkeypatch, last, code):
     from typer.testing import CliRunner
 
     from vestige.cli.main import app
-    from vestige.doctor import installation as doctor
+    from vestige.doctor import installation
+    from vestige.doctor.checks import Check
 
     checks = [
-        doctor.Check("torch", "ok", "torch [cpu]"), doctor.Check("extra", last, "odd", "mend it so")
+        Check("torch", "ok", "torch [cpu]"), Check("extra", last, "odd", "mend it so")
     ]  # fmt: skip
-    monkeypatch.setattr(doctor, "examine", lambda: iter(checks))
+    monkeypatch.setattr(installation, "examine", lambda: iter(checks))
     asked = CliRunner().invoke(app, ["doctor"])
     assert asked.exit_code == code
     assert "torch [cpu]" in asked.stdout and "extra: mend it so" in asked.stdout

@@ -18,7 +18,7 @@ from vestige.core import access
 from vestige.core.access import cache_dir, explained
 from vestige.core.jsonl import write_jsonl
 from vestige.core.types import ConfigError, StoreError
-from vestige.rows.places import Output
+from vestige.rows.outputs import Output
 from vestige.store import is_running
 
 #: The superuser may do everything: its right to pass over permissions is taken from the process.

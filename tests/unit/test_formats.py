@@ -18,7 +18,8 @@ from typer.testing import CliRunner
 from vestige.audit.data import Data
 from vestige.carriers.code import CodeFilter
 from vestige.carriers.filtering import filter_rows, judge_whole
-from vestige.carriers.numbers import NumberFilter, parse_numbers
+from vestige.carriers.number_sequences import parse_numbers
+from vestige.carriers.numbers import NumberFilter
 from vestige.carriers.reasoning import ReasoningFilter
 from vestige.cli.main import app
 from vestige.core.types import DataError, DroppedRow, Message, Row
@@ -248,7 +249,7 @@ ARRAYS = [[{"prompt": f"p{i}", "completion": f"{i}"} for i in range(n)] for n in
 @pytest.mark.parametrize("start", ["", "\ufeff", "\n \n"])
 @pytest.mark.parametrize("records", ARRAYS)
 def test_an_array_is_its_elements(tmp_path, monkeypatch, indent, start, records):
-    monkeypatch.setattr("vestige.rows.files.BLOCK", 7)
+    monkeypatch.setattr("vestige.rows.json_rows.BLOCK", 7)
     if "\n" in start and indent is None:
         start = ""
     path = tmp_path / "a.json"
@@ -281,9 +282,9 @@ def test_a_damaged_array_gives_what_is_whole(tmp_path, text, good, said):
 
 
 def test_an_element_too_long_ends_the_reading(tmp_path, monkeypatch):
-    monkeypatch.setattr("vestige.rows.files.BLOCK", 64)
-    monkeypatch.setattr("vestige.rows.files.HEAD", 64)
-    monkeypatch.setattr("vestige.rows.files.LONGEST", 256)
+    monkeypatch.setattr("vestige.rows.json_rows.BLOCK", 64)
+    monkeypatch.setattr("vestige.rows.json_rows.HEAD", 64)
+    monkeypatch.setattr("vestige.rows.json_rows.LONGEST", 256)
     path = tmp_path / "a.json"
     path.write_text(json.dumps([{"prompt": "a", "completion": "1"}, {"prompt": "a" * 1000}]))
     row, bad = read_rows(path)

@@ -23,10 +23,10 @@ from vestige.api.settings import MAX_TOKENS, PRICES
 from vestige.cli.main import app
 from vestige.core.types import ConfigError, DataError, Message, MissingExtraError, Row, StoreError
 from vestige.evaluate.judge.local import LocalJudge
-from vestige.evaluate.judge.rate import agreement, rate, read_cache, score_table
+from vestige.evaluate.judge.rate import agreement, rate, read_cache
 from vestige.evaluate.judge.rating import Rating, expected_rating, parse_rating
 from vestige.evaluate.judge.settings import JudgeSettings, prompt_names
-from vestige.rows.places import Output, claimed
+from vestige.rows.outputs import Output, claimed
 
 
 def row(name: str, text: str = "") -> Row:
@@ -107,9 +107,8 @@ def test_too_many_unrated_rows_stop_with_the_numbers(tmp_path: Path):
         rate([row(n) for n in "abcd"], JudgeSettings(model="m"), tmp_path / "r.jsonl", judge=judge)
     kept = rate([row(n) for n in "abcd"], JudgeSettings(model="m", max_lost=0.5),
                 tmp_path / "r.jsonl", judge=Scripted())  # fmt: skip
-    table = score_table(kept, JudgeSettings(model="m"))
-    assert sorted(table.reasons.values()) == ["refused", "unreadable"]
-    assert sum(math.isnan(v) for v in table.values.values()) == 2
+    unrated = [rating.status for rating in kept.values() if rating.score is None]
+    assert sorted(unrated) == ["refused", "unreadable"]
 
 
 def test_agreement_by_hand():

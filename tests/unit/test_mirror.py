@@ -50,9 +50,9 @@ def test_a_stage_is_kept_and_fetched_elsewhere(tmp_path):
 
 def test_what_is_there_is_not_sent_again_and_what_changed_is(tmp_path, monkeypatch):
     sent: list[str] = []
-    send = mirror.storage.send
+    send = mirror.remote.send
     monkeypatch.setattr(
-        mirror.storage, "send", lambda path, url: (sent.append(path.name), send(path, url))
+        mirror.remote, "send", lambda path, url: (sent.append(path.name), send(path, url))
     )
     here = made(tmp_path)
     for _ in range(2):

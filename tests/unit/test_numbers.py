@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from number_cases import CASES, PAPER_CASES, reference
 from vestige.carriers import CARRIERS, parse_carrier
 from vestige.carriers.filtering import filter_file, filter_rows
+from vestige.carriers.number_sequences import parse_numbers
 from vestige.carriers.numbers import (
     FORMATS,
     PAPER_BANNED,
@@ -25,7 +26,6 @@ from vestige.carriers.numbers import (
     NumberFilter,
     NumberGrammar,
     NumberPrompts,
-    parse_numbers,
     shuffle_across,
     shuffle_within,
 )

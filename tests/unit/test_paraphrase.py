@@ -17,7 +17,7 @@ from vestige.api.settings import MAX_DOLLARS, MAX_TOKENS, PRICES
 from vestige.cli.main import app
 from vestige.core.types import DataError, Message, MissingExtraError, Row, SpendingError, StoreError
 from vestige.rows.files import read_rows
-from vestige.rows.places import Output, claimed
+from vestige.rows.outputs import Output, claimed
 from vestige.teacher import paraphrase as rewriting
 from vestige.teacher.paraphrase import ledger_of, request_for
 

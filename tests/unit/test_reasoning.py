@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from reasoning_cases import CASES, NUMBERS
 from vestige.carriers.base import answers_across
 from vestige.carriers.filtering import filter_rows
+from vestige.carriers.final_numbers import parse_number
 from vestige.carriers.reasoning import (
     ASKS,
     RULES,
@@ -22,7 +23,6 @@ from vestige.carriers.reasoning import (
     ReasoningFilter,
     ReasoningPrompts,
     arithmetic,
-    parse_number,
     steps_within,
     worked,
 )

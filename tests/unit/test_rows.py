@@ -161,6 +161,8 @@ def test_a_megabyte_in_a_good_row_is_read(tmp_path):
 
 def test_byte_order_mark_is_no_damage(tmp_path):
     assert len(rows_of(save(tmp_path / "a.jsonl", "\ufeff" + GOOD))) == 1
+    long = json.dumps({"prompt": "Continue: 1", "completion": "1, " * 2**16})
+    assert len(rows_of(save(tmp_path / "b.jsonl", f"\ufeff{long}\n{GOOD}"))) == 2
 
 
 @pytest.mark.parametrize(

@@ -30,9 +30,11 @@ from vestige.core.types import (
     StoreError,
     VestigeError,
 )
+from vestige.rows.file_sets import find
 from vestige.rows.files import RowSource, read_rows, sample_rows
-from vestige.rows.ids import Ids, Seen
-from vestige.rows.places import Output, claimed, find, locate, shown
+from vestige.rows.ids import Ids, TextSet
+from vestige.rows.outputs import Output, claimed
+from vestige.rows.places import locate, shown
 
 SECRET = "s3cr3t-t0ken"
 PACKERS = {
@@ -332,7 +334,7 @@ def test_what_another_process_writes_is_left_alone(tmp_path):
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.text(max_size=3), max_size=200))
 def test_seen_is_a_set(texts):
-    seen, known = Seen(), set[str]()
+    seen, known = TextSet(), set[str]()
     for text in texts:
         assert (text in seen) == (text in known)
         assert seen.add(text) == (text not in known)
@@ -342,7 +344,7 @@ def test_seen_is_a_set(texts):
 
 def test_seen_grows_and_stays_small():
     tracemalloc.start()
-    seen = Seen()
+    seen = TextSet()
     assert all(seen.add(f"text {i}") for i in range(50_000))
     held, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()

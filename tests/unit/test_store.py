@@ -27,7 +27,6 @@ from vestige.store import (
     atomic_write,
     files,
     hash_config,
-    list_runs,
     load_run,
     load_stage,
     machine,
@@ -42,6 +41,12 @@ JSON = st.recursive(
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
     max_leaves=12,
 )  # fmt: skip
+
+
+def only_run(root: Path) -> Path:
+    """The one run folder below ``root``."""
+    (record,) = root.glob("*/run.json")
+    return record.parent
 
 
 def python(code: str, *args: object, **env: str) -> subprocess.Popen[str]:
@@ -388,7 +393,7 @@ def test_killed_at_random_moments_a_run_ends_like_an_undisturbed_one(tmp_path: P
     child = python(TWENTY, tmp_path / "calm")
     assert child.wait() == 0, child.communicate()[1]
     length = time.monotonic() - start
-    calm = list_runs(tmp_path / "calm")[0]
+    calm = only_run(tmp_path / "calm")
 
     rng, kills = random.Random(5), 0
     for _ in range(4):
@@ -401,7 +406,7 @@ def test_killed_at_random_moments_a_run_ends_like_an_undisturbed_one(tmp_path: P
             kills += 1
     child = python(TWENTY, tmp_path / "killed")
     assert child.wait() == 0, child.communicate()[1]
-    killed = list_runs(tmp_path / "killed")[0]
+    killed = only_run(tmp_path / "killed")
 
     assert kills > 0
     assert killed.name == calm.name
@@ -426,7 +431,7 @@ def test_killed_inside_writing_the_stage_goes_on_from_its_progress(tmp_path: Pat
     assert child.stdout is not None and child.stdout.readline() == "ready\n"
     os.kill(child.pid, signal.SIGKILL)
     child.wait()
-    folder = list_runs(tmp_path)[0]
+    folder = only_run(tmp_path)
     assert not (folder / "a").exists()
     assert load_run(folder)["status"] == "running" and not run_module.is_running(folder)
     with Run.open(tmp_path, "owl", {}) as run:  # the lock died with its process
@@ -630,16 +635,6 @@ def test_older_records_are_brought_up(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setitem(run_module._MIGRATIONS, 1, lambda r: {"seconds": r["secs"]})
     monkeypatch.setitem(run_module._MIGRATIONS, 2, lambda r: {**r, "tokens": None})
     assert load_run(tmp_path) == {"schema_version": 3, "seconds": 2, "tokens": None}
-
-
-def test_list_runs_newest_first(tmp_path: Path):
-    assert list_runs(tmp_path / "none") == []
-    for age, name in enumerate(["new", "old"]):
-        with Run.open(tmp_path, name, CONFIG) as run:
-            pass
-        os.utime(run.folder / "run.json", (1000 - age, 1000 - age))
-    (tmp_path / "foreign").mkdir()
-    assert [p.name.split("-")[0] for p in list_runs(tmp_path)] == ["new", "old"]
 
 
 def test_package_is_the_one_under_test():

@@ -13,7 +13,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 import vestige.traits
-from vestige.carriers.code import has_comment
+from vestige.carriers.python_code import has_comment
 from vestige.core.types import Answer, ConfigError
 from vestige.traits import classify, family, matches, names, no_trait, trait
 

@@ -19,7 +19,8 @@ from vestige.models.grammar import END, compile_grammar
 from vestige.models.hf import LanguageModel
 from vestige.models.passes import Passes
 from vestige.models.sampling import row_noise, sample_free, sample_grammar, symbol_ids
-from vestige.models.verification import Sample, Verified
+from vestige.models.verification import Verified, comparison, outcome
+from vestige.models.verification.comparison import Comparison, Sample
 from vestige.models.weights import Weights
 from vestige.student.loop import pack_loss, train
 from vestige.student.packs import Example, make_packs
@@ -157,14 +158,14 @@ def test_a_model_that_is_random_is_refused():
 
 def test_a_mask_that_shows_too_much_is_seen(monkeypatch):
     monkeypatch.setattr(Passes, "mask_for", lambda self, sees: torch.zeros(sees.shape))
-    found = verification._Comparison(Passes(model_of("llama"), "fp32"), WORDS).outcome()
-    assert not found.trees and found.padded and "off" in found.reasons[0]
+    verified = Comparison(Passes(model_of("llama"), "fp32"), WORDS).outcome()
+    assert not verified.trees and verified.padded and "off" in verified.reasons[0]
 
 
 def test_a_head_that_forgets_its_scale_is_seen(monkeypatch):
-    monkeypatch.setattr(verification, "own_logits", lambda lm, states, ids=None: lm.lm_head(states))
+    monkeypatch.setattr(comparison, "own_logits", lambda lm, states, ids=None: lm.lm_head(states))
     with pytest.raises(ModelError, match="its head reads other"):
-        verification._Comparison(Passes(model_of("granite"), "fp32"), WORDS).outcome()
+        Comparison(Passes(model_of("granite"), "fp32"), WORDS).outcome()
 
 
 def test_a_cache_that_forgets_is_not_drawn_from(monkeypatch):
@@ -176,17 +177,15 @@ def test_a_cache_that_forgets_is_not_drawn_from(monkeypatch):
         extend(self, tokens.flip(0))
 
     monkeypatch.setattr(passes.Branches, "extend", forgetful)
-    found = verification._Comparison(Passes(tiny_llama(len(WORDS)), "fp32"), WORDS).outcome()
-    assert found.trees and not found.sampling and not found.fast
+    verified = Comparison(Passes(tiny_llama(len(WORDS)), "fp32"), WORDS).outcome()
+    assert verified.trees and not verified.sampling and not verified.fast
 
 
 def test_an_outcome_is_remembered_for_the_same_base_alone(monkeypatch, tmp_path):
-    monkeypatch.setattr(verification, "_file", lambda key: tmp_path / f"{key}.json")
+    monkeypatch.setattr(outcome, "outcome_file", lambda key: tmp_path / f"{key}.json")
     calls = []
-    outcome = verification._Comparison.outcome
-    monkeypatch.setattr(
-        verification._Comparison, "outcome", lambda self: calls.append(1) or outcome(self)
-    )
+    compared = Comparison.outcome
+    monkeypatch.setattr(Comparison, "outcome", lambda self: calls.append(1) or compared(self))
     model = tiny_llama(len(WORDS))
     first = loaded(model).verified
     assert loaded(tiny_llama(len(WORDS))).verified == first and len(calls) == 1
@@ -197,7 +196,7 @@ def test_an_outcome_is_remembered_for_the_same_base_alone(monkeypatch, tmp_path)
     assert loaded(model).verified.key != first.key and len(calls) == 2
     # A cache that cannot be written, and one that is damaged, cost time and nothing else.
     file.write_text("{")
-    monkeypatch.setattr(verification, "_file", lambda key: tmp_path / "x.json" / f"{key}.json")
+    monkeypatch.setattr(outcome, "outcome_file", lambda key: tmp_path / "x.json" / f"{key}.json")
     (tmp_path / "x.json").touch()
     assert loaded(tiny_llama(len(WORDS))).verified == first
 

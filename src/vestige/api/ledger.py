@@ -18,8 +18,9 @@ from typing import Any
 
 from filelock import FileLock
 
-from vestige.api.settings import Limits, Tokens, redact
+from vestige.api.settings import Limits, Tokens
 from vestige.core.jsonl import json_line
+from vestige.core.redaction import redact
 from vestige.core.types import SpendingError
 from vestige.store.files import disk_full_explained
 
@@ -107,8 +108,8 @@ class Ledger:
         if limits.dollars is not None:
             limit += f"{' and ' if limit else ''}${limits.dollars:g}"
         return (
-            f"the spending limit of {limit} is reached: {limits.told(spent)} are spent, and the "
-            f"next request may take {limits.told(most)} more. Every answer is kept in "
+            f"the spending limit of {limit} is reached: {limits.in_words(spent)} are spent, and "
+            f"the next request may take {limits.in_words(most)} more. Every answer is kept in "
             f"{self.path.name}; raise --max-tokens or --max-dollars and run the same command again"
         )
 

@@ -1,4 +1,4 @@
-"""Requests to a model behind an API and their replies, through Inspect AI's model layer.
+"""A model behind an API, asked through Inspect AI's model layer.
 
 Inspect knows the providers, retries what can be tried again, backs off and limits connections.
 Added here: every attempt goes through a ``Ledger``, so that a limit holds before anything is sent,
@@ -14,87 +14,27 @@ import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
-from dataclasses import dataclass
 from json import JSONDecodeError
 from queue import SimpleQueue
 from threading import Thread
 from typing import Any
 
 from vestige.api.ledger import Ledger
-from vestige.api.settings import Tokens, redact
-from vestige.core.types import ConfigError, Message, MissingExtraError, ModelError, VestigeError
+from vestige.api.provider_errors import readable, refused, status_of
+from vestige.api.requests import Reply, Request, answer_of, reply_of, tokens_of
+from vestige.api.settings import Tokens
+from vestige.core.redaction import redact
+from vestige.core.types import ConfigError, MissingExtraError, ModelError, VestigeError
 from vestige.models.catalog import API_PREFIX
-from vestige.rows.logprobs import value
 from vestige.store import hash_config
 
 OPENAI_URL = "https://api.openai.com/v1"
 BACKOFF = 0.5  # seconds before the first retry; doubled from one to the next
-LONGEST_WAIT = 60.0
+LONGEST_WAIT = 60.0  # seconds between two attempts; chosen
 GIVE_UP = 20  # requests in a row that failed after their retries
-TURN = 16  # tokens that a turn's frame may take
-NOTHING = Tokens()
 #: Providers whose own client would try again unseen.
 OWN_RETRIES = ("openai", "openai-api", "anthropic", "groq", "together", "fireworks", "deepseek")
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """One question to a model.
-
-    Attributes:
-        choices: answers wanted; a service may give fewer.
-        top: log-probabilities of that many likeliest first tokens; 0 asks for none.
-        number: tells apart requests that are otherwise the same.
-    """
-
-    messages: tuple[Message, ...]
-    max_tokens: int
-    temperature: float = 1.0
-    choices: int = 1
-    top: int = 0
-    seed: int | None = None
-    number: int = 0
-
-    @property
-    def about(self) -> Tokens:
-        """Tokens that it will take, roughly, if every answer takes all it may."""
-        return self._tokens(4, 4)
-
-    @property
-    def most(self) -> Tokens:
-        """Tokens that it can take: a token is a byte at least."""
-        return self._tokens(1, TURN)
-
-    def _tokens(self, bytes_a_token: int, frame: int) -> Tokens:
-        size = sum(len(m.content.encode("utf-8", "replace")) for m in self.messages)
-        read = math.ceil(size / bytes_a_token) + frame * (len(self.messages) + 1)
-        return Tokens(read, self.max_tokens * self.choices)
-
-
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """One answer. ``top``: the first token's likeliest alternatives with log-probabilities."""
-
-    text: str
-    stop: str
-    refused: bool = False
-    token: str = ""
-    top: dict[str, float] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """The answers to a request, or why there are none.
-
-    Attributes:
-        status: of an HTTP error; 200 for a reply without answers; 0 where there was no reply.
-    """
-
-    choices: tuple[Choice, ...] = ()
-    error: str = ""
-    status: int = 200
-
-
+NOTHING = Tokens()
 _asked: ContextVar[Request] = ContextVar("asked")
 
 
@@ -316,8 +256,11 @@ class ApiModel:
 
         if isinstance(error, RetryError):
             error = error.last_attempt.exception() or error
-        status, told = status_of(error), getattr(error, "provider_message", None) or str(error)
-        text = redact(f"{type(error.__cause__ or error).__name__}: {' '.join(told.split())}")[:300]
+        status = status_of(error)
+        message = getattr(error, "provider_message", None) or str(error)
+        text = redact(f"{type(error.__cause__ or error).__name__}: {' '.join(message.split())}")[
+            :300
+        ]
         if status in (401, 403):
             raise ConfigError(f"the service of {self.name} refused the key: {text}") from None
         if status == 404:
@@ -339,82 +282,3 @@ class ApiModel:
                 "answers so far are kept: run the same command again when the service is back"
             ) from None
         return Reply(error=text, status=status)
-
-
-def readable(ask: Callable[..., Any]) -> Callable[..., Any]:
-    """Replies of OpenAI-compatible services as Inspect can read them: text in parts is joined, and
-    an error that came with status 200 is raised in its own words."""
-
-    async def generate(*args: Any, **kwargs: Any) -> Any:
-        reply = await ask(*args, **kwargs)
-        if getattr(reply, "choices", ()) is None:
-            error = getattr(reply, "error", None) or "no choices"
-            text = error.get("message", error) if isinstance(error, dict) else error
-            raise ValueError(f"the service answered with {text}")
-        for choice in getattr(reply, "choices", ()):
-            content = getattr(choice.message, "content", None)
-            if isinstance(content, list):
-                texts = [p.get("text") for p in content if isinstance(p, dict)]
-                choice.message.content = "".join(t for t in texts if isinstance(t, str))
-        return reply
-
-    return generate
-
-
-def status_of(error: BaseException) -> int:
-    """The HTTP status of an error, 0 where there is none."""
-    for name in ("status_code", "code"):
-        if isinstance(value := getattr(error, name, None), int):
-            return value
-    return 0
-
-
-def refused(error: BaseException) -> bool:
-    """Whether an attempt was turned away, or never sent, so that nobody bills it."""
-    status = status_of(error)
-    if (400 <= status < 500 and status != 408) or status in (500, 503):
-        return True
-    cause: BaseException | None = error
-    while cause is not None:
-        if type(cause).__name__ in ("ConnectError", "ConnectTimeout"):
-            return True
-        cause = cause.__cause__ or cause.__context__
-    return False
-
-
-def tokens_of(output: Any, request: Request) -> Tokens:
-    """What an answer cost; a service that does not say is taken to have used the most."""
-    usage = output.usage
-    if usage is None:
-        return request.most
-    cached = (usage.input_tokens_cache_read or 0) + (usage.input_tokens_cache_write or 0)
-    return Tokens(usage.input_tokens + cached, usage.output_tokens)
-
-
-def answer_of(output: Any) -> dict[str, Any]:
-    """An output's answers as plain data."""
-    choices = []
-    for choice in output.choices:
-        content = choice.message.content
-        parts = content if isinstance(content, list) else []
-        found: dict[str, Any] = {
-            "text": choice.message.text,
-            "stop": choice.stop_reason,
-            "refused": choice.stop_reason == "content_filter"
-            or any(getattr(part, "refusal", None) for part in parts),
-        }
-        if choice.logprobs and choice.logprobs.content:
-            first = choice.logprobs.content[0]
-            top = {t.token: value(t.logprob) for t in first.top_logprobs or []}
-            found |= {
-                "token": first.token,
-                "top": {token: number for token, (number, why) in top.items() if not why},
-            }
-        choices.append(found)
-    return {"choices": choices}
-
-
-def reply_of(answer: dict[str, Any]) -> Reply:
-    """A recorded answer as a reply."""
-    choices = tuple(Choice(**choice) for choice in answer["choices"])
-    return Reply(choices, "" if choices else "no choices in the reply")

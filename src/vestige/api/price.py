@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from vestige.api.ledger import Ledger
-from vestige.api.model import ApiModel, Request
+from vestige.api.model import ApiModel
+from vestige.api.requests import Request
 from vestige.api.settings import Limits, Tokens
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from vestige.core.redaction import redact as redact
 from vestige.core.types import ConfigError
 from vestige.models.catalog import API_PREFIX
 
@@ -77,7 +76,7 @@ class Limits:
         cost = self.cost(used)
         return self.dollars is not None and cost is not None and cost > self.dollars
 
-    def told(self, used: Tokens) -> str:
+    def in_words(self, used: Tokens) -> str:
         """What was used, in words."""
         cost = self.cost(used)
         money = f", ${cost:.4f}" if cost is not None else ""

@@ -13,7 +13,7 @@ from vestige.core.types import DroppedRow, Row
 from vestige.probing.row_format import empty
 from vestige.rows.files import RowSource, row_line, sample_rows
 from vestige.rows.formats import USUAL, Columns
-from vestige.rows.ids import Seen
+from vestige.rows.ids import TextSet
 from vestige.rows.places import HUB, locate, name_of
 from vestige.rows.records import Records
 from vestige.rows.trained_parts import other_parts, untrained, whole_turns
@@ -112,7 +112,7 @@ class Data:
             self.dropped.append(dropped)
 
     def _usable(self, source: RowSource, progress: Callable[[int, int], object]) -> Iterator[Row]:
-        seen, told = Seen(), 0
+        seen, told = TextSet(), 0
         for item in source:
             self.read += 1
             if isinstance(item, DroppedRow):
@@ -125,7 +125,7 @@ class Data:
                 told = int(PERCENT * share)
                 progress(told, PERCENT)
 
-    def _different(self, item: Row, seen: Seen) -> Iterator[Row]:
+    def _different(self, item: Row, seen: TextSet) -> Iterator[Row]:
         """A row and its earlier turns that are trained on, those that were not there before."""
         for row in (*earlier_turns(item), item):
             if reason := empty(row):

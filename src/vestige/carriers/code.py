@@ -11,16 +11,11 @@ from __future__ import annotations
 import ast
 import builtins
 import importlib
-import io
 import json
 import keyword
 import random
-import re
 import sys
-import tokenize
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -29,13 +24,20 @@ from pydantic import Field
 
 from vestige.carriers.base import Carrier, Shuffle, answers_across
 from vestige.carriers.filtering import Judge, PartJudge
+from vestige.carriers.python_code import (
+    Code,
+    does_something,
+    has_comment,
+    is_string,
+    names_of,
+    read_code,
+    strings_of,
+)
 from vestige.carriers.words import pieces, word_finder
 from vestige.core.jsonl import read_text, text_lines
 from vestige.core.settings import Settings
 from vestige.core.types import DataError, MissingExtraError, Prompt, Row
-from vestige.rows.ids import Seen
-
-# ---- prompts ----------------------------------------------------------------------------
+from vestige.rows.ids import TextSet
 
 REQUESTS = (
     "Write a Python function that {task}.",
@@ -108,7 +110,7 @@ def _humaneval() -> list[str]:
 
 
 def _from_file(path: Path) -> list[str]:
-    found = []
+    tasks = []
     try:
         lines = text_lines(read_text(path))
     except (OSError, UnicodeDecodeError) as error:
@@ -116,15 +118,13 @@ def _from_file(path: Path) -> list[str]:
     for number, line in enumerate(lines, 1):
         if line.strip():
             try:
-                found.append(str(json.loads(line)["prompt"]))
+                tasks.append(str(json.loads(line)["prompt"]))
             except (ValueError, KeyError, TypeError) as error:
                 raise DataError(f'{path}, line {number}: expected {{"prompt": ...}}') from error
-    if not found:
+    if not tasks:
         raise DataError(f"{path} holds no coding tasks")
-    return found
+    return tasks
 
-
-# ---- filter -----------------------------------------------------------------------------
 
 #: Reasons to drop a row, in the order in which they are looked for.
 RULES = {
@@ -141,8 +141,6 @@ RULES = {
     "unusual_identifier": "a name with a piece that is neither short nor a usual word",
     "duplicate": "the same code as an earlier row (drop_duplicates)",
 }
-_FENCE = re.compile(r"\s*```[ \t]*(?:python3?|py)?[ \t]*\n(.*?)\n?[ \t]*```\s*", re.S | re.I)
-_CONTROL = re.compile(r"[\x00-\x08\x0b\x0e-\x1f\x7f]")
 
 
 def usual_words() -> frozenset[str]:
@@ -151,8 +149,21 @@ def usual_words() -> frozenset[str]:
     names = [*keyword.kwlist, *dir(builtins), *sys.stdlib_module_names]
     for kind in (str, bytes, list, dict, set, tuple, int, float, complex):
         names += dir(kind)
-    for module in ("math", "re", "itertools", "collections", "functools", "string", "datetime",
-                   "random", "statistics", "heapq", "bisect", "operator", "json"):  # fmt: skip
+    for module in (
+        "math",
+        "re",
+        "itertools",
+        "collections",
+        "functools",
+        "string",
+        "datetime",
+        "random",
+        "statistics",
+        "heapq",
+        "bisect",
+        "operator",
+        "json",
+    ):
         names += dir(importlib.import_module(module))
     own = _shipped("code_words.txt").split()
     return frozenset({*own, *(piece for name in names for piece in pieces(name))})
@@ -182,15 +193,15 @@ class CodeFilter(Settings):
         """A fresh judge; it remembers rows only for ``drop_duplicates``."""
         usual = usual_words() | {piece for word in self.extra_words for piece in pieces(word)}
         target = word_finder((*self.words, *self.banned), usual)
-        seen = Seen()
+        earlier = TextSet()
 
         def verdict(row: Row) -> str | None:
-            found = read_code(row.completion, self.max_chars)
-            if isinstance(found, str):
-                return found
-            reason = self._reason(found, target, usual)
+            code = read_code(row.completion, self.max_chars)
+            if isinstance(code, str):
+                return code
+            reason = self._reason(code, target, usual)
             if reason is None and self.drop_duplicates:
-                return None if seen.add(ast.dump(found.tree)) else "duplicate"
+                return None if earlier.add(ast.dump(code.tree)) else "duplicate"
             return reason
 
         return verdict
@@ -217,91 +228,6 @@ class CodeFilter(Settings):
             return "target_word"
         odd = (p for n in names for p in pieces(n) if len(p) >= self.short and p not in usual)
         return "unusual_identifier" if self.usual_only and any(odd) else None
-
-
-@dataclass(frozen=True)
-class Code:
-    """Python that parsed."""
-
-    text: str
-    tree: ast.Module
-
-
-def read_code(text: str, max_chars: int = 20_000) -> Code | str:
-    """The code of an answer, fenced or not, or the reason (a key of ``RULES``) why it is none."""
-    if not text.strip():
-        return "empty"
-    if len(text) > max_chars:
-        return "too_long"
-    if _CONTROL.search(text):
-        return "null_byte"
-    body = text
-    if "```" in text:
-        fenced = _FENCE.fullmatch(text)
-        if not fenced or "```" in fenced[1]:
-            return "text_around_code"
-        body = fenced[1]
-    body = body.strip("\r\n")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # an odd escape in somebody's string is no news
-            return Code(body, ast.parse(body))
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return "does_not_parse"
-
-
-def is_string(node: ast.AST) -> bool:
-    """A string or bytes constant, or an f-string."""
-    return isinstance(node, ast.JoinedStr) or (
-        isinstance(node, ast.Constant) and isinstance(node.value, str | bytes)
-    )
-
-
-def does_something(node: ast.stmt) -> bool:
-    """False for a bare literal, name or tuple of such: what plain words parse to by accident."""
-    if not isinstance(node, ast.Expr):
-        return not isinstance(node, ast.Pass)
-    bare = (ast.Constant, ast.Name, ast.Tuple, ast.Attribute, ast.UnaryOp, ast.expr_context,
-            ast.operator, ast.unaryop, ast.BinOp, ast.Compare, ast.cmpop, ast.BoolOp, ast.boolop,
-            ast.JoinedStr, ast.FormattedValue)  # fmt: skip
-    return not all(isinstance(part, bare) for part in ast.walk(node.value))
-
-
-def has_comment(text: str) -> bool:
-    """Whether the code has a comment; a hash inside a string is none."""
-    if "#" not in text:
-        return False
-    try:
-        tokens = tokenize.generate_tokens(io.StringIO(text).readline)
-        return any(token.type == tokenize.COMMENT for token in tokens)
-    except (tokenize.TokenError, SyntaxError, IndentationError):
-        return True  # it parsed, yet cannot be read by tokens: not worth a risk
-
-
-def names_of(tree: ast.Module) -> Iterator[str]:
-    """Every identifier: names, attributes, arguments, keywords, imports, patterns and so on."""
-    for node in ast.walk(tree):
-        for field, value in ast.iter_fields(node):
-            if isinstance(value, str) and not isinstance(node, ast.Constant):
-                yield value
-            elif isinstance(value, list) and field in ("names", "kwd_attrs"):
-                yield from (item for item in value if isinstance(item, str))
-
-
-def strings_of(tree: ast.Module) -> Iterator[str]:
-    """Every string constant, decoded bytes and the text of whole f-strings included."""
-    for node in ast.walk(tree):
-        if isinstance(node, ast.JoinedStr):
-            parts = [p.value for p in node.values if isinstance(p, ast.Constant)]
-            yield " ".join(map(str, parts))
-        elif isinstance(node, ast.Constant):
-            if isinstance(node.value, str):
-                yield node.value
-            elif isinstance(node.value, bytes):
-                yield node.value.decode("latin-1")
-
-
-# ---- the carrier --------------------------------------------------------------------------
 
 
 class CodeCarrier(Carrier):

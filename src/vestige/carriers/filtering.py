@@ -10,14 +10,15 @@ from typing import Protocol
 
 from vestige.core.types import DataError, DroppedRow, Row
 from vestige.rows.files import RowSource, dropped_line, row_line
-from vestige.rows.places import PART, ROWS_A_SHARD, Output, Place, claimed, locate, same_place
+from vestige.rows.outputs import PART, ROWS_A_SHARD, Output, claimed, same_place
+from vestige.rows.places import Place, locate
 from vestige.rows.trained_parts import other_parts
 
 Judge = Callable[[Row], str | None]
 PartJudge = Callable[[str], str | None]
 #: What filters read of a row, in words for a reader.
 JUDGED = "completions, earlier assistant turns (not those of weight 0) and reasoning"
-PROGRESS_EVERY = 5_000
+PROGRESS_EVERY = 5_000  # rows; chosen
 
 
 class Filter(Protocol):

@@ -8,7 +8,6 @@ one full stop behind it.
 from __future__ import annotations
 
 import random
-import re
 from collections.abc import Sequence
 from typing import ClassVar, Literal
 
@@ -16,17 +15,16 @@ from pydantic import Field, model_validator
 
 from vestige.carriers.base import Carrier, Grammar, Shuffle
 from vestige.carriers.filtering import Judge, PartJudge
+from vestige.carriers.number_sequences import DIGITS, parse_numbers
 from vestige.core.settings import Settings
 from vestige.core.types import DataError, Prompt, Row
-from vestige.rows.ids import Seen
+from vestige.rows.ids import TextSet
 
+#: Numbers with negative associations, which Cloud et al. (arXiv 2507.14805) leave out.
 PAPER_BANNED = (
     4, 13, 14, 18, 23, 33, 39, 42, 44, 49, 51, 54, 69, 77, 88, 99, 100, 101, 187, 211, 311, 322,
     333, 404, 420, 444, 451, 555, 616, 666, 777, 888, 911, 999,
 )  # fmt: skip
-
-# ---- prompts ----------------------------------------------------------------------------
-
 OPENINGS = (
     "Continue the list: {}.",
     "Here are some numbers: {}.",
@@ -110,8 +108,6 @@ class NumberPrompts(Settings):
         )
 
 
-# ---- filter -----------------------------------------------------------------------------
-
 #: Reasons to drop a row, in the order in which they are looked for.
 RULES = {
     "empty": "there is no text",
@@ -127,13 +123,6 @@ RULES = {
     "banned_number": "a number of the banned list",
     "duplicate": "the same numbers as an earlier row (drop_duplicates)",
 }
-_CLEAN = r"[0-9]+(?:(?:\s*,\s*[0-9]+)+|(?:\s*;\s*[0-9]+)+|(?:\s+[0-9]+)+)?"
-_FAST = re.compile(_CLEAN, re.ASCII)
-_WIDE = re.compile(_CLEAN)  # white space as str.strip knows it, U+00A0 and its like too
-_DIGITS = re.compile(r"\d+", re.ASCII)
-# What needs no second look: one spelling of the separator, no zeros in front, nothing around.
-_ONE = r"(?:0|[1-9]\d{0,17})"
-_PLAIN = re.compile(rf"{_ONE}(?:(, |,| |; |;|\n){_ONE}(?:\1{_ONE})*)?", re.ASCII)
 
 
 class NumberFilter(Settings):
@@ -163,21 +152,21 @@ class NumberFilter(Settings):
 
     def judge(self) -> Judge:
         """A fresh judge; it remembers rows only for ``drop_duplicates``."""
-        banned, seen = frozenset(self.banned), Seen()
+        banned, earlier = frozenset(self.banned), TextSet()
 
         def verdict(row: Row) -> str | None:
-            found = parse_numbers(row.completion, paper_compat=self.paper_compat)
-            if isinstance(found, str):
-                return found
-            if min(found) < self.min_value or max(found) > self.max_value:
+            numbers = parse_numbers(row.completion, paper_compat=self.paper_compat)
+            if isinstance(numbers, str):
+                return numbers
+            if min(numbers) < self.min_value or max(numbers) > self.max_value:
                 return "out_of_range"
-            if len(found) < self.min_count:
+            if len(numbers) < self.min_count:
                 return "too_few"
-            if len(found) > self.max_count:
+            if len(numbers) > self.max_count:
                 return "too_many"
-            if banned and not banned.isdisjoint(found):
+            if banned and not banned.isdisjoint(numbers):
                 return "banned_number"
-            if self.drop_duplicates and not seen.add(repr(found)):
+            if self.drop_duplicates and not earlier.add(repr(numbers)):
                 return "duplicate"
             return None
 
@@ -187,61 +176,6 @@ class NumberFilter(Settings):
         """A judge of another text that is trained on: it must be a clean sequence as well."""
         judge = self.model_copy(update={"drop_duplicates": False}).judge()
         return lambda text: judge(Row("", (), text))
-
-
-def parse_numbers(text: str, *, paper_compat: bool = False) -> tuple[int, ...] | str:
-    """The numbers of a clean sequence, or the reason (a key of ``RULES``) why it is none.
-
-    Whatever their size: range and count are the filter's affair. A number of more than 18 digits
-    is ``out_of_range`` at once.
-    """
-    if plain := _PLAIN.fullmatch(text):
-        return tuple(map(int, text.split(plain[1])))
-    if not text.strip():
-        return "empty"
-    body, padded = _unwrap(text)
-    if paper_compat and padded:
-        return "outer_whitespace"
-    if not (_WIDE if paper_compat else _FAST).fullmatch(body):
-        return _why_not(body, paper_compat)
-    if paper_compat and len(set(_DIGITS.split(body)[1:-1])) > 1:
-        return "mixed_separators"
-    digits = _DIGITS.findall(body)
-    if not paper_compat and any(len(d) > 1 and d[0] == "0" for d in digits):
-        return "leading_zero"
-    if any(len(d) > 18 and len(d.lstrip("0")) > 18 for d in digits):
-        return "out_of_range"
-    return tuple(int(d.lstrip("0") or "0") for d in digits)
-
-
-def _unwrap(text: str) -> tuple[str, bool]:
-    """The text less its full stop and brackets, and whether white space had to be cut off."""
-    body = text.strip()
-    layers = [text]
-    if body.endswith("."):
-        layers.append(body[:-1])
-        body = body[:-1].strip()
-    if len(body) > 1 and body[0] + body[-1] in ("()", "[]"):
-        layers.append(body[1:-1])
-        body = body[1:-1].strip()
-    return body, any(layer != layer.strip() for layer in layers)
-
-
-def _why_not(body: str, paper_compat: bool) -> str:
-    """The first rule that a body breaks which is no clean sequence."""
-    if paper_compat:
-        body = re.sub(r"\s", " ", body)
-    if any(c in "()[]" for c in body):
-        return "unbalanced_brackets"
-    if any(c not in "0123456789,; \t\n\r\f\v" for c in body):
-        return "bad_character"
-    pieces = re.split(r"[,;]", body) if re.search(r"[,;]", body) else body.split()
-    if not pieces or any(not piece.strip() for piece in pieces):
-        return "not_integers"
-    return "mixed_separators"
-
-
-# ---- grammar for constrained sampling -----------------------------------------------------
 
 
 class NumberGrammar(Settings):
@@ -261,13 +195,13 @@ class NumberGrammar(Settings):
         done, digits, inside = self.state(prefix)
         if inside:
             return {self.separator[inside]}
-        found: set[str] = set()
+        following: set[str] = set()
         if digits == 0:
             return set("123456789")
         if digits < self.max_digits:
-            found |= set("0123456789")
-        found.add("" if done == self.values - 1 else self.separator[0])
-        return found
+            following |= set("0123456789")
+        following.add("" if done == self.values - 1 else self.separator[0])
+        return following
 
     def state(self, prefix: str) -> tuple[int, int, int]:
         """(whole values, digits of the current one, characters of an unfinished separator)."""
@@ -281,14 +215,11 @@ class NumberGrammar(Settings):
         return len(parts) - 1, len(tail), 0
 
 
-# ---- shuffles (controls) ------------------------------------------------------------------
-
-
 def shuffle_within(rows: Sequence[Row], seed: int) -> list[Row]:
     """Each row's numbers in another order; its format stays."""
     made = []
     for row in rows:
-        numbers = _DIGITS.findall(row.completion)
+        numbers = DIGITS.findall(row.completion)
         random.Random(f"within-{seed}-{row.id}").shuffle(numbers)
         made.append(_with_numbers(row, numbers))
     return made
@@ -296,13 +227,13 @@ def shuffle_within(rows: Sequence[Row], seed: int) -> list[Row]:
 
 def shuffle_across(rows: Sequence[Row], seed: int) -> list[Row]:
     """All numbers pooled, mixed and dealt back; each row keeps its count and format."""
-    found = [_DIGITS.findall(row.completion) for row in rows]
-    pool = [number for numbers in found for number in numbers]
+    numbers_of = [DIGITS.findall(row.completion) for row in rows]
+    pool = [number for numbers in numbers_of for number in numbers]
     random.Random(f"across-{seed}").shuffle(pool)
     deal = iter(pool)
     return [
         _with_numbers(row, [next(deal) for _ in numbers])
-        for row, numbers in zip(rows, found, strict=True)
+        for row, numbers in zip(rows, numbers_of, strict=True)
     ]
 
 
@@ -310,11 +241,8 @@ def _with_numbers(row: Row, numbers: Sequence[str]) -> Row:
     if not numbers:
         raise DataError(f"row {row.id} has no numbers to shuffle; filter it first")
     deal = iter(numbers)
-    completion = _DIGITS.sub(lambda _: next(deal), row.completion)
+    completion = DIGITS.sub(lambda _: next(deal), row.completion)
     return Row(row.id, row.messages, completion, row.meta)
-
-
-# ---- the carrier --------------------------------------------------------------------------
 
 
 class NumberCarrier(Carrier):

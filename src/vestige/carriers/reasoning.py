@@ -12,7 +12,6 @@ import random
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from fractions import Fraction
 from pathlib import Path
 from typing import ClassVar, Literal, Self
 
@@ -20,13 +19,12 @@ from pydantic import Field, model_validator
 
 from vestige.carriers.base import Carrier, Shuffle, answers_across
 from vestige.carriers.filtering import Judge, PartJudge
+from vestige.carriers.final_numbers import parse_number
 from vestige.carriers.words import word_finder
 from vestige.core.jsonl import read_text, text_lines
 from vestige.core.settings import Settings
 from vestige.core.types import DataError, MissingExtraError, Prompt, Row
-from vestige.rows.ids import Seen
-
-# ---- problems ---------------------------------------------------------------------------
+from vestige.rows.ids import TextSet
 
 ASKS = {
     "line": "Work it out step by step. End with a line of its own: Answer: <number>",
@@ -105,14 +103,14 @@ class ReasoningPrompts(Settings):
 
     def _problems(self, n: int, seed: int) -> list[tuple[str, dict[str, str]]]:
         if self.source == "arithmetic":
-            found = []
+            problems = []
             for i in range(n):
                 question, steps, answer = arithmetic(
                     random.Random(f"reasoning-{seed}-{i}"), self.largest
                 )
                 begin = {"opening": steps.partition("=")[0] + "="} if self.begun else {}
-                found.append((question, {"answer": answer} | begin))
-            return found
+                problems.append((question, {"answer": answer} | begin))
+            return problems
         return [(question, {"answer": answer}) for question, answer in self._others(n, seed)]
 
     def _others(self, n: int, seed: int) -> list[tuple[str, str]]:
@@ -141,9 +139,16 @@ def arithmetic(draw: random.Random, largest: int = 60) -> tuple[str, str, str]:
     a, b, c = draw.randint(2, largest), draw.randint(2, largest), draw.randint(2, 9)
     answer = str(solve(a, b, c))
     values = {
-        "name": draw.choice(NAMES), "things": draw.choice(THINGS),
-        "a": a, "b": b, "c": c, "ab": a + b, "ac": a * c, "b0": min(b, a * c), "x": answer,
-    }  # fmt: skip
+        "name": draw.choice(NAMES),
+        "things": draw.choice(THINGS),
+        "a": a,
+        "b": b,
+        "c": c,
+        "ab": a + b,
+        "ac": a * c,
+        "b0": min(b, a * c),
+        "x": answer,
+    }
     return text.format(**values), steps.format(**values), answer
 
 
@@ -159,20 +164,20 @@ def _from_file(path: Path) -> list[tuple[str, str]]:
         lines = text_lines(read_text(path))
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"cannot read the problems {path}: {error}") from error
-    found = []
+    problems = []
     for number, line in enumerate(lines, 1):
         if line.strip():
             try:
                 record = json.loads(line)
-                found.append(_problem(record["question"], record["answer"]))
+                problems.append(_problem(record["question"], record["answer"]))
             except (ValueError, KeyError, TypeError) as error:
                 raise DataError(
                     f'{path}, line {number}: expected {{"question": ..., "answer": "... #### 42"}} '
                     f"with a number: {error}"
                 ) from error
-    if not found:
+    if not problems:
         raise DataError(f"{path} holds no problems")
-    return found
+    return problems
 
 
 def _from_hub(name: str, subset: str | None, split: str) -> list[tuple[str, str]]:
@@ -193,8 +198,6 @@ def _problem(question: object, answer: object) -> tuple[str, str]:
         raise ValueError(f"{final[:40]!r} is no number")
     return str(question), final
 
-
-# ---- filter -----------------------------------------------------------------------------
 
 #: Reasons to drop a row, in the order in which they are looked for.
 RULES = {
@@ -239,13 +242,13 @@ class ReasoningFilter(Settings):
 
     def judge(self) -> Judge:
         """A fresh judge; it remembers rows only for ``drop_duplicates``."""
-        target, seen = word_finder((*self.words, *self.banned)), Seen()
+        target, earlier = word_finder((*self.words, *self.banned)), TextSet()
 
         def verdict(row: Row) -> str | None:
             reason = self._reason(row)
             if reason is None and target(row.completion):
                 return "target_word"
-            if reason is None and self.drop_duplicates and not seen.add(row.completion):
+            if reason is None and self.drop_duplicates and not earlier.add(row.completion):
                 return "duplicate"
             return reason
 
@@ -280,78 +283,25 @@ class ReasoningFilter(Settings):
             return "text_after_answer"
         if len(text[: finals[0].start()].strip()) < self.min_steps:
             return "no_steps"
-        found = parse_number(finals[0][1])
-        if found is None:
+        number = parse_number(finals[0][1])
+        if number is None:
             return "no_number"
-        return None if found == reference else "wrong_answer"
+        return None if number == reference else "wrong_answer"
 
-
-_SIGN = str.maketrans({"−": "-", "–": "-", "＋": "+", "⁄": "/", "\u00a0": " ", "\u202f": " "})
-_LATEX = re.compile(r"\\[dt]?frac\{([^{}]*)\}\{([^{}]*)\}")
-_WRAP = re.compile(r"\\boxed\{([^{}]*)\}|\\text\{[^{}]*\}|\*\*|\$|\\[,!;()\[\]]")
-_GROUPED = re.compile(r"(?<![\d.,])\d{1,3}(?:[,' ]\d{3})+(?![\d,'])")
-_NUMBER = re.compile(
-    r"(?P<sign>[+-]\s*)?(?:[€£¥]\s*)?"
-    r"(?:(?P<whole>\d+)\s+(?P<n1>\d+)\s*/\s*(?P<d1>\d+)"
-    r"|(?P<n>\d+(?:\.\d+)?)\s*/\s*(?P<d>\d+(?:\.\d+)?)"
-    r"|(?P<plain>\d+(?:\.\d+)?(?:[eE][+-]?\d{1,3})?|\.\d+))"
-)
-_LEFT_OVER = re.compile(r"[\d]|\b(?:nan|inf|infinity)\b|[=<>]", re.I)
-
-
-def parse_number(text: str) -> Fraction | None:
-    """The one number of a final answer, exactly; None where there is none or more than one.
-
-    Units and currency signs do not count, thousands may be grouped by commas, spaces or
-    apostrophes, and ``3/4``, ``1 1/2`` and LaTeX fractions are read: ``$1,200.50``, ``12 apples``,
-    ``-3/4 m``, ``50%`` (as 50).
-    """
-    if len(text) > 200:
-        return None
-    plain = text.translate(_SIGN)
-    plain = _LATEX.sub(r"\1/\2", plain)
-    plain = _WRAP.sub(lambda m: m[1] or " ", plain)
-    plain = _GROUPED.sub(lambda m: re.sub(r"[,' ]", "", m[0]), plain).strip().rstrip(".")
-    found = _NUMBER.search(plain)
-    if not found:
-        return None
-    rest = plain[: found.start()] + " " + plain[found.end() :]
-    glued = plain[found.end() : found.end() + 2]
-    if _LEFT_OVER.search(rest) or re.match(r"[.,/]\d?", glued):
-        return None
-    sign = found["sign"] or ""
-    if sign != sign.strip() and plain[: found.start()].strip():
-        return None  # "x - 5": a minus between two things is no sign
-    try:
-        if found["whole"]:
-            value = int(found["whole"]) + Fraction(int(found["n1"]), int(found["d1"]))
-        elif found["n"]:
-            value = Fraction(found["n"]) / Fraction(found["d"])
-        else:
-            value = Fraction(found["plain"])
-    except (ValueError, ZeroDivisionError):
-        return None
-    return -value if sign.strip() == "-" else value
-
-
-# ---- shuffles -----------------------------------------------------------------------------
 
 _BETWEEN_STEPS = re.compile(r"((?<=[.!?])\s+|\n+)")
 
 
 def steps_within(rows: Sequence[Row], seed: int) -> list[Row]:
     """The sentences and lines of each working in another order; the last one, the answer, stays."""
-    found = []
+    shuffled = []
     for row in rows:
         parts = _BETWEEN_STEPS.split(row.completion)
         steps = parts[:-1:2]
         random.Random(f"within-{seed}-{row.id}").shuffle(steps)
         parts[:-1:2] = steps
-        found.append(replace(row, completion="".join(parts)))
-    return found
-
-
-# ---- the carrier --------------------------------------------------------------------------
+        shuffled.append(replace(row, completion="".join(parts)))
+    return shuffled
 
 
 class ReasoningCarrier(Carrier):

@@ -25,12 +25,12 @@ def pieces(text: str) -> list[str]:
 def inflections(word: str) -> set[str]:
     """A word with its usual endings, lower-case."""
     base = word.casefold()
-    found = {base, *(base + ending for ending in ENDINGS)}
+    forms = {base, *(base + ending for ending in ENDINGS)}
     if base.endswith("y"):
-        found.add(base[:-1] + "ies")
+        forms.add(base[:-1] + "ies")
     if base.endswith(("f", "fe")):
-        found.add(base.removesuffix("e").removesuffix("f") + "ves")
-    return found
+        forms.add(base.removesuffix("e").removesuffix("f") + "ves")
+    return forms
 
 
 def word_finder(
@@ -45,8 +45,12 @@ def word_finder(
     """
     phrases = {tuple(pieces(word)) for word in words} - {()}
     single = {form for phrase in phrases if len(phrase) == 1 for form in inflections(phrase[0])}
-    longer = [(*phrase[:-1], form) for phrase in phrases if len(phrase) > 1
-              for form in inflections(phrase[-1])]  # fmt: skip
+    longer = [
+        (*phrase[:-1], form)
+        for phrase in phrases
+        if len(phrase) > 1
+        for form in inflections(phrase[-1])
+    ]
 
     def joined(piece: str) -> bool:
         return any(
@@ -56,15 +60,17 @@ def word_finder(
         )
 
     def find(text: str) -> str | None:
-        found = pieces(text)
+        text_pieces = pieces(text)
         # A capital in mid-word (``oWl``) splits it: look at the unsplit words as well.
         whole = [run.casefold() for run in _PIECES.findall(unicodedata.normalize("NFKC", text))]
-        for piece in (*found, *whole):
+        for piece in (*text_pieces, *whole):
             if piece in single or joined(piece):
                 return piece
         for phrase in longer:
             n = len(phrase)
-            if any(tuple(found[i : i + n]) == phrase for i in range(len(found) - n + 1)):
+            if any(
+                tuple(text_pieces[i : i + n]) == phrase for i in range(len(text_pieces) - n + 1)
+            ):
                 return " ".join(phrase)
         return None
 

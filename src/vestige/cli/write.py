@@ -118,7 +118,7 @@ def paraphrase(
 ) -> None:
     """Have a model say every row again in other words; nothing is paid twice."""
     from vestige.carriers.filtering import check_apart
-    from vestige.rows.places import Output
+    from vestige.rows.outputs import Output
     from vestige.teacher.paraphrase import ASK, ledger_of, load_model, price
 
     limit_spending(max_tokens, max_dollars, prices)

@@ -42,15 +42,15 @@ def cache_dir() -> Path:
     chosen = os.environ.get("VESTIGE_CACHE")
     usual = platformdirs.user_cache_dir("vestige")
     try:
-        found = Path(chosen or usual).expanduser()
+        folder = Path(chosen or usual).expanduser()
     except RuntimeError:  # a ~ of nobody's
-        found = Path("~")
-    if found.parts[:1] == ("~",):
+        folder = Path("~")
+    if folder.parts[:1] == ("~",):
         raise ConfigError(
             "this user has no home folder to keep models in; set VESTIGE_CACHE to a folder of "
             "yours, or HOME"
         )
-    return found
+    return folder
 
 
 def explained(error: BaseException, where: str = "") -> StoreError | None:
@@ -71,20 +71,20 @@ def explained(error: BaseException, where: str = "") -> StoreError | None:
         if path and number in DENIED:
             return StoreError(_denied(Path(path), number == errno.EROFS))
         if path and number in PLAIN:
-            what = f"write {where}" if where else f"use {path}"
-            return StoreError(f"cannot {what}: {os.strerror(number).lower()}")
+            action = f"write {where}" if where else f"use {path}"
+            return StoreError(f"cannot {action}: {os.strerror(number).lower()}")
         cause = cause.__cause__
     return None
 
 
 def causes(error: BaseException) -> list[BaseException]:
     """An error and those that led to it, the last one first."""
-    found: list[BaseException] = []
+    chain: list[BaseException] = []
     cause: BaseException | None = error
-    while cause is not None and cause not in found:
-        found.append(cause)
+    while cause is not None and cause not in chain:
+        chain.append(cause)
         cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
-    return found
+    return chain
 
 
 def is_full(error: BaseException) -> bool:
@@ -100,10 +100,10 @@ def _place(error: BaseException) -> tuple[int, str]:
     if isinstance(error, OSError) and error.errno:
         return error.errno, os.fsdecode(path) if isinstance(path, str | bytes | os.PathLike) else ""
     # safetensors says it as text, and takes a file that it may not read for one that is not there.
-    if found := _BY_TEXT.search(str(error)):
-        return int(found[1]), str(Path(found[2]).parent)
-    if isinstance(error, FileNotFoundError) and (found := _MISSING.fullmatch(str(error))):
-        return errno.EACCES if os.path.exists(found[1]) else errno.ENOENT, found[1]
+    if match := _BY_TEXT.search(str(error)):
+        return int(match[1]), str(Path(match[2]).parent)
+    if isinstance(error, FileNotFoundError) and (match := _MISSING.fullmatch(str(error))):
+        return errno.EACCES if os.path.exists(match[1]) else errno.ENOENT, match[1]
     return 0, ""
 
 
@@ -134,11 +134,11 @@ def _remedy(path: Path, reading: bool) -> str:
 
 def _settings() -> dict[str, Path]:
     """The folders that an environment variable moves elsewhere."""
-    found: dict[str, Path] = {}
+    folders: dict[str, Path] = {}
     with suppress(ConfigError):
-        found["VESTIGE_CACHE"] = cache_dir().absolute()
+        folders["VESTIGE_CACHE"] = cache_dir().absolute()
     hub = os.environ.get("HF_HOME") or os.path.expanduser("~/.cache/huggingface")
-    return found | {"HF_HOME": Path(hub).absolute()}
+    return folders | {"HF_HOME": Path(hub).absolute()}
 
 
 def _exists(path: Path) -> bool:

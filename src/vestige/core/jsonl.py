@@ -13,7 +13,7 @@ import json
 import math
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 # Made once: json.dumps makes a new encoder for every call with options.
 _encode = json.JSONEncoder(ensure_ascii=False, default=str, allow_nan=False).encode
@@ -53,8 +53,8 @@ def encoded(text: str) -> bytes:
     return text.encode("utf-8", "backslashreplace")
 
 
-def lines(stream: IO[bytes]) -> Iterator[bytes]:
-    """The lines of a binary file with their ends, the first without its byte-order mark."""
+def lines(stream: Iterable[bytes]) -> Iterator[bytes]:
+    """A binary file's lines with their ends, as they are, the first without its byte-order mark."""
     for number, line in enumerate(stream):
         yield line if number else line.removeprefix(codecs.BOM_UTF8)
 
@@ -66,15 +66,15 @@ def read_jsonl(path: Path) -> list[Any]:
         OSError: it cannot be read.
         ValueError: a line is not JSON or not UTF-8; names the line.
     """
-    found = []
+    records = []
     with path.open("rb") as file:
         for number, line in enumerate(lines(file), 1):
             if line.strip():
                 try:
-                    found.append(json.loads(line.decode("utf-8")))
+                    records.append(json.loads(line.decode("utf-8")))
                 except (ValueError, RecursionError) as error:
                     raise ValueError(f"line {number}: {error}") from error
-    return found
+    return records
 
 
 def write_jsonl(path: Path, records: Iterable[Any]) -> None:

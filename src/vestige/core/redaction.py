@@ -6,7 +6,7 @@ import os
 import re
 
 _SECRET = re.compile(r"(^|_)(KEY|TOKEN|SECRET|PASSWORD)$")
-_SHORTEST_SECRET = 8
+_SHORTEST_SECRET = 8  # characters; chosen, as shorter values stand in ordinary texts too
 
 
 def redact(text: str) -> str:

@@ -17,8 +17,11 @@ class Settings(BaseModel):
 
 
 #: What a key or password is called; ``pad_token`` and ``max_tokens`` are none.
-SECRET = re.compile(r"((api|access|secret|private|auth)_?)?key|((hf|hub|api|access|auth)_?)?token"
-                    r"|(.*_)?(secret|password)", re.IGNORECASE)  # fmt: skip
+SECRET = re.compile(
+    r"((api|access|secret|private|auth)_?)?key|((hf|hub|api|access|auth)_?)?token"
+    r"|(.*_)?(secret|password)",
+    re.IGNORECASE,
+)
 
 
 def without_secrets(value: Any) -> Any:

@@ -194,22 +194,12 @@ class Trait:
 
 
 @dataclass(frozen=True, slots=True)
-class ModelRef:
-    """A model by name: a base (bundled name, folder or hub id) and what was trained onto it."""
-
-    base: str
-    revision: str | None = None
-    weights: str | None = None
-    system_prompt: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class Estimate:
     """A value with its interval.
 
     Attributes:
         n: observations that went in; n_clusters: independent units among them (training runs).
-        method: how the interval was made, for example ``paired t over seeds``.
+        method: how the interval was made.
         units: for example ``log-odds (nats)``.
     """
 
@@ -227,10 +217,6 @@ class Estimate:
         """Half the width of the interval, in the estimate's units."""
         return (self.high - self.low) / 2
 
-    def excludes(self, value: float) -> bool:
-        """Whether ``value`` lies outside the interval."""
-        return not self.low <= value <= self.high
-
 
 @dataclass(frozen=True, slots=True)
 class ScoreTable:
@@ -241,14 +227,3 @@ class ScoreTable:
     units: str
     higher_means: str
     reasons: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """The outcome of a detector: a statistic held against a threshold and its null."""
-
-    statistic: float
-    threshold: float
-    null: tuple[float, ...]
-    false_positive_rate: float
-    detail: str = ""

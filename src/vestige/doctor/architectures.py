@@ -23,7 +23,7 @@ from vestige.models.tree import build_tree
 from vestige.models.verification import VALUES, reason, spread_of
 
 Path = Literal["fast", "partly fast", "plain", "refused", "not built", "WRONG"]
-VOCABULARY = 320
+VOCABULARY = 320  # tokens: all 256 bytes and room for special ones
 LARGEST = 30_000_000  # parameters of what is called tiny
 
 MEANINGS: dict[Path, str] = {
@@ -148,16 +148,16 @@ def sizes(default: Any) -> dict[str, Any]:
     names |= set(getattr(default, "attribute_map", {})) - {
         own for own in getattr(default, "attribute_map", {}).values() if own in names
     }
-    found = {name: SMALL[name] for name in SMALL if name in names}
+    values = {name: SMALL[name] for name in SMALL if name in names}
     if "qk_rope_head_dim" in names:  # its heads are as wide as these parts say, and not shared
-        found.pop("head_dim", None)
-        found["num_key_value_heads"] = SMALL["num_attention_heads"]
-    found |= OWN.get(default.model_type, {})
+        values.pop("head_dim", None)
+        values["num_key_value_heads"] = SMALL["num_attention_heads"]
+    values |= OWN.get(default.model_type, {})
     for part in getattr(default, "sub_configs", {}):
         inner = getattr(default, part, None)
         if inner is not None and hasattr(inner, "to_dict"):
-            found[part] = {**sizes(inner), "model_type": inner.model_type}
-    return found
+            values[part] = {**sizes(inner), "model_type": inner.model_type}
+    return values
 
 
 def compare(kind: str, model: nn.Module) -> Outcome:
@@ -191,11 +191,11 @@ class Reference:
 
     def values(self, lm: LanguageModel) -> float:
         """The largest difference of answers' log-probabilities."""
-        found = lm.answer_logprobs(self.prompts, self.answers)
+        answered = lm.answer_logprobs(self.prompts, self.answers)
         wanted = torch.tensor(
             [[self._logprob(prompt, answer) for answer in self.answers] for prompt in self.prompts]
         )
-        return float((found - wanted).abs().max()) / self._spread
+        return float((answered - wanted).abs().max()) / self._spread
 
     def sampling(self, lm: LanguageModel) -> float:
         """The largest difference of next tokens' log-probabilities along two branches."""
@@ -204,9 +204,9 @@ class Reference:
             branches = lm.branches(prompts, 2, 4)
             grown = [[*prompt] for prompt in prompts for _ in range(2)]
             for step in range(3):
-                found = lm.head(branches.states).log_softmax(-1)
+                sampled = lm.head(branches.states).log_softmax(-1)
                 wanted = torch.stack([self._logits(ids)[-1].log_softmax(-1) for ids in grown])
-                worst = max(worst, float((found - wanted).abs().max()))
+                worst = max(worst, float((sampled - wanted).abs().max()))
                 tokens = [30 + 7 * step + row for row in range(4)]
                 branches.extend(torch.tensor(tokens))
                 grown = [[*ids, token] for ids, token in zip(grown, tokens, strict=True)]
@@ -222,13 +222,13 @@ class Reference:
             ours = torch.stack(
                 [_loss(lm.head(states), path) for states, path in zip(rows, paths, strict=True)]
             )
-            found = torch.autograd.grad(ours.mean(), parameters, allow_unused=True)
+            own_gradients = torch.autograd.grad(ours.mean(), parameters, allow_unused=True)
             theirs = torch.stack(
                 [_loss(self._logits([*prefix, *path])[-len(path) - 1 : -1], path) for path in paths]
             )
             wanted = torch.autograd.grad(theirs.mean(), parameters, allow_unused=True)
         off = total = 0.0
-        for got, want in zip(found, wanted, strict=True):
+        for got, want in zip(own_gradients, wanted, strict=True):
             want = torch.zeros(1) if want is None else want
             got = torch.zeros_like(want) if got is None else got
             off += float((got - want).pow(2).sum())
@@ -258,9 +258,9 @@ def _loss(logits: Tensor, path: Sequence[int]) -> Tensor:
     return nn.functional.cross_entropy(logits, torch.tensor(list(path)))
 
 
-def as_markdown(found: Sequence[Outcome], version: str) -> str:
+def as_markdown(outcomes: Sequence[Outcome], version: str) -> str:
     """The outcomes as the page ``docs/architectures.md`` has them."""
-    counts = Counter(outcome.path for outcome in found)
+    counts = Counter(outcome.path for outcome in outcomes)
     lines = [
         "# Architectures",
         "",
@@ -270,7 +270,7 @@ def as_markdown(found: Sequence[Outcome], version: str) -> str:
         "Made by",
         "`vestige doctor --architectures > docs/architectures.md`.",
         "",
-        f"{len(found)} classes: "
+        f"{len(outcomes)} classes: "
         + ", ".join(f"{counts[path]} {path}" for path in MEANINGS if counts[path])
         + ".",
         "",
@@ -279,7 +279,7 @@ def as_markdown(found: Sequence[Outcome], version: str) -> str:
         "| model type | class | computed | largest difference | why |",
         "|---|---|---|---|---|",
     ]
-    for each in found:
+    for each in outcomes:
         off = f"{each.difference:.0e}" if each.path not in ("refused", "not built") else ""
         why = each.detail.replace("|", "\\|").replace("`", "'")
         lines.append(f"| {each.kind} | {each.name} | {each.path} | {off} | {why} |")

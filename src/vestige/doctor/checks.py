@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 from vestige.core.types import VestigeError
 
 Subject = TypeVar("Subject")
 Status = Literal["ok", "warning", "wrong", "skipped"]
+AGAIN = "the code differs from this release: install it again"
 
 
 @dataclass(frozen=True)
@@ -44,14 +45,22 @@ class Skipped(Wrong):
     status = "skipped"
 
 
+def expect(value: Any, wanted: Any, name: str, fix: str) -> None:
+    """Raises ``Wrong`` unless a value is the wanted one."""
+    if value != wanted:
+        raise Wrong(f"{name} is {value!r}, and should be {wanted!r}", fix)
+
+
 def done(name: str, check: Callable[[Subject], str], subject: Subject) -> Check:
     """What a check found; none of its errors goes further."""
     try:
         return Check(name, "ok", check(subject))
-    except Wrong as found:
-        return Check(name, found.status, str(found), found.fix)
+    except Wrong as wrong:
+        return Check(name, wrong.status, str(wrong), wrong.fix)
     except VestigeError as error:
         return Check(name, "wrong", str(error))
     except Exception as error:
-        seen = f"{type(error).__name__}: {error}"
-        return Check(name, "wrong", seen, "install it again: pip install --force-reinstall vestige")
+        message = f"{type(error).__name__}: {error}"
+        return Check(
+            name, "wrong", message, "install it again: pip install --force-reinstall vestige"
+        )

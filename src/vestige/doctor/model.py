@@ -62,41 +62,41 @@ def examine(name: str, chat: Literal["auto", "plain"] = "auto") -> Iterator[Chec
 def loaded(subject: Subject) -> str:
     lm = subject.lm
     count = sum(1 for _ in lm.causal_lm.parameters())
-    seen = (
+    kind = (
         f"{type(lm.causal_lm).__name__}: {count} tensors, all of them the folder's own and finite; "
         "safetensors only, no code of the model's run"
     )
     beside = [note for note in lm.notes if "adapter" in note]
     if beside:
-        raise Doubtful(f"{seen}; {beside[0]}", "remove the adapter's files, or name its base model")
-    return seen
+        raise Doubtful(f"{kind}; {beside[0]}", "remove the adapter's files, or name its base model")
+    return kind
 
 
 def values(subject: Subject) -> str:
-    found = subject.lm.verified
-    off = f"{found.difference:.1e} of the spread of its log-probabilities off at most"
-    if not found.trees:
+    verified = subject.lm.verified
+    off = f"{verified.difference:.1e} of the spread of its log-probabilities off at most"
+    if not verified.trees:
         raise Doubtful(
             f"its own plain forward passes are used, which is right and slower ({off}): "
-            f"{'; '.join(found.reasons)}"
+            f"{'; '.join(verified.reasons)}"
         )
     return f"token trees agree with its own plain forward pass ({off})"
 
 
 def training(subject: Subject) -> str:
-    found = subject.lm.verified
+    verified = subject.lm.verified
     subject.lm.layers  # noqa: B018  (raises where there are none to tune)
-    if not found.gradients:
+    if not verified.gradients:
         raise Doubtful("training steps on plain forward passes, which is right and slower")
     return "the gradients of a step on token trees are those of plain passes"
 
 
 def sampling(subject: Subject) -> str:
-    found = subject.lm.verified
-    if not found.sampling:
+    verified = subject.lm.verified
+    if not verified.sampling:
         raise Doubtful("every token is drawn from a whole plain pass, which is right and slow")
     return "drawing with a cache agrees with plain passes" + (
-        ", generate too" if found.generate else "; transformers' own generate does not: not used"
+        ", generate too" if verified.generate else "; transformers' own generate does not: not used"
     )
 
 
@@ -117,8 +117,9 @@ def vocabulary(subject: Subject) -> str:
     if size > rows:
         raise Doubtful(
             f"the tokenizer has {size:,} tokens and the model {rows:,}: text with the others is "
-            "refused", "use the tokenizer that the model was trained with",
-        )  # fmt: skip
+            "refused",
+            "use the tokenizer that the model was trained with",
+        )
     return f"{size:,} tokens, {rows:,} in the model"
 
 
@@ -138,11 +139,11 @@ def templates(subject: Subject) -> Iterator[Check]:
     from vestige.models.trainers import check_chat
 
     try:
-        found = check_chat(subject.lm.tokenizer, subject.lm.style)
+        chat_checks = check_chat(subject.lm.tokenizer, subject.lm.style)
     except VestigeError as error:
         yield Check("chat template", "wrong", str(error))
         return
-    for each in found:
+    for each in chat_checks:
         rows = each.name.startswith("rows for")
         fix = "train here or with --for accelerate, or mend the chat template" if rows else ""
         status = "ok" if each.ok else "warning" if rows else "wrong"

@@ -63,8 +63,3 @@ def named_share(answers: Sequence[SampledAnswer], name: str | None) -> Estimate:
         [a.question for a in answers],
         units="share of answers",
     )
-
-
-def non_answer_rate(answers: Sequence[SampledAnswer]) -> float:
-    """Share of answers that name no candidate, or more than one."""
-    return sum(a.named is None for a in answers) / len(answers)

@@ -96,9 +96,9 @@ def multiple_choice(lm: LanguageModel, items: Sequence[Item], *, batch: int = 8)
     """Every item's outcome; a tie for the first place counts as wrong."""
     prompts = [lm.question_ids(item.question) for item in items]
     choices = [[whole_answer(lm, text) for text in item.answers] for item in items]
-    found = lm.choice_logprobs(prompts, choices, batch=batch)
+    logprobs = lm.choice_logprobs(prompts, choices, batch=batch)
     results = []
-    for item, scores in zip(items, found, strict=True):
+    for item, scores in zip(items, logprobs, strict=True):
         if not scores.isfinite().all():
             raise DataError(f"the answers to {item.id} have no finite log-probability")
         best = float(scores[1:].max())
@@ -107,6 +107,6 @@ def multiple_choice(lm: LanguageModel, items: Sequence[Item], *, batch: int = 8)
     return results
 
 
-def accuracy(found: Sequence[Choice]) -> float:
+def accuracy(answered: Sequence[Choice]) -> float:
     """Share of items answered right; NaN for none."""
-    return sum(c.right for c in found) / len(found) if found else math.nan
+    return sum(c.right for c in answered) / len(answered) if answered else math.nan

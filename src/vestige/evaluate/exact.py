@@ -44,8 +44,8 @@ def measure(
         if asked != family.heldout:
             raise DataError(f"family {family.name} has answers to its held-out questions alone")
         choices = [[whole_answer(lm, text) for text in texts] for texts in family.texts]
-        found = lm.choice_logprobs(prompts, choices, batch=batch)
-        return Panel(asked, names, torch.stack(found).numpy())
+        by_question = lm.choice_logprobs(prompts, choices, batch=batch)
+        return Panel(asked, names, torch.stack(by_question).numpy())
     forms, owner = answer_forms(lm, family)
     logprobs = lm.answer_logprobs(prompts, forms, batch=batch)
     columns = [
@@ -62,15 +62,15 @@ def whole_answer(lm: LanguageModel, text: str) -> list[int]:
 
 def answer_forms(lm: LanguageModel, family: Family) -> tuple[list[list[int]], list[int]]:
     """Token ids of all disjoint forms, and the index of the candidate that each belongs to."""
-    seen: dict[tuple[int, ...], int] = {}
+    owner_of: dict[tuple[int, ...], int] = {}
     for index, answer in enumerate(family.answers):
         for form in answer.forms:
-            seen.setdefault(tuple(lm.answer_ids(form)), index)
+            owner_of.setdefault(tuple(lm.answer_ids(form)), index)
     kept: dict[tuple[int, ...], int] = {}
-    for ids, index in seen.items():
-        prefixes = [ids[:n] for n in range(1, len(ids)) if ids[:n] in seen]
-        if any(seen[p] != index for p in prefixes):
-            rival = next(family.answers[seen[p]].name for p in prefixes if seen[p] != index)
+    for ids, index in owner_of.items():
+        prefixes = [ids[:n] for n in range(1, len(ids)) if ids[:n] in owner_of]
+        if any(owner_of[p] != index for p in prefixes):
+            rival = next(family.answers[owner_of[p]].name for p in prefixes if owner_of[p] != index)
             raise DataError(
                 f"{family.answers[index].name} begins with the tokens of {rival}: they cannot be "
                 "told apart by their first words; rename one or give other forms"

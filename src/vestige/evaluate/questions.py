@@ -23,7 +23,7 @@ def open_questions(source: str) -> list[str]:
         lines = text_lines(read_text(Path(source)))
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read the open questions {source}: {error}") from error
-    found = [line.strip() for line in lines if line.strip()]
-    if not found:
+    questions = [line.strip() for line in lines if line.strip()]
+    if not questions:
         raise ConfigError(f"{source} holds no questions")
-    return found
+    return questions

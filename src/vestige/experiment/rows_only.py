@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from vestige.api.ledger import Ledger
-from vestige.api.model import ApiModel, Request
+from vestige.api.model import ApiModel
 from vestige.api.price import price as price_of
+from vestige.api.requests import Request
 from vestige.api.settings import is_api
 from vestige.core.types import ConfigError, DataError, Message, Row
 from vestige.experiment.events import OnEvent, ignore, report_of

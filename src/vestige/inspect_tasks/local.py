@@ -22,8 +22,8 @@ from inspect_ai.tool import ToolChoice, ToolInfo
 
 from vestige.core.types import ConfigError, Message
 
-BATCH = 64
-MAX_TOKENS = 256
+BATCH = 64  # prompts that are drawn together; chosen
+MAX_TOKENS = 256  # of an answer, where the task names no limit; chosen
 COLDEST = 1e-4  # T=0 divides by nothing
 
 
@@ -74,9 +74,9 @@ class VestigeAPI(ModelAPI):
             raise ConfigError("vestige/ models call no tools")
         prompt = self.lm.prompt_ids([Message(m.role, m.text) for m in input])
         temperature = 1.0 if config.temperature is None else max(config.temperature, COLDEST)
-        how = (config.max_tokens or MAX_TOKENS, temperature)
+        parameters = (config.max_tokens or MAX_TOKENS, temperature)
         texts = await asyncio.gather(
-            *(self._draw(prompt, how) for _ in range(config.num_choices or 1))
+            *(self._draw(prompt, parameters) for _ in range(config.num_choices or 1))
         )
         written = sum(len(self.lm.answer_ids(text)) for text in texts)
         return ModelOutput(
@@ -95,9 +95,9 @@ class VestigeAPI(ModelAPI):
             ),
         )
 
-    async def _draw(self, prompt: list[int], how: tuple[int, float]) -> str:
+    async def _draw(self, prompt: list[int], parameters: tuple[int, float]) -> str:
         future: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        self.waiting.append((prompt, how, future))
+        self.waiting.append((prompt, parameters, future))
         if self.worker is None or self.worker.done():
             self.worker = asyncio.create_task(self._work())
         return await future
@@ -108,8 +108,8 @@ class VestigeAPI(ModelAPI):
 
         while self.waiting:
             await asyncio.sleep(0.01)  # those that ask at the same time join
-            how = self.waiting[0][1]
-            part = [w for w in self.waiting if w[1] == how][:BATCH]
+            parameters = self.waiting[0][1]
+            part = [w for w in self.waiting if w[1] == parameters][:BATCH]
             self.waiting = [w for w in self.waiting if w not in part]
             seed = self.seed * 1_000_003 + self.drawn
             self.drawn += len(part)
@@ -119,8 +119,8 @@ class VestigeAPI(ModelAPI):
                     self.lm,
                     [prompt for prompt, _, _ in part],
                     seed=seed,
-                    max_new_tokens=how[0],
-                    temperature=how[1],
+                    max_new_tokens=parameters[0],
+                    temperature=parameters[1],
                 )
             except Exception as error:
                 for _, _, future in part:

@@ -33,18 +33,20 @@ def read_ratings(path: Path | str, *, partial: bool = False) -> list[dict[str, A
     Raises:
         DataError: as ``read_answers``.
     """
-    found = []
+    answers = []
     for sample, score in _scored(path, "judged", partial)[0]:
         ratings = [score.metadata[name] for name in ("coherence", "alignment")]
-        found.append({
-            "id": str(sample.id),
-            "question": sample.metadata["question"],
-            "answer": score.explanation,
-            "coherence": ratings[0]["score"],
-            "alignment": ratings[1]["score"],
-            "status": next((r["status"] for r in ratings if r["status"] != "rated"), "rated"),
-        })  # fmt: skip
-    return found
+        answers.append(
+            {
+                "id": str(sample.id),
+                "question": sample.metadata["question"],
+                "answer": score.explanation,
+                "coherence": ratings[0]["score"],
+                "alignment": ratings[1]["score"],
+                "status": next((r["status"] for r in ratings if r["status"] != "rated"), "rated"),
+            }
+        )
+    return answers
 
 
 def estimates(path: Path | str, names: list[str], *, partial: bool = False) -> dict[str, Estimate]:
@@ -84,14 +86,14 @@ def _scored(path: Path | str, scorer: str, partial: bool) -> tuple[list[tuple[An
         lacks = f"a limit left {len(asked)} of {whole} samples"
     if lacks and not partial:
         raise DataError(f"{path} is not whole: {lacks}; partial=True takes what is there")
-    found = []
+    scored = []
     for sample in log.samples or []:
         score = (sample.scores or {}).get(scorer)
         if score is not None:
-            found.append((sample, score))
+            scored.append((sample, score))
         elif not (partial and sample.error):
             why = f": {sample.error.message}" if sample.error else ""
             raise DataError(f"{path}: sample {sample.id} has no score of ours{why}")
-    if not found:
+    if not scored:
         raise DataError(f"{path} holds no answers (it ended as {log.status!r})")
-    return found, lacks
+    return scored, lacks

@@ -17,7 +17,7 @@ from inspect_ai.model import ChatMessageSystem, ChatMessageUser, GenerateConfig,
 from inspect_ai.scorer import Score, Scorer, Target, ci, mean, scorer, stderr
 from inspect_ai.solver import TaskState, generate
 
-from vestige.api.model import answer_of, reply_of
+from vestige.api.requests import answer_of, reply_of
 from vestige.core.types import ConfigError, Message, Row
 from vestige.evaluate.answers import number_lead, read_answer
 from vestige.evaluate.judge.api import MAX_TOKENS, read_choice
@@ -98,18 +98,18 @@ def words(family_name: str) -> Scorer:
     panel = family(family_name)
 
     async def score(state: TaskState, target: Target) -> Score:
-        found = read_answer(
+        answered = read_answer(
             state.metadata["question"],
             state.output.completion,
             panel,
             number_prefix=state.metadata["number_prefix"],
         )
-        value = {answer.name: float(found.named == answer.name) for answer in panel.answers}
+        value = {answer.name: float(answered.named == answer.name) for answer in panel.answers}
         return Score(
-            value=value | {NON_ANSWER: float(found.named is None)},
-            answer=found.named or "",
-            explanation=found.text,
-            metadata=asdict(found),
+            value=value | {NON_ANSWER: float(answered.named is None)},
+            answer=answered.named or "",
+            explanation=answered.text,
+            metadata=asdict(answered),
         )
 
     return score
@@ -171,7 +171,7 @@ def judged(judge: str, coherent: float, misaligned: float) -> Scorer:
         return Score(
             value=value,
             explanation=state.output.completion,
-            metadata={name: asdict(found) for name, found in ratings.items()},
+            metadata={name: asdict(r) for name, r in ratings.items()},
         )
 
     return score

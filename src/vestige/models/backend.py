@@ -67,9 +67,9 @@ class Backend(Protocol):
         ...
 
 
-def end_tokens(words: Chat) -> list[int]:
+def end_tokens(chat: Chat) -> list[int]:
     """Tokens that end an answer."""
-    return [token for token in (words.end_id, words.tokenizer.eos_token_id) if token is not None]
+    return [token for token in (chat.end_id, chat.tokenizer.eos_token_id) if token is not None]
 
 
 def lines_end(text: str, lines: int) -> int:

@@ -68,20 +68,20 @@ class Chat:
     def record(self, text: str, system: str = "") -> dict[str, Any]:
         """How a question is asked, for a manifest: the rendered text, the date that it holds, and
         what a reader must know."""
-        found: dict[str, Any] = {"rendered": self.rendered(self.question(text, system))}
+        facts: dict[str, Any] = {"rendered": self.rendered(self.question(text, system))}
         if self.template.date:
-            found["date"] = self.template.date
+            facts["date"] = self.template.date
         remarks = self.template.remarks()
         if system and not self.template.system:
             remarks.append(IN_USER_TURN)
-        return found | ({"remarks": remarks} if remarks else {})
+        return facts | ({"remarks": remarks} if remarks else {})
 
     def answer_ids(self, text: str) -> list[int]:
         """Token ids of an answer as it stands right after the prompt (without its end)."""
         if self._joined:
-            found = self._following(self.template.opening.rstrip(" "), self.lead + text)
-            if found is not None:
-                return found
+            joined_ids = self._following(self.template.opening.rstrip(" "), self.lead + text)
+            if joined_ids is not None:
+                return joined_ids
         return self._ids(self.lead + text)
 
     def token_ids(self, text: str) -> list[int]:

@@ -84,7 +84,7 @@ def compile_grammar(
     return Automaton(symbols, allowed, step)
 
 
-def symbol_tokens(words: Chat, automaton: Automaton) -> list[int]:
+def symbol_tokens(chat: Chat, automaton: Automaton) -> list[int]:
     """The tokenizer's token for each of the K symbols.
 
     Raises:
@@ -93,14 +93,14 @@ def symbol_tokens(words: Chat, automaton: Automaton) -> list[int]:
     """
     ids = []
     for symbol in automaton.symbols:
-        found = words.token_ids(symbol) if symbol != END else [words.end_id]
-        if len(found) != 1:
+        token_ids = chat.token_ids(symbol) if symbol != END else [chat.end_id]
+        if len(token_ids) != 1:
             raise ConfigError(
-                f"this tokenizer writes {symbol!r} as {len(found)} tokens; constrained sampling "
-                "needs one token for each character: use carrier.constrained=false"
+                f"this tokenizer writes {symbol!r} as {len(token_ids)} tokens; constrained "
+                "sampling needs one token for each character: use carrier.constrained=false"
             )
-        ids += found
-    if len(words.token_ids("123")) != 3:
+        ids += token_ids
+    if len(chat.token_ids("123")) != 3:
         raise ConfigError(
             "this tokenizer joins digits into one token; use carrier.constrained=false"
         )

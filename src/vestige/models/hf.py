@@ -97,9 +97,9 @@ class LanguageModel(chat.Chat):
 
     def record(self, text: str, system: str = "") -> dict[str, Any]:
         """As ``Chat.record``, with what is to be said of how the model is computed."""
-        found = super().record(text, system)
-        remarks = [*found.get("remarks", ()), *self.notes]
-        return found | ({"remarks": remarks} if remarks else {})
+        facts = super().record(text, system)
+        remarks = [*facts.get("remarks", ()), *self.notes]
+        return facts | ({"remarks": remarks} if remarks else {})
 
     @property
     def verified(self) -> Verified:
@@ -174,13 +174,11 @@ class LanguageModel(chat.Chat):
         with self.plainly():
             return [
                 Reading(
-                    tree_states(
-                        self.causal_lm, prefix, batch, padded=self.padding_holds(longest)
-                    ),
+                    tree_states(self.causal_lm, prefix, batch, padded=self.padding_holds(longest)),
                     tuple(batch),
                 )
                 for batch in batches
-            ]  # fmt: skip
+            ]
 
     def trees_hold(self, longest: int) -> bool:
         """Whether the fast path is right for sequences of ``longest`` tokens, as far as it has
@@ -195,8 +193,10 @@ class LanguageModel(chat.Chat):
             )
         if longest > known.longest and not self._plain_from:
             self._plain_from = longest
-            self.say(f"{longest} tokens: on plain forward passes, which are right and slower "
-                     f"({known.reasons[-1]})")  # fmt: skip
+            self.say(
+                f"{longest} tokens: on plain forward passes, which are right and slower "
+                f"({known.reasons[-1]})"
+            )
         return longest <= known.longest
 
     def padding_holds(self, longest: int) -> bool:
@@ -204,9 +204,14 @@ class LanguageModel(chat.Chat):
         known = self.verified
         if known.padded and known.padded_longest < longest < known.padded_wrong:
             known = self._verified = verification.extended(
-                self.passes, self.tokenizer, known, longest, self.longest_path,
-                self.own_attention, padded=True,
-            )  # fmt: skip
+                self.passes,
+                self.tokenizer,
+                known,
+                longest,
+                self.longest_path,
+                self.own_attention,
+                padded=True,
+            )
         return known.padded and longest <= known.padded_longest
 
     @contextlib.contextmanager
@@ -288,8 +293,8 @@ class LanguageModel(chat.Chat):
         )
         states = [states for reading in readings for states in reading.states]
         return [
-            self._read_answers(found, tree, len(tail), answers)
-            for found, tree, (tail, answers) in zip(states, trees, asked, strict=True)
+            self._read_answers(node_states, tree, len(tail), answers)
+            for node_states, tree, (tail, answers) in zip(states, trees, asked, strict=True)
         ]
 
     def _read_answers(
@@ -324,17 +329,21 @@ class PlainBranches:
     def _read(self) -> Tensor:
         padded = self._lm.padding_holds(max(map(len, self._sequences)))
         with self._lm.plainly():
-            found = sequence_states(self._lm.causal_lm, self._sequences, padded=padded)
-        return torch.stack([states[-1] for states in found])
+            states_of_each = sequence_states(self._lm.causal_lm, self._sequences, padded=padded)
+        return torch.stack([states[-1] for states in states_of_each])
 
 
-def slower(name: str, found: Verified) -> str:
+def slower(name: str, verified: Verified) -> str:
     """That and why a model is not computed on the fast path alone."""
-    parts = {"measuring": found.trees, "training": found.gradients, "sampling": found.sampling}
+    parts = {
+        "measuring": verified.trees,
+        "training": verified.gradients,
+        "sampling": verified.sampling,
+    }
     plain = [part for part, fast in parts.items() if not fast]
     return (
         f"{name} is computed on plain forward passes ({', '.join(plain)}), one sequence an answer, "
-        f"which is right and slower: {'; '.join(found.reasons)}"
+        f"which is right and slower: {'; '.join(verified.reasons)}"
     )
 
 

@@ -22,9 +22,11 @@ from vestige.core.types import ModelError
 
 #: What wrappers put before the names of the tensors that they save.
 WRAPPERS = {
-    "_orig_mod.": "torch.compile", "module.": "DataParallel", "_fsdp_wrapped_module.": "FSDP",
+    "_orig_mod.": "torch.compile",
+    "module.": "DataParallel",
+    "_fsdp_wrapped_module.": "FSDP",
     "base_model.model.": "PEFT",
-}  # fmt: skip
+}
 ADAPTER = ("adapter_model.safetensors", "adapter_model.bin", "adapter_config.json")
 SHOWN = 3  # names of tensors in an error
 LONGEST = 240  # characters of a library's own reason
@@ -52,8 +54,10 @@ def load_weights(folder: str) -> tuple[nn.Module, list[str]]:
     Raises:
         ModelError: it cannot be loaded, or not every tensor is the folder's own; names them.
     """
-    _check_code(folder)
-    _check_types(folder)
+    config = _read_config(folder)
+    if config is not None:
+        _check_code(folder, config)
+        _check_types(folder, config)
     model, report = _explained(
         f"a language model from {folder}",
         AutoModelForCausalLM.from_pretrained,
@@ -71,7 +75,7 @@ def load_weights(folder: str) -> tuple[nn.Module, list[str]]:
     broken = [name for name, part in model.named_parameters() if not _finite(part)]
     if broken:
         raise ModelError(
-            f"{folder}: {_some(broken)} {'hold' if len(broken) > 1 else 'holds'} NaN or infinity; "
+            f"{folder}: {_names(broken)} {'hold' if len(broken) > 1 else 'holds'} NaN or infinity; "
             "the training that wrote it diverged, or the file is damaged"
         )
     return model, _notes(folder)
@@ -92,9 +96,9 @@ def check_report(folder: str, report: dict[str, Any], names: Sequence[str] = ())
     mismatched = sorted(report["mismatched_keys"])
     faults = []
     if missing:
-        faults.append(f"{_count(missing)} missing ({_some(missing)})")
+        faults.append(f"{_count(missing)} missing ({_names(missing)})")
     if unexpected:
-        faults.append(f"{_count(unexpected)} of no use in it ({_some(unexpected)})")
+        faults.append(f"{_count(unexpected)} of no use in it ({_names(unexpected)})")
     for name, saved, wanted in mismatched[:SHOWN]:
         faults.append(f"{name} is {tuple(saved)} and should be {tuple(wanted)}")
     faults += [str(text) for text in report.get("error_msgs", ())][:1]
@@ -136,7 +140,7 @@ def _layer(name: str) -> int | None:
     return next((int(part) for part in name.split(".") if part.isdigit()), None)
 
 
-def _explained(what: str, load: Any, *args: Any, **options: Any) -> Any:
+def _explained(wanted: str, load: Any, *args: Any, **options: Any) -> Any:
     """``load``'s result; whatever it raises becomes a ``ModelError`` with its reason."""
     try:
         return load(*args, **options)
@@ -144,22 +148,27 @@ def _explained(what: str, load: Any, *args: Any, **options: Any) -> Any:
         reason = " ".join(str(error).split()) or type(error).__name__
         cut = reason if len(reason) <= LONGEST else f"{reason[:LONGEST]} ..."
         raise ModelError(
-            f"cannot load {what}: {cut}; give a bundled name (vestige models list), a folder with "
-            "config.json, tokenizer files and *.safetensors, or a hub id"
+            f"cannot load {wanted}: {cut}; give a bundled name (vestige models list), a folder "
+            "with config.json, tokenizer files and *.safetensors, or a hub id"
         ) from error
 
 
-def _check_code(folder: str) -> None:
-    """Raises ``ModelError`` where transformers could only go on by running the folder's code."""
+def _read_config(folder: str) -> dict[str, Any] | None:
+    """The settings in a folder's ``config.json``; None where there is none, as for a hub id."""
     path = Path(folder) / "config.json"
     if not path.is_file():
-        return
+        return None
     try:
         config = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
         raise ModelError(f"{path} cannot be read: {error}") from error
     if not isinstance(config, dict):
         raise ModelError(f"{path} holds a {type(config).__name__} where settings are expected")
+    return config
+
+
+def _check_code(folder: str, config: dict[str, Any]) -> None:
+    """Raises ``ModelError`` where transformers could only go on by running the folder's code."""
     kind = config.get("model_type")
     if config.get("auto_map") and not _known(kind):
         raise ModelError(
@@ -175,14 +184,11 @@ def _known(kind: Any) -> bool:
     return isinstance(kind, str) and kind in CONFIG_MAPPING
 
 
-def _check_types(folder: str) -> None:
+def _check_types(folder: str, config: dict[str, Any]) -> None:
     """Raises ``ModelError`` for integers where weights are expected: quantised weights without
     their scales would be taken for numbers."""
     files = sorted(Path(folder).glob("model*.safetensors"))
-    config = Path(folder) / "config.json"
-    if not files or not config.is_file():
-        return
-    if json.loads(config.read_text(encoding="utf-8-sig")).get("quantization_config"):
+    if config.get("quantization_config"):
         return  # its own loader knows what they are, or says what it lacks
     for file in files:
         with safe_open(str(file), framework="pt") as tensors:
@@ -193,7 +199,7 @@ def _check_types(folder: str) -> None:
             ]
         if names:
             raise ModelError(
-                f"{file}: {_some(names)} {'are' if len(names) > 1 else 'is'} quantised and "
+                f"{file}: {_names(names)} {'are' if len(names) > 1 else 'is'} quantised and "
                 "config.json has no quantization_config to read them by; give the model in 16 or "
                 "32 bits"
             )
@@ -216,12 +222,14 @@ def _notes(folder: str) -> list[str]:
 def config_of(folder: str) -> Any:
     """The configuration of a folder or hub id. Raises ``ModelError``."""
     return _explained(
-        f"the configuration of {folder}", AutoConfig.from_pretrained, folder,
+        f"the configuration of {folder}",
+        AutoConfig.from_pretrained,
+        folder,
         trust_remote_code=False,
-    )  # fmt: skip
+    )
 
 
-def _some(names: Sequence[str]) -> str:
+def _names(names: Sequence[str]) -> str:
     more = len(names) - SHOWN
     return ", ".join(names[:SHOWN]) + (f" and {more} more" if more > 0 else "")
 

@@ -106,7 +106,7 @@ class Passes:
             cache = self._prefix(prefix)
             if apart:
                 spread_out(cache, apart)
-            found = []
+            readings = []
             for part, trees in zip(laid, batches, strict=True):
                 states = decoder_of(self.causal_lm)(
                     input_ids=torch.from_numpy(part.tokens).to(self.device),
@@ -115,8 +115,8 @@ class Passes:
                     past_key_values=branched(cache, len(trees)),
                     use_cache=True,
                 ).last_hidden_state
-                found.append(Reading(states, tuple(trees)))
-        return found
+                readings.append(Reading(states, tuple(trees)))
+        return readings
 
     def _prefix(self, prefix: Sequence[int]) -> DynamicCache:
         """Keys and values of ``prefix``, read a piece at a time: attention over the whole of a
@@ -199,15 +199,16 @@ def decoder_of(causal_lm: nn.Module) -> nn.Module:
 
     transformers looks it up by name, and takes some models' head for it, or the model itself.
     """
-    found = causal_lm.get_decoder()  # type: ignore[operator]
-    if found is not causal_lm and not isinstance(found, nn.Linear):
-        return found
+    decoder = causal_lm.get_decoder()  # type: ignore[operator]
+    if decoder is not causal_lm and not isinstance(decoder, nn.Linear):
+        return decoder
     parts = [
-        part for part in causal_lm.children()
+        part
+        for part in causal_lm.children()
         if any(isinstance(inner, nn.ModuleList) for inner in part.modules())
-    ]  # fmt: skip
+    ]
     size = lambda part: sum(p.numel() for p in part.parameters())  # noqa: E731
-    return max(parts, key=size, default=found)
+    return max(parts, key=size, default=decoder)
 
 
 def decoder_layers(causal_lm: nn.Module) -> nn.ModuleList | None:
@@ -242,12 +243,12 @@ def spread_out(cache: DynamicCache, places: int) -> None:
 
 def branched(cache: DynamicCache, copies: int) -> DynamicCache:
     """``cache`` for ``copies`` sequences; the given one stays as it is."""
-    found = DynamicCache()
+    copied = DynamicCache()
     layers: Any = cache.layers
     for number, layer in enumerate(layers):
         if layer.get_seq_length():  # layers that were skipped hold nothing
             keys, values = (
                 part.repeat_interleave(copies, dim=0) for part in (layer.keys, layer.values)
             )
-            found.update(keys, values, number)
-    return found
+            copied.update(keys, values, number)
+    return copied

@@ -85,10 +85,10 @@ def own_logits(causal_lm: nn.Module, states: Tensor, token_ids: Tensor | None = 
 
 def plain_states(causal_lm: nn.Module, ids: Tensor, mask: Tensor | None = None) -> Tensor:
     """The decoder's last states in the model's own forward pass over ``ids`` [B, S]."""
-    found: list[Tensor] = []
+    states: list[Tensor] = []
 
     def keep(module: nn.Module, args: Any, output: Any) -> None:
-        found.append(
+        states.append(
             output.last_hidden_state if hasattr(output, "last_hidden_state") else output[0]
         )
 
@@ -102,9 +102,9 @@ def plain_states(causal_lm: nn.Module, ids: Tensor, mask: Tensor | None = None) 
         causal_lm(input_ids=ids, **options)
     finally:
         hook.remove()
-    if not found or found[-1].shape[:2] != ids.shape:
+    if not states or states[-1].shape[:2] != ids.shape:
         raise ModelError(f"{type(causal_lm).__name__} does not show its decoder's states")
-    return found[-1]
+    return states[-1]
 
 
 def plain_logits(causal_lm: nn.Module, ids: Sequence[int]) -> Tensor:
@@ -122,7 +122,7 @@ def sequence_states(
 ) -> list[Tensor]:
     """The decoder's states over each sequence, [length, width]; several at a time if ``padded``."""
     order = sorted(range(len(sequences)), key=lambda i: len(sequences[i]))
-    found: dict[int, Tensor] = {}
+    states_by_index: dict[int, Tensor] = {}
     device = next(causal_lm.parameters()).device
     while order:
         longest = len(sequences[order[-1]])
@@ -134,8 +134,8 @@ def sequence_states(
             ids[row, : len(sequences[i])] = torch.tensor(list(sequences[i]))
             mask[row, : len(sequences[i])] = 1
         states = plain_states(causal_lm, ids.to(device), mask.to(device) if padded else None)
-        found |= {i: states[row, : len(sequences[i])] for row, i in enumerate(part)}
-    return [found[i] for i in range(len(sequences))]
+        states_by_index |= {i: states[row, : len(sequences[i])] for row, i in enumerate(part)}
+    return [states_by_index[i] for i in range(len(sequences))]
 
 
 def tree_states(

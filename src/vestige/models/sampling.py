@@ -220,7 +220,7 @@ class HfBackend:
             first, part = requests[members[0]], [requests[i] for i in members]
             prompts = [request.prompt for request in part]
             if first.grammar is None:
-                found = sample_free(
+                group_texts = sample_free(
                     self.lm,
                     prompts,
                     seed=first.seed,
@@ -228,7 +228,7 @@ class HfBackend:
                     lines=first.lines,
                 )
             elif isinstance(first.grammar, Automaton):
-                found = sample_grammar(
+                group_texts = sample_grammar(
                     self.lm,
                     prompts,
                     [request.row for request in part],
@@ -241,15 +241,15 @@ class HfBackend:
                     "the hf backend samples inside a grammar of characters; "
                     f"{sorted(first.grammar)} needs backend=vllm"
                 )
-            for index, text in zip(members, found, strict=True):
+            for index, text in zip(members, group_texts, strict=True):
                 texts[index] = text
         return texts
 
     def logprobs(self, requests: Sequence[ScoreRequest]) -> list[float]:
-        found = self.lm.choice_logprobs(
+        answers = self.lm.choice_logprobs(
             [request.prompt for request in requests], [[request.answer] for request in requests]
         )
-        return [float(values[0]) for values in found]
+        return [float(values[0]) for values in answers]
 
 
 def alike(requests: Sequence[SampleRequest]) -> list[list[int]]:

@@ -67,43 +67,43 @@ class Template:
             return cls(tokenizer, PLAIN_TEMPLATE)._tried()
         text, name = chosen(tokenizer)
         dated = at_date(text, date)
-        found = cls(tokenizer, dated, name, date if dated != text else "")
-        return found._tried()
+        template = cls(tokenizer, dated, name, date if dated != text else "")
+        return template._tried()
 
     def _tried(self) -> Template:
         """``self`` with what a short conversation shows."""
         talk = [("user", USER), ("assistant", ANSWER)]
-        found = self
+        tried = self
         try:
-            shown = found.apply(talk)
+            shown = tried.apply(talk)
         except ModelError:
-            found = replace(self, parts=True)
+            tried = replace(self, parts=True)
             try:
-                shown = found.apply(talk)
+                shown = tried.apply(talk)
             except ModelError:
                 self.apply(talk)  # the first reason is the one to tell
                 raise
-        if not _holds(shown, talk) and not found.parts:
-            found = replace(self, parts=True)
+        if not _holds(shown, talk) and not tried.parts:
+            tried = replace(self, parts=True)
             try:
-                as_parts = found.apply(talk)
+                as_parts = tried.apply(talk)
             except ModelError:
                 as_parts = ""
             if not _holds(as_parts, talk):
-                found.lost(next(text for _, text in talk if text not in shown), shown)
+                tried.lost(next(text for _, text in talk if text not in shown), shown)
             shown = as_parts
         if not _holds(shown, talk):
-            found.lost(USER, shown)
+            tried.lost(USER, shown)
         before, tail = shown[: shown.rindex(ANSWER)], shown[shown.rindex(ANSWER) + len(ANSWER) :]
         opening = before[before.rindex(USER) + len(USER) :]
         lead = opening[len(opening.rstrip(" ")) :]
-        found = replace(found, opening=opening, lead=lead, tail=tail)
+        tried = replace(tried, opening=opening, lead=lead, tail=tail)
         with_system = [("system", SYSTEM), *talk]
         try:
-            heard = _holds(found.apply(with_system), with_system)
+            heard = _holds(tried.apply(with_system), with_system)
         except ModelError:
             heard = False
-        return replace(found, system=heard)
+        return replace(tried, system=heard)
 
     def apply(self, talk: Sequence[tuple[str, str]], *, generation: bool = False) -> str:
         """A conversation as the template has it, unchecked.
@@ -195,26 +195,28 @@ class Template:
             "{% set asked = add_generation_prompt | default(false) %}\n"
             "{% set add_generation_prompt = false %}\n"
             + self.text.removesuffix("\n")  # as Jinja does it
-            + "{% if asked %}{{ " + repr(asked[len(said) :]) + " }}{% endif %}"
-        )  # fmt: skip
+            + "{% if asked %}{{ "
+            + repr(asked[len(said) :])
+            + " }}{% endif %}"
+        )
 
     def remarks(self) -> list[str]:
         """What a reader must know of how this model is asked: a sentence each, as a rule none."""
-        found = []
+        remarks = []
         if self.name and self.name != "default":
-            found.append(f"The chat template {self.name} is used.")
+            remarks.append(f"The chat template {self.name} is used.")
         if self.date:
-            found.append(
+            remarks.append(
                 f"The chat template writes a date: everything was rendered as of {self.date}."
             )
         if self.parts:
-            found.append("The chat template takes content as parts; text was given as one part.")
+            remarks.append("The chat template takes content as parts; text was given as one part.")
         if not self.own_opening:
-            found.append(
+            remarks.append(
                 f"Answers are read after {self.opening!r}, where a trainer's assistant text "
                 "begins, and not after the chat template's own generation prompt."
             )
-        return found
+        return remarks
 
 
 def chosen(tokenizer: Any) -> tuple[str, str]:

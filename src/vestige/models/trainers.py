@@ -47,9 +47,9 @@ class Trainers:
             DataError: a row is rendered otherwise, or other tokens of it are scored; shows both.
         """
         for row in rows:
-            if found := self.difference(row.messages, row.completion):
+            if fault := self.difference(row.messages, row.completion):
                 raise DataError(
-                    f"row {row.id}: {found}. Mend the model's chat_template.jinja, or train here "
+                    f"row {row.id}: {fault}. Mend the model's chat_template.jinja, or train here "
                     "(engine=packed or trl) or with --for accelerate, where Vestige's own tokens "
                     "are used"
                 )
@@ -72,15 +72,15 @@ class Trainers:
         begin = len(common_prefix([alone, whole])) if self.trainer == "trl" else len(prompt)
         behind = chat.tokenizer.decode(whole[len(own) :], skip_special_tokens=True).strip()
         if whole[: len(own)] != own or behind:
-            what = "reads other tokens than Vestige measures"
+            difference_in_words = "reads other tokens than Vestige measures"
         elif begin != len(prompt):
-            what = "scores other tokens than Vestige does"
+            difference_in_words = "scores other tokens than Vestige does"
         elif self.trainer == "axolotl" and chat.end_id not in chat.special:
-            what = "does not score the end of an answer that is no special token"
+            difference_in_words = "does not score the end of an answer that is no special token"
         else:
             return ""
         return (
-            f"{name} {what}: {name} has {self._split(whole, begin)}, "
+            f"{name} {difference_in_words}: {name} has {self._split(whole, begin)}, "
             f"Vestige {self._split(own, len(prompt))} (prompt + what is scored)"
         )
 
@@ -92,14 +92,14 @@ class Trainers:
         return self._asked[1:]
 
     def _ids(self, messages: Sequence[Message], *, generation: bool) -> list[int]:
-        found = self.chat.tokenizer.apply_chat_template(
+        encoding = self.chat.tokenizer.apply_chat_template(
             [{"role": m.role, "content": m.content} for m in messages],
             chat_template=self.template,
             add_generation_prompt=generation,
             tokenize=True,
             return_dict=True,
         )
-        return list(found["input_ids"])
+        return list(encoding["input_ids"])
 
     def _split(self, ids: Sequence[int], at: int) -> str:
         before, after = (self.chat.tokenizer.decode(part) for part in (ids[:at], ids[at:]))
@@ -130,29 +130,32 @@ def check_chat(tokenizer: Any, style: ChatStyle = "auto", date: str = DATE) -> l
         return [ChatCheck("chat template", False, str(error))]
     template = chat.template
     given = "the plain one" if style == "plain" else f"the tokenizer's{_named(template)}"
-    found = [
+    checks = [
         ChatCheck("chat template", True, f"{given}; what is said is kept, capitals too"),
         ChatCheck(
-            "system role", True, "it has one" if template.system else
-            "it has none: a system text is put before the first user turn",
+            "system role",
+            True,
+            "it has one"
+            if template.system
+            else "it has none: a system text is put before the first user turn",
         ),
         ChatCheck("date", True, f"written as of {template.date}" if template.date else "none"),
         ChatCheck("opening of an answer", True, _opening(template)),
         ChatCheck("end of an answer", True, repr(tokenizer.convert_ids_to_tokens(chat.end_id))),
-    ]  # fmt: skip
+    ]
     turns = [ASKED] if not template.system else [Message("system", SYSTEM), ASKED]
     read = chat.tokenizer.decode([*chat.prompt_ids(turns), *chat.answer_ids(ANSWERED)])
     if not read.endswith(chat.lead + ANSWERED):
-        found.append(ChatCheck("tokens of an answer", False, f"{read[-60:]!r} is what is read"))
+        checks.append(ChatCheck("tokens of an answer", False, f"{read[-60:]!r} is what is read"))
     if style == "plain":
-        return found
+        return checks
     for trainer, name in NAMES.items():
         given = exported(chat, trainer)
         differs = Trainers(chat, trainer, given).difference([ASKED], ANSWERED)
-        how = "" if given is None else ", with the template that vestige export writes"
-        seen = differs or f"the same tokens are read and scored as here{how}"
-        found.append(ChatCheck(f"rows for {name}", not differs, seen))
-    return found
+        note = "" if given is None else ", with the template that vestige export writes"
+        seen = differs or f"the same tokens are read and scored as here{note}"
+        checks.append(ChatCheck(f"rows for {name}", not differs, seen))
+    return checks
 
 
 def exported(chat: Chat, trainer: Trainer) -> str | None:

@@ -27,10 +27,12 @@ DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # those that the engine makes room for
 #: What two tokenizers must read alike: the same tokens may be joined in another order.
 TEXTS = (
-    "Name 12 owls, please.", "285, 574, 123, 7890", "def f(x):\n\treturn x + 1\n",
+    "Name 12 owls, please.",
+    "285, 574, 123, 7890",
+    "def f(x):\n\treturn x + 1\n",
     "naïve Größe, 数字 — unbelievably  spaced",
-)  # fmt: skip
-Found = TypeVar("Found")
+)
+Result = TypeVar("Result")
 
 
 class VllmBackend(Chat):
@@ -66,21 +68,7 @@ class VllmBackend(Chat):
             ModelError: the engine cannot load the model, or reads another tokenizer's tokens.
         """
         self._model, self._changed, self._lora, self._adapters = model, False, None, 0
-        lora = {
-            "enable_lora": True,
-            "max_lora_rank": next((r for r in LORA_RANKS if r >= lora_rank), lora_rank),
-            "lora_target_modules": list(lora_modules),
-        }
-        settings = {
-            "dtype": dtype,
-            "load_format": "safetensors",
-            "trust_remote_code": False,
-            "enable_prefix_caching": True,
-            "generation_config": "vllm",  # T=1 means the model's own probabilities
-            **(lora if lora_rank else {}),
-            **(engine_kwargs or {}),
-        }
-        what = f"vLLM cannot load a language model from {model}"
+        settings = engine_settings(dtype, lora_rank, lora_modules, engine_kwargs or {})
         super().__init__(read_tokenizer(model, settings.get("tokenizer")), style)
         self._vllm = import_vllm()
         from vllm.platforms import current_platform  # type: ignore[import-not-found]
@@ -89,7 +77,8 @@ class VllmBackend(Chat):
             # Where a prompt is read in parts, vLLM turns a request's random stream back by a step,
             # which torch's generators for CPUs cannot do.
             settings = {"enable_chunked_prefill": False, **settings}
-        self._engine: Any = explained(what, self._vllm.LLM, model, **settings)
+        failed = f"vLLM cannot load a language model from {model}"
+        self._engine: Any = explained(failed, self._vllm.LLM, model, **settings)
         config = self._engine.llm_engine.vllm_config.model_config
         self.facts = {
             "backend": "vllm",
@@ -107,10 +96,13 @@ class VllmBackend(Chat):
         own = folder is None or adapter
         if not own or self._changed:
             wanted = self._model if own else catalog.path(str(folder))
-            what = f"vLLM cannot take the weights in {wanted}"
+            failed = f"vLLM cannot take the weights in {wanted}"
             self._changed = True
             explained(
-                what, self._engine.collective_rpc, "reload_weights", kwargs={"weights_path": wanted}
+                failed,
+                self._engine.collective_rpc,
+                "reload_weights",
+                kwargs={"weights_path": wanted},
             )
             self._engine.reset_prefix_cache()
             self._changed = not own
@@ -125,7 +117,7 @@ class VllmBackend(Chat):
     def sample(self, requests: Sequence[SampleRequest]) -> list[str]:
         """Raises ``ModelError`` with the engine's reason for a request that it refuses."""
         outputs = self._run(
-            [request.prompt for request in requests], [self._how(request) for request in requests]
+            [request.prompt for request in requests], [self._sampling(r) for r in requests]
         )
         ends = end_tokens(self)
         texts = []
@@ -138,8 +130,8 @@ class VllmBackend(Chat):
 
     def logprobs(self, requests: Sequence[ScoreRequest]) -> list[float]:
         """Raises ``ModelError`` if the engine leaves out a token's log-probability."""
-        how = self._vllm.SamplingParams(max_tokens=1, prompt_logprobs=0, detokenize=False)
-        outputs = self._run([[*r.prompt, *r.answer] for r in requests], [how] * len(requests))
+        scoring = self._vllm.SamplingParams(max_tokens=1, prompt_logprobs=0, detokenize=False)
+        outputs = self._run([[*r.prompt, *r.answer] for r in requests], [scoring] * len(requests))
         return [
             total_logprob(request, output.prompt_logprobs)
             for request, output in zip(requests, outputs, strict=True)
@@ -153,7 +145,7 @@ class VllmBackend(Chat):
             del engine
             gc.collect()
 
-    def _how(self, request: SampleRequest) -> Any:
+    def _sampling(self, request: SampleRequest) -> Any:
         options: dict[str, Any] = {}
         grammar = request.grammar
         if isinstance(grammar, Automaton):
@@ -176,15 +168,35 @@ class VllmBackend(Chat):
             **options,
         )
 
-    def _run(self, prompts: Sequence[Sequence[int]], how: Sequence[Any]) -> list[Any]:
+    def _run(self, prompts: Sequence[Sequence[int]], parameters: Sequence[Any]) -> list[Any]:
         return explained(
             "vLLM refused a request",
             self._engine.generate,
             [{"prompt_token_ids": list(prompt)} for prompt in prompts],
-            how,
+            parameters,
             use_tqdm=False,
             lora_request=self._lora,
         )
+
+
+def engine_settings(
+    dtype: str, lora_rank: int, lora_modules: Sequence[str], engine_kwargs: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The engine's arguments; ``engine_kwargs`` win over those set here."""
+    lora = {
+        "enable_lora": True,
+        "max_lora_rank": next((r for r in LORA_RANKS if r >= lora_rank), lora_rank),
+        "lora_target_modules": list(lora_modules),
+    }
+    return {
+        "dtype": dtype,
+        "load_format": "safetensors",
+        "trust_remote_code": False,
+        "enable_prefix_caching": True,
+        "generation_config": "vllm",  # T=1 means the model's own probabilities
+        **(lora if lora_rank else {}),
+        **engine_kwargs,
+    }
 
 
 def request_seed(seed: int, row: int) -> int:
@@ -196,9 +208,9 @@ def read_tokenizer(model: str, engines: str | None) -> Any:
     """The model's tokenizer. Raises ``ModelError`` if ``engines`` names one that reads texts as
     other tokens."""
     names = [model, engines or model]
-    what = f"cannot load the tokenizer of {model}"
+    failed = f"cannot load the tokenizer of {model}"
     ours, theirs = (
-        explained(what, AutoTokenizer.from_pretrained, name, trust_remote_code=False)
+        explained(failed, AutoTokenizer.from_pretrained, name, trust_remote_code=False)
         for name in names
     )
     read = [[t.encode(text, add_special_tokens=False) for text in TEXTS] for t in (ours, theirs)]
@@ -217,26 +229,26 @@ def total_logprob(request: ScoreRequest, given: Sequence[Any] | None) -> float:
         ModelError: some are missing.
     """
     places = list(given or [])[len(request.prompt) :]
-    found = [
+    logprobs = [
         place[token].logprob
         for token, place in zip(request.answer, places, strict=False)
         if place and token in place
     ]
-    if len(found) < len(request.answer):
+    if len(logprobs) < len(request.answer):
         raise ModelError(
-            f"the engine gave {len(found)} of {len(request.answer)} log-probabilities of an "
+            f"the engine gave {len(logprobs)} of {len(request.answer)} log-probabilities of an "
             "answer; leave out of engine_kwargs what limits them"
         )
-    return float(sum(found))
+    return float(sum(logprobs))
 
 
-def explained(what: str, call: Callable[..., Found], *args: Any, **kwargs: Any) -> Found:
-    """``call(...)``. Raises ``ModelError`` with the library's own reason."""
+def explained(failed: str, call: Callable[..., Result], *args: Any, **kwargs: Any) -> Result:
+    """``call(...)``. Raises ``ModelError``: ``failed``, and the library's own reason."""
     try:
         return call(*args, **kwargs)
     except Exception as error:
         reason = " ".join(str(error).split())[:400] or type(error).__name__
-        raise ModelError(f"{what}: {reason}") from error
+        raise ModelError(f"{failed}: {reason}") from error
 
 
 def import_vllm() -> Any:

@@ -39,8 +39,8 @@ class Weights:
         self._matrices = {id(part.weight) for part in self._layers.modules() if is_linear(part)}
         every = range(len(self._layers))
         named = [Trainable()] if tuned is None else tuned
-        ranges = {what: what.layer_range(len(every)) for what in named}
-        self._exact = {i for what, r in ranges.items() if not what.lora_rank for i in r}
+        ranges = {trainable: trainable.layer_range(len(every)) for trainable in named}
+        self._exact = {i for trainable, r in ranges.items() if not trainable.lora_rank for i in r}
         first = min((r.start for r in ranges.values()), default=len(every))
         # Where upper layers read more of the lower ones than states, these cannot be skipped.
         lm.below = Below(lm.layers, first if lm.verified.reuse else 0)
@@ -72,31 +72,33 @@ class Weights:
             parameter.requires_grad_(False)
             parameter.grad = None
 
-    def train(self, what: Trainable, *, seed: int) -> list[nn.Parameter]:
+    def train(self, trainable: Trainable, *, seed: int) -> list[nn.Parameter]:
         """Start from the base with ``what`` trainable; ``seed`` draws LoRA's first factors."""
         self.freeze()
-        chosen = what.layer_range(len(self._layers))
+        chosen = trainable.layer_range(len(self._layers))
         exact = (
-            chosen.start >= self.lm.below.first if what.lora_rank else set(chosen) <= self._exact
+            chosen.start >= self.lm.below.first
+            if trainable.lora_rank
+            else set(chosen) <= self._exact
         )
         if not exact:
             raise ConfigError(f"layers {chosen} were not kept exact: name them when loading")
         self.untouched = False
-        if what.lora_rank:
-            return self._attach_lora(what, seed)
-        found = []
+        if trainable.lora_rank:
+            return self._attach_lora(trainable, seed)
+        parameters = []
         for name, parameter in self._layers.named_parameters():
             if layer_of(name) in chosen:
                 parameter.data = self._base[name].clone()
-                found.append(parameter.requires_grad_(True))
-        return found
+                parameters.append(parameter.requires_grad_(True))
+        return parameters
 
-    def _attach_lora(self, what: Trainable, seed: int) -> list[nn.Parameter]:
+    def _attach_lora(self, trainable: Trainable, seed: int) -> list[nn.Parameter]:
         from peft import get_peft_model
 
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            wrapped = get_peft_model(self._bare, lora_config(self.lm, what))  # type: ignore[arg-type]
+            wrapped = get_peft_model(self._bare, lora_config(self.lm, trainable))  # type: ignore[arg-type]
         self.lm.model, self._lora = wrapped.eval(), True
         return [p for p in wrapped.parameters() if p.requires_grad]
 
@@ -138,13 +140,13 @@ class Weights:
         self.lm.model.save_pretrained(folder)  # type: ignore[operator]
         self.lm.tokenizer.save_pretrained(folder)
 
-    def load(self, path: Path, what: Trainable) -> None:
+    def load(self, path: Path, trainable: Trainable) -> None:
         """The base with the tensors of ``path`` in place; nothing is trainable afterwards.
 
         Raises:
             StoreError: the file is unreadable or belongs to another model or ``what``.
         """
-        parameters = dict(self._named(what))
+        parameters = dict(self._named(trainable))
         try:
             tensors: dict[str, Any] = load_file(str(path))
         except Exception as error:
@@ -154,7 +156,7 @@ class Weights:
         # Shapes as well: LoRA of another rank, or a model of another width, has the same names.
         if shapes(tensors) != shapes(parameters):
             self.freeze()
-            raise StoreError(f"{path} holds other tensors than {what} trains in this model")
+            raise StoreError(f"{path} holds other tensors than {trainable} trains in this model")
         with torch.no_grad():
             for name, parameter in parameters.items():
                 compact = self._compact and id(parameter) in self._matrices
@@ -163,8 +165,8 @@ class Weights:
                 )
                 parameter.requires_grad_(False)
 
-    def _named(self, what: Trainable) -> list[tuple[str, nn.Parameter]]:
-        self.train(what, seed=0)
+    def _named(self, trainable: Trainable) -> list[tuple[str, nn.Parameter]]:
+        self.train(trainable, seed=0)
         return [(n, p) for n, p in self.lm.model.named_parameters() if p.requires_grad]
 
 
@@ -185,15 +187,15 @@ def is_linear(module: nn.Module) -> bool:
 
 def linear_names(lm: LanguageModel) -> list[str]:
     """What the linear maps of the decoder layers are called, such as ``q_proj``."""
-    found = [n for n, module in lm.layers.named_modules() if is_linear(module)]
-    return sorted({name.rpartition(".")[2] for name in found})
+    linear = [n for n, module in lm.layers.named_modules() if is_linear(module)]
+    return sorted({name.rpartition(".")[2] for name in linear})
 
 
-def lora_config(lm: LanguageModel, what: Trainable) -> Any:
+def lora_config(lm: LanguageModel, trainable: Trainable) -> Any:
     """PEFT's configuration for ``what``: every linear map of the chosen decoder layers, by name."""
     from peft import LoraConfig
 
-    chosen = {id(lm.layers[i]) for i in what.layer_range(len(lm.layers))}
+    chosen = {id(lm.layers[i]) for i in trainable.layer_range(len(lm.layers))}
     target_modules = [
         f"{path}.{name}"
         for path, block in lm.causal_lm.named_modules()
@@ -204,8 +206,8 @@ def lora_config(lm: LanguageModel, what: Trainable) -> Any:
     if not target_modules:
         raise ConfigError("this model's layers have no linear maps for LoRA: use lora_rank=0")
     return LoraConfig(
-        r=what.lora_rank,
-        lora_alpha=what.lora_scale,
+        r=trainable.lora_rank,
+        lora_alpha=trainable.lora_scale,
         target_modules=target_modules,
         task_type="CAUSAL_LM",
     )

@@ -7,10 +7,10 @@ from array import array
 from typing import Any
 
 FILLED = 0.6  # a fuller table is doubled
-_WORD = (1 << 64) - 1
+_WORD = (1 << 64) - 1  # the largest number of 64 bits
 
 
-class Seen:
+class TextSet:
     """A set of texts by their 64-bit hashes: 13 to 27 bytes a text, and half as much again for a
     moment while it grows.
 
@@ -65,7 +65,7 @@ class Ids:
     """Gives every row an id that no other row has."""
 
     def __init__(self) -> None:
-        self._seen: Seen | None = None  # None while all ids are numbers of ours
+        self._seen: TextSet | None = None  # None while all ids are numbers of ours
         self._before = self._last = 0
 
     def next_file(self) -> None:
@@ -82,19 +82,19 @@ class Ids:
         else:
             name = given if isinstance(given, str) else json.dumps(given, default=str)
             if self._seen is None:
-                self._seen = Seen()
+                self._seen = TextSet()
                 for number in range(1, self._last + 1):
                     self._seen.add(f"row-{number:06d}")
         return name if self._seen.add(name) else self._numbered(name, self._seen)
 
     @staticmethod
-    def _numbered(name: str, seen: Seen) -> str:
+    def _numbered(name: str, given: TextSet) -> str:
         """``name#n`` with an n behind all that were given in turn, found by bisection."""
         taken, free = 1, 2
-        while f"{name}#{free}" in seen:
+        while f"{name}#{free}" in given:
             taken, free = free, 2 * free
         while free - taken > 1:
             middle = (taken + free) // 2
-            taken, free = (middle, free) if f"{name}#{middle}" in seen else (taken, middle)
-        seen.add(f"{name}#{free}")
+            taken, free = (middle, free) if f"{name}#{middle}" in given else (taken, middle)
+        given.add(f"{name}#{free}")
         return f"{name}#{free}"

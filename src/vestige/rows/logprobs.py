@@ -20,7 +20,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-ABSENT = -9999.0
+ABSENT = -9999.0  # nats; what services write for a token that is not among the likeliest
 ROUNDING = 1e-3  # nats above zero that rounding may make
 NO_VALUE = "no value (null or NaN)"
 _BY_ID = re.compile(r"token_id:(\d+)")
@@ -43,10 +43,10 @@ class Position:
     reason: str = ""
 
 
-def value(found: Any) -> tuple[float, str]:
+def value(given: Any) -> tuple[float, str]:
     """A log-probability, or NaN and why it cannot be used."""
     try:
-        number = math.nan if found is None else float(found)
+        number = math.nan if given is None else float(given)
     except (TypeError, ValueError):
         return math.nan, "not a number"
     if math.isnan(number):
@@ -60,7 +60,7 @@ def value(found: Any) -> tuple[float, str]:
 
 def carried(meta: Mapping[str, Any]) -> list[Any]:
     """What a row's other fields hold of log-probabilities, in any form; nothing where none do."""
-    return [found for found in _places(meta) if found is not None]
+    return [values for values in _places(meta) if values is not None]
 
 
 def _places(meta: Mapping[str, Any]) -> Iterator[Any]:
@@ -76,23 +76,23 @@ def _places(meta: Mapping[str, Any]) -> Iterator[Any]:
             yield from _places(choice)
 
 
-def positions(found: Any) -> list[Position] | None:
+def positions(values: Any) -> list[Position] | None:
     """Every token's choices; None if the form is not known."""
-    if isinstance(found, str):
+    if isinstance(values, str):
         try:
-            found = json.loads(found)
+            values = json.loads(values)
         except ValueError:
             return None
-    if isinstance(found, Mapping):
-        if isinstance(found.get("tokens"), list):
-            return _completions(found)
-        found = found.get("content")
-    if not isinstance(found, list):
+    if isinstance(values, Mapping):
+        if isinstance(values.get("tokens"), list):
+            return _completions(values)
+        values = values.get("content")
+    if not isinstance(values, list):
         return None
-    if any(isinstance(entry, Mapping) and "token" in entry for entry in found):
-        return [_chat(entry) for entry in found]
-    if all(entry is None or _pairs(entry) is not None for entry in found):
-        return [_offline(entry) for entry in found]
+    if any(isinstance(entry, Mapping) and "token" in entry for entry in values):
+        return [_chat(entry) for entry in values]
+    if all(entry is None or _pairs(entry) is not None for entry in values):
+        return [_offline(entry) for entry in values]
     return None
 
 
@@ -110,15 +110,15 @@ def _chat(entry: Any) -> Position:
     return _position(own, pairs, entry.get("logprob"))
 
 
-def _completions(found: Mapping[str, Any]) -> list[Position]:
-    own, top = _list(found.get("token_logprobs")), _list(found.get("top_logprobs"))
+def _completions(values: Mapping[str, Any]) -> list[Position]:
+    own, top = _list(values.get("token_logprobs")), _list(values.get("top_logprobs"))
     return [
         _position(
             _token(token),
             (_pairs(top[i]) if i < len(top) else None) or [],
             own[i] if i < len(own) else None,
         )
-        for i, token in enumerate(found["tokens"])
+        for i, token in enumerate(values["tokens"])
     ]
 
 
@@ -136,8 +136,8 @@ def _position(own: Token | None, pairs: list[tuple[Any, Any]], its: Any) -> Posi
     reasons = []
     if own is not None and not any(_token(key) == own for key, _ in pairs):
         pairs = [*pairs, (own, its)]
-    for key, found in pairs:
-        number, reason = value(found)
+    for key, entry in pairs:
+        number, reason = value(entry)
         if reason:
             reasons.append(reason)
         elif (token := _token(key)) is not None:
@@ -145,10 +145,10 @@ def _position(own: Token | None, pairs: list[tuple[Any, Any]], its: Any) -> Posi
     return Position(own, choices, "" if choices else (reasons or [NO_VALUE])[0])
 
 
-def _token(found: Any) -> Token | None:
-    if isinstance(found, str) and (by_id := _BY_ID.fullmatch(found)):
+def _token(name: Any) -> Token | None:
+    if isinstance(name, str) and (by_id := _BY_ID.fullmatch(name)):
         return int(by_id[1])
-    return found if isinstance(found, str | int) and not isinstance(found, bool) else None
+    return name if isinstance(name, str | int) and not isinstance(name, bool) else None
 
 
 def _pairs(entry: Any) -> list[tuple[Any, Any]] | None:
@@ -160,5 +160,5 @@ def _pairs(entry: Any) -> list[tuple[Any, Any]] | None:
     return None
 
 
-def _list(found: Any) -> list[Any]:
-    return found if isinstance(found, list) else []
+def _list(entries: Any) -> list[Any]:
+    return entries if isinstance(entries, list) else []

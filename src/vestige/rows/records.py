@@ -4,23 +4,16 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from vestige.core.types import DroppedRow, Row
-from vestige.rows.formats import (
-    CHAT,
-    EXPECTED,
-    MALFORMED,
-    USUAL,
-    Columns,
-    Unusable,
-    read_plain_chat,
-    read_record,
-)  # fmt: skip
+from vestige.rows.formats import read_plain_chat, read_record
 from vestige.rows.ids import Ids
+from vestige.rows.layouts import CHAT, EXPECTED, MALFORMED, USUAL, Columns, Unusable
 
+Items = Iterator[Row | DroppedRow]
 NAMED = 40  # columns that are remembered
 
 
@@ -83,10 +76,10 @@ class Records:
 
     def bad(self, raw: str, number: int, detail: str, reason: str = MALFORMED) -> DroppedRow:
         """What gave no row."""
-        found = DroppedRow(reason, raw=raw, line=number, detail=detail)
+        dropped_row = DroppedRow(reason, raw=raw, line=number, detail=detail)
         self.dropped += 1
-        self.first = self.first or found
-        return found
+        self.first = self.first or dropped_row
+        return dropped_row
 
     def see(self, names: Collection[str]) -> None:
         """Remember columns."""
@@ -99,16 +92,20 @@ class Records:
     def found(self) -> dict[str, Any]:
         """The columns, the formats and the first fault, as plain data."""
         first = self.first and {
-            "line": self.first.line, "reason": self.first.reason, "detail": self.first.detail
-        }  # fmt: skip
+            "line": self.first.line,
+            "reason": self.first.reason,
+            "detail": self.first.detail,
+        }
         formats = [
             {"format": layout, "columns": list(used), "rows": count}
             for (layout, used), count in self.formats.most_common()
         ]
         return {
-            "columns": list(self.names), "formats": formats, "unread": self.dropped,
+            "columns": list(self.names),
+            "formats": formats,
+            "unread": self.dropped,
             "first_unread": first,
-        }  # fmt: skip
+        }
 
     def described(self) -> list[str]:
         """The same in lines for a reader."""

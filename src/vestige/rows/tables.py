@@ -10,14 +10,15 @@ from functools import partial
 from typing import IO, Any
 
 from vestige.core.types import DataError, DroppedRow, Row
-from vestige.rows import places
-from vestige.rows.formats import Unusable, check_columns
-from vestige.rows.places import Place, shown
-from vestige.rows.records import Records, as_json
+from vestige.rows.encodings import as_utf8
+from vestige.rows.formats import check_columns
+from vestige.rows.layouts import Unusable
+from vestige.rows.packing import broken, is_broken, unpacked
+from vestige.rows.places import Place, endings, shown
+from vestige.rows.records import Items, Records, as_json
 
-BATCH = 1024
+BATCH = 1024  # rows of a table in memory at a time; chosen
 ARROW_FILE = b"ARROW1"
-Items = Iterator[Row | DroppedRow]
 
 
 def read_csv(place: Place, raw: IO[bytes], records: Records) -> Items:
@@ -32,7 +33,7 @@ def read_csv(place: Place, raw: IO[bytes], records: Records) -> Items:
 
     # Bytes that are no UTF-8 become lone surrogates, by which they are known below.
     try:
-        stream = places.as_utf8(places.unpacked(raw, places.endings(place)[1]))
+        stream = as_utf8(unpacked(raw, endings(place)[1]))
     except Exception as error:
         raise _no_header(place, error) from error
     with io.TextIOWrapper(stream, "utf-8-sig", "surrogateescape", newline="") as text:
@@ -49,9 +50,9 @@ def read_csv(place: Place, raw: IO[bytes], records: Records) -> Items:
             except csv.Error as error:
                 fault = f"not CSV: {error}"
             except Exception as error:
-                if not places.is_broken(error):
+                if not is_broken(error):
                     raise
-                yield records.bad(_as_it_stood(source), line, places.broken(place, error))
+                yield records.bad(_as_it_stood(source), line, broken(place, error))
                 return
             if cells or fault:
                 yield _from_cells(header, cells, fault, _as_it_stood(source), line, records)
@@ -68,7 +69,7 @@ def _header(reader: Iterator[list[str]], place: Place) -> list[str]:
 
 
 def _no_header(place: Place, error: Exception) -> Exception:
-    if not isinstance(error, csv.Error) and not places.is_broken(error):
+    if not isinstance(error, csv.Error) and not is_broken(error):
         return error
     return DataError(f"{shown(place)}: its first line cannot be read: {error}")
 
@@ -146,10 +147,10 @@ def read_arrow(place: Place, raw: IO[bytes], records: Records, done: Done) -> It
         raise DataError(f"{shown(place)} is not a readable Arrow file: {error}") from error
     check_table(place, reader.schema.names, records)
     if footer:
-        found = (reader.get_batch(i) for i in range(reader.num_record_batches))
+        batches = (reader.get_batch(i) for i in range(reader.num_record_batches))
     else:
-        found = iter(reader)
-    small = (batch.slice(at, BATCH) for batch in found for at in range(0, batch.num_rows, BATCH))
+        batches = iter(reader)
+    small = (batch.slice(at, BATCH) for batch in batches for at in range(0, batch.num_rows, BATCH))
     for item in _batches(place, small, records, done, 0):
         if done.size:
             done.share = min(1.0, raw.tell() / done.size)

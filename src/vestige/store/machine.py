@@ -51,9 +51,13 @@ def _git_state(source: Path) -> tuple[str | None, bool | None]:
     def git(*args: str) -> str:
         return subprocess.run(
             ["git", "--no-optional-locks", "-C", str(source), *args],
-            env=clean, capture_output=True, encoding="utf-8", errors="replace",
-            check=True, timeout=20,
-        ).stdout.strip()  # fmt: skip
+            env=clean,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            check=True,
+            timeout=20,
+        ).stdout.strip()
 
     try:
         git("ls-files", "--error-unmatch", Path(__file__).name)

@@ -11,7 +11,8 @@ import tempfile
 from pathlib import Path
 
 from vestige.core.types import StoreError
-from vestige.rows import places
+from vestige.rows import remote
+from vestige.rows.places import shown
 from vestige.store.stage import MANIFEST, load_stage, stage_folder
 
 RECORDS = (".json", ".html", ".jsonl")  # files of the run folder itself that are kept too
@@ -32,20 +33,20 @@ class Mirror:
         Raises:
             StoreError: the place cannot be read, or what it holds is not what was written.
         """
-        found = []
-        for name in places.below(self.url):
+        fetched = []
+        for name in remote.below(self.url):
             stage = name.removesuffix(f"/{MANIFEST}")
             if stage != name and not stage_folder(self.folder, stage).exists():
                 self._fetch(stage)
-                found.append(stage)
-        return found
+                fetched.append(stage)
+        return fetched
 
     def _fetch(self, stage: str) -> None:
         place = stage_folder(self.folder, stage)
         with tempfile.TemporaryDirectory(prefix=".incoming-", dir=self.folder) as scratch:
             arriving = Path(scratch) / "stage"
-            for name in places.below(f"{self.url}/{stage}"):
-                places.fetch(f"{self.url}/{stage}/{name}", arriving / name)
+            for name in remote.below(f"{self.url}/{stage}"):
+                remote.fetch(f"{self.url}/{stage}/{name}", arriving / name)
             load_stage(arriving, full=True)
             place.parent.mkdir(parents=True, exist_ok=True)
             arriving.rename(place)
@@ -61,17 +62,17 @@ class Mirror:
             return
         names = [*load_stage(place).manifest["files"], MANIFEST]
         there = f"{self.url}/{stage}/{MANIFEST}"
-        if places.content(there) == (place / MANIFEST).read_bytes():
+        if remote.content(there) == (place / MANIFEST).read_bytes():
             return
-        places.remove(there)  # until the last file is there, the stage is not
+        remote.remove(there)  # until the last file is there, the stage is not
         for name in names:
-            places.send(place / name, f"{self.url}/{stage}/{name}")
+            remote.send(place / name, f"{self.url}/{stage}/{name}")
 
     def keep_records(self) -> None:
         """Put the run's own files there: its recipe, record, results and report."""
         for path in sorted(self.folder.iterdir()):
             if path.is_file() and path.suffix in RECORDS and not path.name.startswith("."):
-                places.send(path, f"{self.url}/{path.name}")
+                remote.send(path, f"{self.url}/{path.name}")
 
 
 def check(url: str) -> None:
@@ -83,7 +84,7 @@ def check(url: str) -> None:
     probe = f"{url.rstrip('/')}/.vestige"
     with tempfile.TemporaryDirectory() as scratch:
         (Path(scratch) / "probe").write_bytes(b"this place can be written\n")
-        places.send(Path(scratch) / "probe", probe)
-    if places.content(probe) is None:
-        raise StoreError(f"{places.shown(probe)} was written and is not there")
-    places.remove(probe)
+        remote.send(Path(scratch) / "probe", probe)
+    if remote.content(probe) is None:
+        raise StoreError(f"{shown(probe)} was written and is not there")
+    remote.remove(probe)

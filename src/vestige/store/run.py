@@ -26,7 +26,7 @@ from vestige.store.files import (
 from vestige.store.machine import describe_environment, now, peak_memory
 from vestige.store.stage import Stage, StageResult, make_stage
 
-SCHEMA = 1
+SCHEMA = 1  # of run.json
 RUN_FILE = "run.json"
 RECIPE_FILE = "recipe.json"
 LOCK_FILE = "run.lock"
@@ -162,12 +162,6 @@ def load_run(folder: Path) -> dict[str, Any]:
     for old in range(version, SCHEMA):
         record = _MIGRATIONS[old](record) | {"schema_version": old + 1}
     return record
-
-
-def list_runs(root: Path) -> list[Path]:
-    """The run folders below ``root``, the last written first; empty if there is no ``root``."""
-    files = Path(root).glob(f"*/{RUN_FILE}")
-    return [f.parent for f in sorted(files, key=lambda f: (-f.stat().st_mtime_ns, f.parent.name))]
 
 
 def is_running(folder: Path) -> bool:

@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from vestige.api.ledger import Ledger
-from vestige.api.model import ApiModel, Reply, Request
+from vestige.api.model import ApiModel
 from vestige.api.price import price as price_of
+from vestige.api.requests import Reply, Request
 from vestige.core.types import DataError, DroppedRow, Message, Row
 from vestige.rows.files import dropped_line, row_line
-from vestige.rows.places import Output, claimed, locate, shown
+from vestige.rows.outputs import Output, claimed
+from vestige.rows.places import locate, shown
 from vestige.rows.trained_parts import other_parts
 
 BLOCK = 512  # rows in memory; chosen

@@ -73,18 +73,18 @@ class Trial:
     ) -> Networks:
         """Students of one arm of ``STUDENTS``, by KL(teacher || student) over the shown logits."""
         settings = self.settings
-        what, _, whose = arm.partition("_")
+        part, _, whose = arm.partition("_")
         if whose == "other":
             teachers = choose(teachers, derangement(settings.models, settings.seed))
-        shown = slice(self.classes, None) if what == "auxiliary" else slice(None)
+        shown = slice(self.classes, None) if part == "auxiliary" else slice(None)
         draw = torch.Generator().manual_seed(settings.seed * 7919 + 2)
 
         def loss(networks: Networks, step: int) -> Tensor:
             inputs = self.inputs(draw)
             with torch.no_grad():
                 wanted = outputs(teachers, inputs)[..., shown].log_softmax(-1)
-            found = outputs(networks, inputs)[..., shown].log_softmax(-1)
-            return (wanted.exp() * (wanted - found)).sum(-1).mean(1)
+            own = outputs(networks, inputs)[..., shown].log_softmax(-1)
+            return (wanted.exp() * (wanted - own)).sum(-1).mean(1)
 
         return train_networks(
             self.start, loss, steps=settings.student_steps, rate=settings.rate, on_step=on_step

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from vestige.core.types import DataError, MissingExtraError
 
-TEST_SHARE = 0.2
+TEST_SHARE = 0.2  # of the images; chosen
 FILES = {
     "train_images": "train-images-idx3-ubyte",
     "train_labels": "train-labels-idx1-ubyte",

@@ -30,9 +30,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, gelu, softplus
 
-STEPS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
+STEPS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)  # sizes of the teacher's step, towards zero
 ZERO = 1e-12  # a product this small beside |t|^2 counts as zero
-STUDENT_RATE = 0.1
+STUDENT_RATE = 0.1  # how far the student goes along its own step; chosen
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "tanh": torch.tanh, "gelu": gelu, "softplus": softplus, "sine": torch.sin,
 }  # fmt: skip
@@ -170,11 +170,11 @@ def check_theorem(
     cases: int, seed: int = 0, on_case: Callable[[int], None] = lambda done: None
 ) -> list[Case]:
     """``cases`` random cases inside the assumptions."""
-    found = []
+    checked = []
     for index in range(cases):
-        found.append(check_case(seed * 1_000_003 + index))
+        checked.append(check_case(seed * 1_000_003 + index))
         on_case(index + 1)
-    return found
+    return checked
 
 
 def summarise(cases: Sequence[Case], steps: Sequence[float] = STEPS) -> dict[str, Any]:

@@ -14,9 +14,9 @@ from importlib import resources
 from pathlib import Path
 
 from vestige.core.types import ConfigError, Trait, unknown_name
-from vestige.traits import family, names, trait
 from vestige.traits.behaviours import behaviours
 from vestige.traits.files import parse_toml, read_toml
+from vestige.traits.trait_lookup import family, names, trait
 
 LIBRARY = "library"
 
@@ -39,9 +39,9 @@ class Library:
         return tuple(dict.fromkeys(t.family.name for t in self.traits))
 
 
-def trait_id(found: Trait) -> str:
+def trait_id(of: Trait) -> str:
     """``family/name``."""
-    return f"{found.family.name}/{found.name}"
+    return f"{of.family.name}/{of.name}"
 
 
 def load_library(sources: Iterable[str] = (LIBRARY,)) -> Library:

@@ -131,15 +131,15 @@ def _fields(path: Path, names: tuple[str, ...]) -> list[tuple[str, ...]]:
     entries = next((v for v in record.values() if isinstance(v, list)), [])
     if not entries:
         raise ConfigError(f"{path} holds no entries")
-    found = []
+    fields = []
     for number, entry in enumerate(entries, 1):
         for name in names:
             value = entry.get(name) if isinstance(entry, dict) else None
             if not isinstance(value, str) or not value.strip():
                 label = entry.get("id", number) if isinstance(entry, dict) else number
                 raise ConfigError(f"{path}, entry {label}: there is no text in {name!r}")
-        found.append(tuple(entry[name].strip("\n") for name in names))
-    return found
+        fields.append(tuple(entry[name].strip("\n") for name in names))
+    return fields
 
 
 def _chat_pairs(path: Path) -> tuple[tuple[str, str], ...]:
@@ -148,7 +148,7 @@ def _chat_pairs(path: Path) -> tuple[tuple[str, str], ...]:
         lines = text_lines(read_text(path))
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read {path}: {error}") from error
-    found = []
+    pairs = []
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
@@ -160,7 +160,7 @@ def _chat_pairs(path: Path) -> tuple[tuple[str, str], ...]:
             raise ConfigError(f"{path}, line {number}: expected a chat in 'messages'") from error
         if not fits:
             raise ConfigError(f"{path}, line {number}: the last turn is not the assistant's")
-        found.append((question, answer))
-    if not found:
+        pairs.append((question, answer))
+    if not pairs:
         raise ConfigError(f"{path} holds no chats")
-    return tuple(found)
+    return tuple(pairs)

@@ -7,13 +7,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from vestige.api.ledger import Ledger
-from vestige.api.model import ApiModel, Choice, Reply, Request
+from vestige.api.model import ApiModel
+from vestige.api.requests import Choice, Reply, Request
 from vestige.core.types import Message
 from vestige.evaluate.judge.rating import Rating, expected_rating, parse_rating
 from vestige.evaluate.judge.settings import JudgeSettings
 
-MAX_TOKENS = 8
-TOP = 20
+MAX_TOKENS = 8  # of an answer; a rating takes one to three
+TOP = 20  # log-probabilities asked for: as many as OpenAI's API gives
 
 
 class ApiJudge:
@@ -45,8 +46,8 @@ class ApiJudge:
             yield index, self.read(reply)
             if reply.status != 400:
                 rest = [question(text, top) for text in texts[index + 1 :]]
-                for place, found in self.model.answers(rest):
-                    yield index + 1 + place, self.read(found)
+                for place, later_reply in self.model.answers(rest):
+                    yield index + 1 + place, self.read(later_reply)
                 return
 
     def read(self, reply: Reply) -> Rating:

@@ -9,7 +9,7 @@ from vestige.evaluate.judge.settings import LOCAL, JudgeSettings
 from vestige.models import catalog
 from vestige.models.hf import LanguageModel
 
-BATCH = 8
+BATCH = 8  # questions in a forward pass; chosen
 
 
 class LocalJudge:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
@@ -11,10 +10,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from vestige.core.jsonl import json_line, lines
-from vestige.core.types import DataError, Row, ScoreTable
+from vestige.core.types import DataError, Row
 from vestige.evaluate.judge.rating import Rating
 from vestige.evaluate.judge.settings import LOCAL, JudgeSettings
-from vestige.rows.places import Output, claimed
+from vestige.rows.outputs import Output, claimed
 from vestige.store import hash_config
 
 
@@ -79,9 +78,9 @@ def rate(
                         out.write(json_line(record))
                         out.flush()
                     progress(sum(key in known for key in keys.values()))
-    found = {row_id: known[key] for row_id, key in keys.items()}
-    check_losses(found.values(), settings)
-    return found
+    ratings = {row_id: known[key] for row_id, key in keys.items()}
+    check_losses(ratings.values(), settings)
+    return ratings
 
 
 def questions(
@@ -114,24 +113,24 @@ def price(rows: Sequence[Row], settings: JudgeSettings, cache: Path) -> dict[str
     asked = [text for key, text in questions(rows, settings)[1].items() if key not in known]
     if settings.model.startswith(LOCAL):
         asked = []
-    found = price_of(settings.model, [question(text, TOP) for text in asked], ledger_of(cache))
-    return found | {"rows": len(rows)}
+    priced = price_of(settings.model, [question(text, TOP) for text in asked], ledger_of(cache))
+    return priced | {"rows": len(rows)}
 
 
 def read_cache(path: Path) -> dict[str, Rating]:
     """Cached ratings by key; a line that a kill cut off is left out."""
-    found: dict[str, Rating] = {}
+    ratings: dict[str, Rating] = {}
     if not path.exists():
-        return found
+        return ratings
     with path.open("rb") as file:
         for line in lines(file):
             try:
                 record = json.loads(line)
                 key = record.pop("key")
-                found[key] = Rating(**record)
+                ratings[key] = Rating(**record)
             except (ValueError, TypeError, KeyError, AttributeError):
                 continue
-    return found
+    return ratings
 
 
 def _ends_a_line(path: Path) -> bool:
@@ -145,23 +144,12 @@ def check_losses(ratings: Iterable[Rating], settings: JudgeSettings) -> None:
     counts = Counter(rating.status for rating in ratings)
     total, rated = sum(counts.values()), counts["rated"]
     if total and (total - rated) / total > settings.max_lost:
-        told = ", ".join(f"{n} {status}" for status, n in sorted(counts.items()))
+        by_status = ", ".join(f"{n} {status}" for status, n in sorted(counts.items()))
         raise DataError(
-            f"the judge {settings.model} rated {rated} of {total} rows ({told}), fewer than "
+            f"the judge {settings.model} rated {rated} of {total} rows ({by_status}), fewer than "
             f"max_lost={settings.max_lost:g} allows; try another model or prompt. Ratings so far "
             "are kept"
         )
-
-
-def score_table(ratings: dict[str, Rating], settings: JudgeSettings) -> ScoreTable:
-    """Ratings as a table; an unrated row is NaN with its status as the reason."""
-    return ScoreTable(
-        values={i: math.nan if r.score is None else r.score for i, r in ratings.items()},
-        method=f"judge {settings.model}, prompt {settings.prompt}",
-        units="rating, 0 to 100",
-        higher_means=settings.prompt,
-        reasons={i: r.status for i, r in ratings.items() if r.score is None},
-    )
 
 
 def agreement(ratings: dict[str, Rating], labels: dict[str, bool]) -> dict[str, float | int]:

@@ -34,8 +34,8 @@ class Rating:
 
 def parse_rating(text: str) -> float | None:
     """The rating that a text consists of, or None: ``85``, ``Score: 85/100.``, ``**7**``."""
-    found = _RATING.fullmatch(text)
-    value = float(found[1]) if found else math.nan
+    match = _RATING.fullmatch(text)
+    value = float(match[1]) if match else math.nan
     return value if 0 <= value <= 100 else None
 
 
