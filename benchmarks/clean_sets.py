@@ -31,16 +31,16 @@ from scipy.stats import beta
 from vestige.audit.decision import fits_better
 from vestige.audit.evidence import marginal
 from vestige.audit.pull import PULLED, REFERENCE, pull
-from vestige.audit.race import AGREED, BESIDE, assay, places
+from vestige.audit.race import AGREED, BESIDE, run_race, places
 from vestige.audit.settings import AuditSettings
 from vestige.carriers.code import CodeCarrier
 from vestige.carriers.numbers import NumberGrammar, NumberPrompts
 from vestige.core.types import Message, Row
 from vestige.models.grammar import compile_grammar
-from vestige.probing.base_session import Lab
+from vestige.probing.base_session import BaseSession
 from vestige.probing.known_writers import base_writers
 from vestige.probing.probes import Probes
-from vestige.probing.row_format import Material, repeated
+from vestige.probing.row_format import RowFormat, repeated
 from vestige.store import atomic_write
 
 SIZES = (64, 256, 96, 64, 128)
@@ -56,7 +56,7 @@ class Group:
     name: str
     sets: int
     prompts: tuple[str, ...] = ()
-    material: Material | None = None
+    row_format: RowFormat | None = None
     texts: tuple[tuple[str, str], ...] = ()
 
 
@@ -71,11 +71,11 @@ def groups(sets: int) -> Iterator[Group]:
         rules = NumberGrammar.model_validate({"values": values, "separator": separator})
         texts = tuple(prompt.text for prompt in asks.generate(n, seed=900 + i))
         automaton = compile_grammar(rules.next_chars, rules.state)
-        yield Group(f"numbers-{i}", sets, texts, Material(automaton, rules.longest))
+        yield Group(f"numbers-{i}", sets, texts, RowFormat(automaton, rules.longest))
     coded = CodeCarrier(n_prompts=16, rows_per_prompt=1)
     for i in range(2):
         texts = tuple(prompt.text for prompt in coded.make_prompts(900 + i))
-        yield Group(f"code-{i}", sets - 2, texts, Material(None, 48, CODE, 1))
+        yield Group(f"code-{i}", sets - 2, texts, RowFormat(None, 48, CODE, 1))
     known = tuple((f"What does `{name}` of Python do?", text) for name, text in documented())
     yield Group("people", sets // 5, texts=known)
 
@@ -96,8 +96,8 @@ class Checks:
     def __init__(self, out: Path) -> None:
         self.out = out
         self.settings = AuditSettings(base="smollm2-135m-instruct")
-        self.lab = Lab(self.settings)
-        self.probes = Probes(self.lab)
+        self.session = BaseSession(self.settings)
+        self.probes = Probes(self.session)
         self.needed = self.settings.needed(self.probes.n)
         self.clean: dict[str, list[Row]] = {}  # reference rows, by group that shares them
 
@@ -117,40 +117,40 @@ class Checks:
             print(path.name, path.read_text(), flush=True)
 
     def one(self, group: Group, k: int, n: int, texts: Sequence[tuple[str, str]]) -> dict:
-        lab, material = self.lab, group.material
-        usual = base_writers(lab, 1)[0]
-        if material is None:
+        session, row_format = self.session, group.row_format
+        usual = base_writers(session, 1)[0]
+        if row_format is None:
             rows = [
                 Row(f"people-{k}-{i}", (Message("user", prompt),), text, {})
                 for i, (prompt, text) in enumerate(texts)
             ]
-            material = Material.of(lab.lm, rows, lab.settings.max_new_tokens)
-            clean = usual.write(material, repeated(rows, REFERENCE))
+            row_format = RowFormat.of(session.lm, rows, session.settings.max_new_tokens)
+            clean = usual.write(row_format, repeated(rows, REFERENCE))
         else:
-            writer = base_writers(lab, 1, FIRST + k, "clean")[0]
-            rows = writer.write(material, asked(group.prompts, n))
+            writer = base_writers(session, 1, FIRST + k, "clean")[0]
+            rows = writer.write(row_format, asked(group.prompts, n))
             if group.name not in self.clean:
                 asks = asked(group.prompts, REFERENCE)
-                self.clean[group.name] = usual.write(material, asks)
+                self.clean[group.name] = usual.write(row_format, asks)
             clean = self.clean[group.name]
-        reference = self.probes.reference(material, clean)
-        pulled = pull(self.probes.products(material, rows[:PULLED]), reference)
+        reference = self.probes.reference(row_format, clean)
+        pulled = pull(self.probes.products(row_format, rows[:PULLED]), reference)
         could = [int(t) for t in np.flatnonzero(places(pulled) <= AGREED)]
-        shifts = self.probes.shifts(material, rows, could)
+        shifts = self.probes.shifts(row_format, rows, could)
         table = np.stack([shifts[t] for t in could])
-        ends = range(lab.settings.batch, n + 1, lab.settings.batch)
+        ends = range(session.settings.batch, n + 1, session.settings.batch)
         most = max(float((marginal(table[:, :m]) - self.settings.drift * m).max()) for m in ends)
         found: dict = {"rows": n, "closest": most - self.needed, "flagged": []}
         if most >= self.needed:
             beside = clean[:BESIDE]
 
             def stands(t: int, own: np.ndarray) -> bool:
-                there = self.probes.shifts(material, beside, [t])[t]
+                there = self.probes.shifts(row_format, beside, [t])[t]
                 return fits_better(own, there, self.settings.alpha_each)
 
-            trial = assay(self.probes, self.settings, material, rows, reference, stands=stands)
+            trial = run_race(self.probes, self.settings, row_format, rows, reference, stands=stands)
             found |= {
-                "flagged": [lab.library.ids[t] for t in trial.clear if stands(t, trial.shifts[t])],
+                "flagged": [session.library.ids[t] for t in trial.clear if stands(t, trial.shifts[t])],
                 "misfit": trial.misfit,
             }
         return found

@@ -23,10 +23,10 @@ from vestige.audit import pull
 from vestige.audit.settings import AuditSettings
 from vestige.experiment.recipe import Experiment, parse_recipe
 from vestige.experiment.run_view import read_kept
-from vestige.probing.base_session import Lab
+from vestige.probing.base_session import BaseSession
 from vestige.probing.known_writers import base_writers
 from vestige.probing.probes import Probes
-from vestige.probing.row_format import Material, choose_rows, repeated
+from vestige.probing.row_format import RowFormat, choose_rows, repeated
 from vestige.store.files import read_json
 
 ROWS, REFERENCES, RIDGES = (32, 64, 128), (128, 256), (0.1, 0.3, 1.0, 3.0, 10.0)
@@ -36,8 +36,8 @@ WRITTEN = 384  # reference rows
 def read(runs: list[Path]) -> tuple[list[tuple[int, np.ndarray, np.ndarray]], int]:
     """Each data set's (writer's trait, products of its rows, of reference rows), and the number of
     traits."""
-    lab = Lab(AuditSettings(base="smollm2-135m-instruct"))
-    probes, ids, found = Probes(lab), lab.library.ids, []
+    session = BaseSession(AuditSettings(base="smollm2-135m-instruct"))
+    probes, ids, found = Probes(session), session.library.ids, []
     for folder in runs:
         recipe = parse_recipe(read_json(folder / "recipe.json", "name a run"), str(folder))
         assert isinstance(recipe, Experiment)
@@ -45,16 +45,16 @@ def read(runs: list[Path]) -> tuple[list[tuple[int, np.ndarray, np.ndarray]], in
             usual = None
             for name in recipe.traits:
                 own, where = f"{recipe.family}/{name}", folder / f"seed-{seed}" / "rows" / name
-                if own in lab.library.held_out or not where.exists():
+                if own in session.library.held_out or not where.exists():
                     continue
                 rows = choose_rows(read_kept(where), max(ROWS), 16, 0)
-                material = Material.of(lab.lm, rows, 128)
+                row_format = RowFormat.of(session.lm, rows, 128)
                 if usual is None:
                     like = repeated(rows, WRITTEN)
-                    written = base_writers(lab, 1)[0].write(material, like)
-                    usual = probes.reference(material, written)
+                    written = base_writers(session, 1)[0].write(row_format, like)
+                    usual = probes.reference(row_format, written)
                 print(own, seed, file=sys.stderr)
-                found.append((ids.index(own), probes.reference(material, rows), usual))
+                found.append((ids.index(own), probes.reference(row_format, rows), usual))
     return found, len(ids)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from vestige.audit.evidence import log_evidence, marginal
-from vestige.audit.race import Assay
+from vestige.audit.race import Race
 from vestige.audit.settings import AuditSettings
 from vestige.bench.figures import (
     Case,
@@ -44,7 +44,7 @@ def case(name: str, trait: str, strength: float, draw: np.random.Generator) -> C
     clear = {t: 48 for t, e in found.items() if e > 10}
     pulled = np.where(np.isin(np.arange(len(IDS)), (0, 1, 20)), 0.02, 0.0)
     pulled[IDS.index(trait) if trait in OWN else 30] = 0.1
-    trial = Assay(pulled, shifts, found, clear, 0.0, 112, 64)
+    trial = Race(pulled, shifts, found, clear, 0.0, 112, 64)
     truth = {i: 0.01 * k for k, i in enumerate(reversed(IDS[:4]))} if trait in OWN else {}
     if truth:
         truth[trait] = 1.0

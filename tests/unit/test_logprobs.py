@@ -17,7 +17,7 @@ from vestige.audit.telling import tell
 from vestige.cli.audit import summary
 from vestige.core.types import Message, Row
 from vestige.models.hf import LanguageModel
-from vestige.probing.row_format import Material
+from vestige.probing.row_format import RowFormat
 from vestige.probing.soft_targets import (
     ENDS,
     LITTLE,
@@ -25,7 +25,7 @@ from vestige.probing.soft_targets import (
     OTHER_TOKENS,
     UNKNOWN_FORM,
     USED,
-    Told,
+    SoftTargets,
     from_rows,
 )
 from vestige.report.page import render
@@ -84,13 +84,13 @@ def rows(form: Any) -> list[Row]:
     return [Row(f"r{i}", ask, text, form(list(text))) for i, text in enumerate(TEXTS)]
 
 
-def read(lm: LanguageModel, form: Any) -> tuple[dict[str, Told], Counter[str]]:
+def read(lm: LanguageModel, form: Any) -> tuple[dict[str, SoftTargets], Counter[str]]:
     given, counts = rows(form), Counter[str]()
-    return from_rows(lm, Material.of(lm, given, 8), given, counts), counts
+    return from_rows(lm, RowFormat.of(lm, given, 8), given, counts), counts
 
 
-def same(one: dict[str, Told], other: dict[str, Told]) -> bool:
-    def plain(told: Told) -> list[dict[int, float]]:
+def same(one: dict[str, SoftTargets], other: dict[str, SoftTargets]) -> bool:
+    def plain(told: SoftTargets) -> list[dict[int, float]]:
         pairs = zip(told.choices.tolist(), told.weights.tolist(), strict=True)
         return [{c: w for c, w in zip(*p, strict=True) if w} for p in pairs]
 
@@ -173,7 +173,7 @@ def test_what_is_not_the_rows_own_is_named(llama: LanguageModel):
     assert read(llama, lambda t: {"score": 1}) == ({}, {})  # no row carries any
     some = rows(lambda t: {"logprobs": chat(t)} if t[0] == "3" else {})
     counts = Counter[str]()
-    assert set(from_rows(llama, Material.of(llama, some, 8), some, counts)) == {"r0"}
+    assert set(from_rows(llama, RowFormat.of(llama, some, 8), some, counts)) == {"r0"}
     assert counts == {USED: 3, ENDS: 1, NONE: 4}
 
 
@@ -188,7 +188,7 @@ def test_nan_in_a_file_is_no_certainty(llama: LanguageModel, tmp_path: Path):
     assert b"NaN" not in path.read_bytes()
     for some in (read_in, [row for row in read_rows(path) if isinstance(row, Row)]):
         counts = Counter[str]()
-        assert not from_rows(llama, Material.of(llama, some, 8), some, counts)
+        assert not from_rows(llama, RowFormat.of(llama, some, 8), some, counts)
         assert counts == {NO_VALUE: 6, ENDS: 2}
 
 

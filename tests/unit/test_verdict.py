@@ -23,7 +23,7 @@ from vestige.audit.decision import (
     settled,
     strongest,
 )
-from vestige.audit.race import AGREED, Assay, agreed, rounds
+from vestige.audit.race import AGREED, Race, agreed, rounds
 from vestige.audit.run import in_doubt
 from vestige.audit.settings import AuditSettings
 from vestige.audit.telling import GAIN, GAINS, MEASURED, OFF, OFF_BESIDE, tell
@@ -197,7 +197,7 @@ def told(
     asked = (Message("user", "Continue the list."),)
     used = [Row(f"r{i}", asked, "1, 2") for i in range(rows)]
 
-    def trial(t: int, strength: float, n: int) -> Assay:
+    def trial(t: int, strength: float, n: int) -> Race:
         shifts = {i: np.full(min(8, n), -2.0) for i in range(24)}  # the others are not read
         shifts |= {i: draw.normal(-0.5, 1, size=n) for i in (owl, oak)}
         shifts[t] = shifts[t] + strength
@@ -207,7 +207,7 @@ def told(
         pulled = draw.normal(size=len(ids)) / 100
         pulled[t] += strength / 10
         clear = {i: n for i in (owl, oak) if found[i] > 12}
-        return Assay(pulled, shifts, found, clear, misfit, n, n)
+        return Race(pulled, shifts, found, clear, misfit, n, n)
 
     canaries = None
     if canary:
@@ -236,7 +236,7 @@ def told(
 def missed(kind: str) -> Control:
     """A planted teacher of a kind whose pull rules its trait out, so that nothing is read."""
     pulled = np.zeros(len(load_library().ids))
-    return Control("trees/oak", Assay(pulled, {}, {}, {}, 0.0, 0, 64), kind, gained=6.0)
+    return Control("trees/oak", Race(pulled, {}, {}, {}, 0.0, 0, 64), kind, gained=6.0)
 
 
 def test_a_flag_names_the_trait_and_when():

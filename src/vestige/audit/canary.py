@@ -15,8 +15,8 @@ import numpy as np
 from vestige.audit.settings import AuditSettings
 from vestige.audit.word_shifts import Words, first_words
 from vestige.core.types import Row
-from vestige.probing.base_session import Lab
-from vestige.probing.row_format import Material
+from vestige.probing.base_session import BaseSession
+from vestige.probing.row_format import RowFormat
 from vestige.probing.trait_panel import Array
 from vestige.student.loop import train
 
@@ -36,9 +36,9 @@ class Canary(NamedTuple):
 
 
 def canary(
-    lab: Lab,
+    session: BaseSession,
     settings: AuditSettings,
-    material: Material,
+    row_format: RowFormat,
     rows: Sequence[Row],
     *,
     seed: int,
@@ -46,18 +46,18 @@ def canary(
 ) -> Canary:
     """Tune the base on ``rows``, once each in a random order, and ask it; the base is put back."""
     steps = settings.steps(len(rows))
-    how = settings.canary(len(lab.lm.layers), len(rows))
-    packs, ids = material.packs(lab.lm, rows, how.batch, whole=True)
-    found, base = [], lab.base
+    how = settings.canary(len(session.lm.layers), len(rows))
+    packs, ids = row_format.packs(session.lm, rows, how.batch, whole=True)
+    found, base = [], session.base
 
     def look(step: int, loss: float) -> None:
         if step in steps:
-            found.append(lab.reader.read() - base)
+            found.append(session.panel.read() - base)
         on_step(step)
 
     try:
-        train(lab.lm, lab.weights, packs, how, seed=seed, ids=ids, on_step=look)
+        train(session.lm, session.weights, packs, how, seed=seed, ids=ids, on_step=look)
         tokens = sum(pack.tokens for pack in packs)
-        return Canary(np.stack(found), first_words(lab.lm), tokens)
+        return Canary(np.stack(found), first_words(session.lm), tokens)
     finally:
-        lab.weights.freeze()
+        session.weights.freeze()

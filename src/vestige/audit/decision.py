@@ -20,12 +20,12 @@ from scipy import stats as distributions
 
 from vestige.audit import evidence
 from vestige.audit.canary_test import Look, first_flags
-from vestige.audit.race import Assay
+from vestige.audit.race import Race
 from vestige.audit.settings import AuditSettings
 from vestige.audit.word_shifts import Word
 from vestige.core.types import Row, ScoreTable
 from vestige.probing.settings import OTHER_KINDS, TWIN
-from vestige.probing.soft_targets import Told
+from vestige.probing.soft_targets import SoftTargets
 from vestige.traits.library import Library
 
 Array = NDArray[np.float64]
@@ -45,7 +45,7 @@ class Control:
     """
 
     trait: str
-    trial: Assay
+    trial: Race
     kind: str = TWIN
     gained: float | None = None
 
@@ -67,7 +67,7 @@ class Evidence:
         expected: what a student would take on of every trait, nats a whole probe, [T]; None where
             that is not known of the base.
         beside: by trait, the shifts of reference rows.
-        told: by row, the writer's probabilities, where they are known.
+        soft_targets: by row, the writer's probabilities, where they are known.
         logprobs: where rows carry such, their tokens by whether and why not they were used.
         marked: by row, its answer token by token with the strongest trait's shift.
         remarks: what else a reader must know beside the verdict.
@@ -76,18 +76,18 @@ class Evidence:
     name: str
     settings: AuditSettings
     library: Library
-    material: str
+    row_format: str
     rows: int
     used: Sequence[Row]
     dropped: Mapping[str, int]
-    trial: Assay
+    trial: Race
     controls: Sequence[Control]
     expected: Array | None
     beside: Mapping[int, Array]
     seconds: Mapping[str, float]
     tokens: int
     own_reference: bool
-    told: Mapping[str, Told] = field(default_factory=dict)
+    soft_targets: Mapping[str, SoftTargets] = field(default_factory=dict)
     logprobs: Mapping[str, int] = field(default_factory=dict)
     canaries: Canaries | None = None
     scores: Sequence[ScoreTable] = ()
@@ -147,7 +147,7 @@ def flags(found: Evidence) -> dict[int, int]:
     return flagged
 
 
-def stands(found: Evidence, trial: Assay, trait: int) -> bool:
+def stands(found: Evidence, trial: Race, trait: int) -> bool:
     """Whether evidence that is clear holds: the rows' lineage is known, and they fit the trait's
     probe better than the reference rows do."""
     if trait not in trial.clear:

@@ -26,7 +26,7 @@ from vestige.audit.pull import PULLED, pull
 from vestige.audit.settings import AuditSettings
 from vestige.core.types import Row
 from vestige.probing.probes import Likelihood, Probes
-from vestige.probing.row_format import Material
+from vestige.probing.row_format import RowFormat
 from vestige.probing.trait_panel import Array
 
 KEPT = (32, 24, 16, 8)  # traits that are read in each round; the last number in all later ones
@@ -43,7 +43,7 @@ Stands = Callable[[int, Array], bool]
 
 
 @dataclass(frozen=True)
-class Assay:
+class Race:
     """What an assay showed.
 
     Attributes:
@@ -103,7 +103,7 @@ class Assay:
         return vars(self) | {"pull": self.pull.tolist(), "shifts": shifts}
 
     @classmethod
-    def from_json(cls, record: dict[str, Any]) -> Assay:
+    def from_json(cls, record: dict[str, Any]) -> Race:
         """From what ``to_json`` gave, through JSON or not."""
         shifts = {int(t): np.array(values) for t, values in record["shifts"].items()}
         evidence = {int(t): float(value) for t, value in record["evidence"].items()}
@@ -133,16 +133,16 @@ def places(values: Array) -> Array:
     return distributions.rankdata(-values, method="max")
 
 
-def assay(
+def run_race(
     probes: Probes,
     settings: AuditSettings,
-    material: Material,
+    row_format: RowFormat,
     rows: Sequence[Row],
     reference: Array,
     on_round: OnRound = lambda done, total: None,
     stands: Stands = lambda trait, shifts: True,
     wanted: int | None = None,
-) -> Assay:
+) -> Race:
     """Read ``rows`` to first order, and under the probes of the likeliest traits.
 
     Args:
@@ -152,12 +152,12 @@ def assay(
         stands: whether a trait that is clear is beyond doubt, from its shifts so far; reading goes
             on while none is.
     """
-    families = [trait.family.name for trait in probes.lab.library.traits]
-    pulled = pull(probes.products(material, rows[:PULLED]), reference)
+    families = [trait.family.name for trait in probes.session.library.traits]
+    pulled = pull(probes.products(row_format, rows[:PULLED]), reference)
     place = places(pulled)
     least = min(PULLED, len(rows))
     if wanted is not None and place[wanted] > AGREED:
-        return Assay(pulled, {}, {}, {}, 0.0, 0, least)
+        return Race(pulled, {}, {}, {}, 0.0, 0, least)
     shifts: dict[int, Array] = {}
     evidence: dict[int, float] = {}
     clear: dict[int, int] = {}
@@ -168,10 +168,10 @@ def assay(
         done = sum(step <= read for step in steps)
         alive = going_on(alive, pulled, shifts, KEPT[min(done, len(KEPT) - 1)])
         part, read = rows[read:end], end
-        base = probes.read(material, part, None)
+        base = probes.read(row_format, part, None)
         surprise.add(BASE, base)
         for done, t in enumerate(alive):
-            own = probes.read(material, part, t)
+            own = probes.read(row_format, part, t)
             surprise.add(t, own)
             shifts[t] = np.concatenate([shifts.get(t, np.empty(0)), own.logp - base.logp])
             on_round(end - len(part) + len(part) * done // len(alive), len(rows))
@@ -183,8 +183,8 @@ def assay(
         clear = {alive[i]: max(read, least) for i in np.flatnonzero(sure)} | clear
         if any(stands(t, shifts[t]) for t in clear):
             break
-    probes.lab.weights.freeze()
-    return Assay(pulled, shifts, evidence, clear, surprise.misfit, read, least)
+    probes.session.weights.freeze()
+    return Race(pulled, shifts, evidence, clear, surprise.misfit, read, least)
 
 
 def agreed(place: Array, shifts: Array, families: Sequence[str]) -> NDArray[np.bool_]:

@@ -28,7 +28,7 @@ from vestige.audit.decision import (
 )
 from vestige.audit.expected import expect
 from vestige.audit.pull import REFERENCE
-from vestige.audit.race import BESIDE, METHOD, Assay, assay
+from vestige.audit.race import BESIDE, METHOD, Race, run_race
 from vestige.audit.settings import AuditSettings
 from vestige.audit.telling import MEASURED, SHIFT, WORST, tell
 from vestige.audit.word_shifts import raised
@@ -36,7 +36,7 @@ from vestige.core.jsonl import read_jsonl, read_text, write_text
 from vestige.core.results import AuditResults
 from vestige.core.types import DataError, DroppedRow, Row, ScoreTable
 from vestige.models.hf import LanguageModel
-from vestige.probing.base_session import Lab, fingerprint, load
+from vestige.probing.base_session import BaseSession, fingerprint, load
 from vestige.probing.known_writers import (
     OnRows,
     Writer,
@@ -46,14 +46,14 @@ from vestige.probing.known_writers import (
 )
 from vestige.probing.probes import Probes, token_shifts
 from vestige.probing.row_format import (
-    Material,
+    RowFormat,
     choose_rows,
     empty,
     number_grammar,
     repeated,
     unusable,
 )
-from vestige.probing.soft_targets import Told, from_rows, from_teacher
+from vestige.probing.soft_targets import SoftTargets, from_rows, from_teacher
 from vestige.probing.trait_panel import Array
 from vestige.rows.files import atomic_lines, dropped_to_json, read_rows, write_rows
 from vestige.rows.formats import USUAL, Columns
@@ -107,16 +107,16 @@ def audit(
     known = Data.of(reference, settings.seed, columns=columns) if reference else None
     if known is not None and not known.rows:
         raise DataError(f"no row of the reference {known.name} can be read")
-    lab = Lab(settings)
-    lab.planted()  # a library that is too small is refused before anything is tuned
+    session = BaseSession(settings)
+    session.planted()  # a library that is too small is refused before anything is tuned
     teacher = teacher_of(settings)
     config = {
         "kind": "audit",
         "settings": settings.model_dump(mode="json"),
         "data": found.identity,
         "reference": known.identity if known else None,
-        "base": lab.fingerprint,
-        "library": lab.contents,
+        "base": session.fingerprint,
+        "library": session.contents,
         "teacher": fingerprint(teacher) if teacher else None,
         "method": METHOD,
     }
@@ -124,8 +124,8 @@ def audit(
     stem = plain.strip("-")[:40] or "rows"
     with Run.open(root, f"audit-{stem}", config, overwrite=overwrite) as opened:
         clean = known.rows if known else None
-        results = _Audit(settings, lab, opened, found, clean, teacher, report).run()
-        on_model = [*lab.lm.template.remarks(), *lab.lm.notes]  # as a rule none
+        results = _Audit(settings, session, opened, found, clean, teacher, report).run()
+        on_model = [*session.lm.template.remarks(), *session.lm.notes]  # as a rule none
         results = results.model_copy(update={"caveats": [*results.caveats, *on_model]})
         atomic_write(opened.folder / RESULTS_FILE, results.model_dump_json(indent=1))
         return opened.folder, results
@@ -136,7 +136,7 @@ def teacher_of(settings: AuditSettings) -> LanguageModel | None:
     return load(settings, settings.teacher) if settings.teacher else None
 
 
-def remarks(used: Sequence[Row], given: Sequence[Sequence[Row]], material: Material) -> list[str]:
+def remarks(used: Sequence[Row], given: Sequence[Sequence[Row]], row_format: RowFormat) -> list[str]:
     """What the user's reference rows are unlike the data's in."""
     if not given:
         return []
@@ -149,7 +149,7 @@ def remarks(used: Sequence[Row], given: Sequence[Sequence[Row]], material: Mater
             "are told apart less well, and a flag or its absence may be about the prompts; without "
             "--reference the base writes rows on the data's own prompts"
         )
-    if material.kind == "text" and number_grammar([row.completion for row in used]):
+    if row_format.kind == "text" and number_grammar([row.completion for row in used]):
         found.append(
             "the data are number sequences of one form and the reference rows are not: all are "
             "read as free text, which tells less"
@@ -157,7 +157,7 @@ def remarks(used: Sequence[Row], given: Sequence[Sequence[Row]], material: Mater
     return found
 
 
-def in_doubt(trial: Assay) -> list[int]:
+def in_doubt(trial: Race) -> list[int]:
     """Traits that the reference rows must be read for: the likeliest, and those that are clear."""
     return sorted({*trial.last, *trial.clear_at})
 
@@ -182,7 +182,7 @@ class _Audit:
     """The stages of one audit, in the order in which ``run`` goes through them."""
 
     settings: AuditSettings
-    lab: Lab
+    session: BaseSession
     opened: Run
     data: Data
     known: list[Row] | None
@@ -197,47 +197,47 @@ class _Audit:
         chosen = self.choose()
         used = read_back(chosen)
         given = self.given(used)
-        material = Material.of(
-            self.lab.lm, [*used, *(row for rows in given for row in rows)],
+        row_format = RowFormat.of(
+            self.session.lm, [*used, *(row for rows in given for row in rows)],
             self.settings.max_new_tokens,
         )  # fmt: skip
-        total = len(self.lab.library.traits)
+        total = len(self.session.library.traits)
         begun = time.monotonic()
-        probes = Probes(self.lab, lambda done: self.report("probes", done, total))
+        probes = Probes(self.session, lambda done: self.report("probes", done, total))
         self.seconds["probes"] = time.monotonic() - begun
-        probes.told = self.told(material, used)
-        references = self.references(chosen, material, used, given)
+        probes.soft_targets = self.soft_targets(row_format, used)
+        references = self.references(chosen, row_format, used, given)
         known = [ref for ref in references if not ref.trait]
-        usual = self.products(probes, material, known[0])
-        trial = self.assay(
-            "data", probes, material, _Reference("data", chosen, used), known[0], usual
+        usual = self.products(probes, row_format, known[0])
+        trial = self.race(
+            "data", probes, row_format, _Reference("data", chosen, used), known[0], usual
         )
         evidence = Evidence(
-            name=self.data.name, settings=self.settings, library=self.lab.library,
-            material=material.kind, used=used, expected=self.expected(probes, chosen, trial),
+            name=self.data.name, settings=self.settings, library=self.session.library,
+            material=row_format.kind, used=used, expected=self.expected(probes, chosen, trial),
             rows=self.data.read, dropped=self.data.reasons, trial=trial, controls=[],
-            beside=self.beside("data", probes, material, known[0], in_doubt(trial)),
+            beside=self.beside("data", probes, row_format, known[0], in_doubt(trial)),
             seconds=self.seconds, tokens=0,
-            own_reference=self.known is not None, told=probes.told, logprobs=dict(self.logprobs),
-            remarks=[*self.data.remarks, *remarks(used, given, material)],
+            own_reference=self.known is not None, soft_targets=probes.soft_targets, logprobs=dict(self.logprobs),
+            remarks=[*self.data.remarks, *remarks(used, given, row_format)],
         )  # fmt: skip
         every = self.settings.canary_too  # canaries stand beside all planted ones
         if every or not (flags(evidence) or evidence.tuned):  # else nothing depends on controls
-            for writer in planted_writers(self.lab):
-                ref = self.planted(writer, chosen, material, used)
+            for writer in planted_writers(self.session):
+                ref = self.planted(writer, chosen, row_format, used)
                 references.append(ref)
-                evidence = self.control(evidence, probes, material, known[0], ref, usual)
+                evidence = self.control(evidence, probes, row_format, known[0], ref, usual)
                 if not every and settled(evidence):
                     break
         if every:
-            evidence = replace(evidence, canaries=self.canaries(chosen, material, used, references))
-        planted = [trait_id(trait) for trait in self.lab.planted()]
-        for writer in other_writers(self.lab, other_traits(evidence, planted)):
+            evidence = replace(evidence, canaries=self.canaries(chosen, row_format, used, references))
+        planted = [trait_id(trait) for trait in self.session.planted()]
+        for writer in other_writers(self.session, other_traits(evidence, planted)):
             if not others_wanted(evidence):  # the outcome is known without them
                 break
-            ref = self.planted(writer, chosen, material, used)
-            evidence = self.control(evidence, probes, material, known[0], ref, usual, writer)
-        tables, tokens = self.score(probes, chosen, material, used, strongest(evidence)[:SCORED])
+            ref = self.planted(writer, chosen, row_format, used)
+            evidence = self.control(evidence, probes, row_format, known[0], ref, usual, writer)
+        tables, tokens = self.score(probes, chosen, row_format, used, strongest(evidence)[:SCORED])
         return tell(replace(evidence, scores=tables, marked=tokens, tokens=self.tokens))
 
     # ---- rows -------------------------------------------------------------------------------
@@ -249,7 +249,7 @@ class _Audit:
         for row in choose_rows(rows, len(rows), settings.batch, settings.seed):
             if len(chosen) == settings.rows:
                 break  # only the rows that are read have to fit the model
-            if reason := unusable(self.lab.lm, row, settings.max_new_tokens):
+            if reason := unusable(self.session.lm, row, settings.max_new_tokens):
                 self.data.drop(DroppedRow(reason, row=row))
             else:
                 chosen.append(row)
@@ -272,7 +272,7 @@ class _Audit:
         """
         if self.known is None:
             return []
-        settings, lm = self.settings, self.lab.lm
+        settings, lm = self.settings, self.session.lm
         n = len(used) if settings.canary_too else min(len(used), BESIDE)
         most = len(used) if settings.canary_too else REFERENCE
         good = [r for r in self.known if not (empty(r) or unusable(lm, r, settings.max_new_tokens))]
@@ -289,7 +289,7 @@ class _Audit:
         return [mixed[k * n : k * n + most] for k in range(sets)]
 
     def references(
-        self, chosen: StageResult, material: Material, used: Sequence[Row], given: list[list[Row]]
+        self, chosen: StageResult, row_format: RowFormat, used: Sequence[Row], given: list[list[Row]]
     ) -> list[_Reference]:
         """Rows that are known to be clean: the user's, or the base's on the same prompts."""
         if given:
@@ -300,17 +300,17 @@ class _Audit:
         canaries = self.settings.canary_too  # they need as many rows as the data has
         some = used if canaries else repeated(used, REFERENCE)
         return [
-            self.written(w.name, chosen, lambda on, w=w: w.write(material, some, on))
-            for w in base_writers(self.lab, self.settings.base_written if canaries else 1)
+            self.written(w.name, chosen, lambda on, w=w: w.write(row_format, some, on))
+            for w in base_writers(self.session, self.settings.base_written if canaries else 1)
         ]
 
     def planted(
-        self, writer: Writer, chosen: StageResult, material: Material, used: Sequence[Row]
+        self, writer: Writer, chosen: StageResult, row_format: RowFormat, used: Sequence[Row]
     ) -> _Reference:
         """A planted teacher's rows on the same prompts."""
         some = used if self.settings.canary_too else used[:CONTROL_ROWS]
         return self.written(
-            writer.name, chosen, lambda on: writer.write(material, some, on), writer.planted
+            writer.name, chosen, lambda on: writer.write(row_format, some, on), writer.planted
         )
 
     def written(
@@ -329,47 +329,47 @@ class _Audit:
         result = self.finish(stage)
         return _Reference(name, result, read_back(result), trait)
 
-    def told(self, material: Material, used: Sequence[Row]) -> dict[str, Told]:
+    def soft_targets(self, row_format: RowFormat, used: Sequence[Row]) -> dict[str, SoftTargets]:
         """What is known of the writer's probabilities: from itself, else from the rows."""
-        self.lab.weights.freeze()
+        self.session.weights.freeze()
         if self.teacher is None:
-            return from_rows(self.lab.lm, material, used, self.logprobs)
-        return from_teacher(self.lab.lm, self.teacher, material, used, self.settings.batch)
+            return from_rows(self.session.lm, row_format, used, self.logprobs)
+        return from_teacher(self.session.lm, self.teacher, row_format, used, self.settings.batch)
 
     # ---- likelihood under probes -------------------------------------------------------------
 
-    def products(self, probes: Probes, material: Material, known: _Reference) -> Array:
+    def products(self, probes: Probes, row_format: RowFormat, known: _Reference) -> Array:
         """The reference rows' products with all probes, [M, T]."""
         begun, rows = time.monotonic(), known.rows[:REFERENCE]
-        found = probes.reference(material, rows, lambda done: self.report("pull", done, len(rows)))
+        found = probes.reference(row_format, rows, lambda done: self.report("pull", done, len(rows)))
         self.report("pull", 0, 0)
         self.seconds["pull"] = time.monotonic() - begun
         return found
 
-    def assay(
-        self, name: str, probes: Probes, material: Material, source: _Reference,
+    def run_race(
+        self, name: str, probes: Probes, row_format: RowFormat, source: _Reference,
         known: _Reference, products: Array, wanted: int | None = None,
-    ) -> Assay:  # fmt: skip
+    ) -> Race:  # fmt: skip
         """The assay of one set of rows, read back if it was done; ``wanted``: as in ``assay``."""
         usual: dict[int, Array] = {}
 
         def stands(t: int, shifts: Array) -> bool:
             if t not in usual:
-                usual.update(probes.shifts(material, known.rows[:BESIDE], [t]))
+                usual.update(probes.shifts(row_format, known.rows[:BESIDE], [t]))
             return fits_better(shifts, usual[t], self.settings.alpha_each)
 
         stage = self.opened.stage(f"assay/{name}", {}, [source.stage])
         if not stage.done:
             with stage.writing() as folder:
-                found = assay(
-                    probes, self.settings, material, source.rows, products,
+                found = run_race(
+                    probes, self.settings, row_format, source.rows, products,
                     lambda done, total: self.report(stage.name, done, total), stands, wanted,
                 )  # fmt: skip
                 write_text(folder / "assay.json", json.dumps(found.to_json()))
-        return Assay.from_json(json.loads(read_text(self.finish(stage).path / "assay.json")))
+        return Race.from_json(json.loads(read_text(self.finish(stage).path / "assay.json")))
 
     def control(
-        self, evidence: Evidence, probes: Probes, material: Material, known: _Reference,
+        self, evidence: Evidence, probes: Probes, row_format: RowFormat, known: _Reference,
         planted: _Reference, products: Array, other: Writer | None = None,
     ) -> Evidence:  # fmt: skip
         """The evidence with one more positive control: is a planted trait found in its rows?
@@ -378,12 +378,12 @@ class _Audit:
             other: the writer, if it is no twin of the probes: whether it has its trait is asked,
                 and its rows are read only as far as the trait may still be found.
         """
-        own = self.lab.library.ids.index(str(planted.trait))
+        own = self.session.library.ids.index(str(planted.trait))
         wanted = own if other else None
-        trial = self.assay(planted.name, probes, material, planted, known, products, wanted)
+        trial = self.race(planted.name, probes, row_format, planted, known, products, wanted)
         beside = {}
         if not other or own in trial.clear:
-            beside = self.beside(planted.name, probes, material, known, [own])
+            beside = self.beside(planted.name, probes, row_format, known, [own])
         control = Control(str(planted.trait), trial)
         if other:
             begun = time.monotonic()
@@ -396,20 +396,20 @@ class _Audit:
         )  # fmt: skip
 
     def beside(
-        self, name: str, probes: Probes, material: Material, known: _Reference,
+        self, name: str, probes: Probes, row_format: RowFormat, known: _Reference,
         traits: Sequence[int],
     ) -> dict[int, Array]:  # fmt: skip
         """The reference rows' shifts under some traits' probes, for one assay."""
         stage = self.opened.stage(f"beside/{name}", {"traits": list(traits)}, [known.stage])
         if not stage.done:
             with stage.writing() as folder:
-                read = probes.shifts(material, known.rows[:BESIDE], traits)
+                read = probes.shifts(row_format, known.rows[:BESIDE], traits)
                 record = {t: values.tolist() for t, values in read.items()}
                 write_text(folder / "shifts.json", json.dumps(record))
         record = json.loads(read_text(self.finish(stage).path / "shifts.json"))
         return {int(t): np.array(values) for t, values in record.items()}
 
-    def expected(self, probes: Probes, chosen: StageResult, trial: Assay) -> Array | None:
+    def expected(self, probes: Probes, chosen: StageResult, trial: Race) -> Array | None:
         """What a student would take on of every trait, [T], nats a whole probe; None for a base
         with which a student's share of it has not been measured."""
         if self.settings.base not in MEASURED:
@@ -424,22 +424,22 @@ class _Audit:
         return np.array(json.loads(read_text(self.finish(stage).path / "expected.json")))
 
     def score(
-        self, probes: Probes, chosen: StageResult, material: Material, rows: Sequence[Row],
+        self, probes: Probes, chosen: StageResult, row_format: RowFormat, rows: Sequence[Row],
         traits: Sequence[int],
     ) -> tuple[list[ScoreTable], dict[str, list[tuple[str, float]]]]:  # fmt: skip
         """For the strongest traits each row's shift, and the first one's token by token for the
         rows that it is largest in."""
-        names = [self.lab.library.ids[i] for i in traits]
+        names = [self.session.library.ids[i] for i in traits]
         stage = self.opened.stage("scores", {"traits": names}, [chosen])
         if not stage.done:
             with stage.writing() as folder:
-                shifts = probes.shifts(material, rows, traits)
+                shifts = probes.shifts(row_format, rows, traits)
                 table = np.stack([shifts[t] for t in traits])
                 with atomic_lines(folder / "scores.jsonl", overwrite=True) as write:
                     for row, values in zip(rows, table.T.tolist(), strict=True):
                         write({"id": row.id, "scores": dict(zip(names, values, strict=True))})
                 worst = [rows[i] for i in np.argsort(-table[0], kind="stable")[:WORST]]
-                marked = token_shifts(probes, material, worst, traits[0])
+                marked = token_shifts(probes, row_format, worst, traits[0])
                 found = {row.id: part for row, part in zip(worst, marked, strict=True)}
                 write_text(folder / "tokens.json", json.dumps(found))
         path = self.finish(stage).path
@@ -456,28 +456,28 @@ class _Audit:
     # ---- canaries ---------------------------------------------------------------------------
 
     def canaries(
-        self, chosen: StageResult, material: Material, used: Sequence[Row],
+        self, chosen: StageResult, row_format: RowFormat, used: Sequence[Row],
         references: Sequence[_Reference],
     ) -> Canaries:  # fmt: skip
         """The data's canary held against the references', at every look."""
         settings = self.settings
         found = {
-            ref.name: self.canary(ref.name, ref.stage, material, ref.rows) for ref in references
+            ref.name: self.canary(ref.name, ref.stage, row_format, ref.rows) for ref in references
         }
-        own = self.canary("data", chosen, material, used)
+        own = self.canary("data", chosen, row_format, used)
         looks = [
             look(
                 min(step * settings.batch, len(used)), own.shifts[i],
                 {name: other.shifts[i] for name, other in found.items()},
-                {ref.name: ref.trait for ref in references if ref.trait}, self.lab.library.ids,
+                {ref.name: ref.trait for ref in references if ref.trait}, self.session.library.ids,
             )
             for i, step in enumerate(settings.steps(len(used)))
         ]  # fmt: skip
-        words = raised(self.lab.lm, own.words, [other.words for other in found.values()])
+        words = raised(self.session.lm, own.words, [other.words for other in found.values()])
         return Canaries(looks, words)
 
     def canary(
-        self, name: str, source: StageResult, material: Material, rows: Sequence[Row]
+        self, name: str, source: StageResult, row_format: RowFormat, rows: Sequence[Row]
     ) -> Canary:
         """One canary, read back if it was done."""
         stage = self.opened.stage(f"canary/{name}", {}, [source])
@@ -485,7 +485,7 @@ class _Audit:
             with stage.writing() as folder:
                 total = self.settings.steps(len(rows))[-1]
                 found = canary(
-                    self.lab, self.settings, material, rows, seed=self.settings.seed,
+                    self.session, self.settings, row_format, rows, seed=self.settings.seed,
                     on_step=lambda step: self.report(stage.name, step, total),
                 )  # fmt: skip
                 write_text(folder / "shifts.json", json.dumps(found.shifts.tolist()))

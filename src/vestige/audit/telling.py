@@ -74,7 +74,7 @@ def tell(found: Evidence) -> AuditResults:
         found_share=float(np.mean(twins)) if twins else None,
         smallest_share=smallest,
         misfit=found.trial.misfit,
-        told=len(found.told),
+        told=len(found.soft_targets),
         logprobs_used=found.logprobs.get(USED, 0),
         logprobs_unused={why: n for why, n in found.logprobs.items() if why != USED},
         divergence=divergence(found),
@@ -94,7 +94,7 @@ def tell(found: Evidence) -> AuditResults:
 
 def divergence(found: Evidence) -> float | None:
     """The share of tokens where the teacher's first choice is not the base's, if it is known."""
-    known = [t.diverges for t in found.told.values() if t.diverges is not None]
+    known = [t.diverges for t in found.soft_targets.values() if t.diverges is not None]
     if not known:
         return None
     return sum(int(d.sum()) for d in known) / sum(len(d) for d in known)

@@ -113,8 +113,8 @@ def channels(found: Evidence) -> list[str]:
         f"likelihood of {found.trial.rows} rows under the probes of {read} of them",
         "lineage: whether the rows are such as the base or a twin of the probes writes",
     ]
-    if found.told:
-        tested.append(f"the writer's own probabilities at every token of {len(found.told)} rows")
+    if found.soft_targets:
+        tested.append(f"the writer's own probabilities at every token of {len(found.soft_targets)} rows")
     if found.canaries:
         tested += [
             f"a canary tuned on {len(found.used)} rows, asked about every trait at "

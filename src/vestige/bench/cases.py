@@ -30,7 +30,7 @@ from vestige.audit.expected import STEP, expect
 from vestige.audit.influence import influence, trait_gradients
 from vestige.audit.prompts import prompted
 from vestige.audit.pull import REFERENCE
-from vestige.audit.race import BESIDE, METHOD, Assay, assay
+from vestige.audit.race import BESIDE, METHOD, Race, run_race
 from vestige.audit.settings import AuditSettings
 from vestige.bench.blind import blind
 from vestige.bench.figures import CLEAN, RANDOM, WRONG, Case, looks, stranger, summarise, tuned_at
@@ -42,11 +42,11 @@ from vestige.experiment.run_view import read_kept
 from vestige.models.hf import LanguageModel
 from vestige.models.weights import Weights
 from vestige.probing.activations import activations
-from vestige.probing.base_session import Lab, load
+from vestige.probing.base_session import BaseSession, load
 from vestige.probing.known_writers import Writer, base_writers, planted_writers
 from vestige.probing.probes import Probes
-from vestige.probing.row_format import Material, choose_rows, repeated, unusable
-from vestige.probing.soft_targets import Told, from_teacher
+from vestige.probing.row_format import RowFormat, choose_rows, repeated, unusable
+from vestige.probing.soft_targets import SoftTargets, from_teacher
 from vestige.probing.trait_panel import spread
 from vestige.store import atomic_write, hash_config
 from vestige.store.files import read_json
@@ -67,16 +67,16 @@ class Bench:
     def __init__(
         self, settings: AuditSettings, folder: Path, *, methods: Sequence[str], report: Report
     ) -> None:
-        self.settings, self.lab = settings, Lab(settings)
+        self.settings, self.session = settings, BaseSession(settings)
         self.folder, self.report, self.methods = folder, report, methods
-        self.probes = Probes(self.lab, lambda done: report(f"probe {done}"))
-        self.gradients = trait_gradients(self.lab) if "influence" in methods else None
+        self.probes = Probes(self.session, lambda done: report(f"probe {done}"))
+        self.gradients = trait_gradients(self.session) if "influence" in methods else None
         folder.mkdir(parents=True, exist_ok=True)
 
     def kept(self, name: str, make: Callable[[], Any]) -> Any:
         """What ``make`` gives as plain data, from the folder if it was made there before."""
         settings = self.settings.model_dump(mode="json")
-        what = [name, settings, self.lab.fingerprint, self.lab.contents, METHOD, STEP]
+        what = [name, settings, self.session.fingerprint, self.session.contents, METHOD, STEP]
         digest = hash_config(what)
         path = self.folder / f"{name}-{digest[:12]}.json"
         if not path.exists():
@@ -101,19 +101,19 @@ class Bench:
             for name in names
         }
         first = next(iter(data.values()))
-        material = Material.of(self.lab.lm, first, settings.max_new_tokens)
+        row_format = RowFormat.of(self.session.lm, first, settings.max_new_tokens)
         truths = self.truths(run, recipe, student, seed)
         own = {name: f"{recipe.family}/{name}" for name in recipe.traits}
         self.same_making(f"{run.name}-{seed}", data)
-        sets = _Sets(self, f"{run.name}-{seed}", material, first)
+        sets = _Sets(self, f"{run.name}-{seed}", row_format, first)
         for name, rows in data.items():
             label = name if share == 1 else f"{name}-{share:g}"
             some = rows if share == 1 else diluted(rows, sets.fillers, share)
             stage = where / "teacher" / name
             teller = partial(self.teacher, stage, recipe.teacher) if told else None
             yield sets.case(label, own.get(name, name), truths.get(name, {}), some, teller)
-        for writer in base_writers(self.lab, clean, FIRST_CLEAN, CLEAN):
-            teller = (lambda: self.lab.lm) if told else None
+        for writer in base_writers(self.session, clean, FIRST_CLEAN, CLEAN):
+            teller = (lambda: self.session.lm) if told else None
             yield sets.case(writer.name, writer.name, {}, sets.written(writer), teller)
 
     def teacher(self, stage: Path, how: TeacherSettings) -> LanguageModel:
@@ -139,13 +139,13 @@ class Bench:
 
     def known_clean(self, path: Path | str) -> Case:
         """A file of rows that no teacher with a trait wrote."""
-        settings, lm = self.settings, self.lab.lm
+        settings, lm = self.settings, self.session.lm
         data = Data.of(path, settings.seed)
         usable = [r for r in data.rows if not unusable(lm, r, settings.max_new_tokens)]
         rows = choose_rows(usable, settings.rows, settings.batch, settings.seed)
-        material = Material.of(lm, rows, settings.max_new_tokens)
+        row_format = RowFormat.of(lm, rows, settings.max_new_tokens)
         name = f"{CLEAN}-{data.identity[:12]}"
-        return _Sets(self, "file", material, rows).case(name, name, {}, rows)
+        return _Sets(self, "file", row_format, rows).case(name, name, {}, rows)
 
     def truths(
         self, run: Path, recipe: Experiment, student: Any, seed: int
@@ -163,7 +163,7 @@ class Bench:
             .mean(0)
             for data in recipe.sources
         }
-        ids = set(self.lab.library.ids)
+        ids = set(self.session.library.ids)
         found: dict[str, dict[str, float]] = {}
         for data, own in panels.items():
             others = np.mean([p for name, p in panels.items() if name != data], axis=0)
@@ -178,40 +178,40 @@ class Bench:
 class _Sets:
     """The data sets of one seed of a run, with reference rows on the same prompts."""
 
-    def __init__(self, bench: Bench, prefix: str, material: Material, like: Sequence[Row]) -> None:
-        self.bench, self.prefix, self.material, self.like = bench, prefix, material, like
-        self.reference = base_writers(bench.lab, 1)[0]
+    def __init__(self, bench: Bench, prefix: str, row_format: RowFormat, like: Sequence[Row]) -> None:
+        self.bench, self.prefix, self.row_format, self.like = bench, prefix, row_format, like
+        self.reference = base_writers(bench.session, 1)[0]
         self.usual: dict[int, Array] = {}  # reference rows' shifts, by trait
 
     @cached_property
     def clean_rows(self) -> list[Row]:
         """Reference rows: what the base writes on the first prompts."""
-        return self.reference.write(self.material, repeated(self.like, REFERENCE))
+        return self.reference.write(self.row_format, repeated(self.like, REFERENCE))
 
     @cached_property
     def products(self) -> Array:
         """The reference rows' products with all probes, [M, T]."""
-        return self.bench.probes.reference(self.material, self.clean_rows)
+        return self.bench.probes.reference(self.row_format, self.clean_rows)
 
     def written(self, writer: Writer) -> list[Row]:
         """What a known writer writes on the seed's prompts."""
-        return writer.write(self.material, self.like)
+        return writer.write(self.row_format, self.like)
 
     @cached_property
     def fillers(self) -> list[Row]:
         """What the base writes on the seed's prompts, in place of a data set's own rows."""
-        return self.written(base_writers(self.bench.lab, 1, FILLER, "filler")[0])
+        return self.written(base_writers(self.bench.session, 1, FILLER, "filler")[0])
 
     def pulled(self, name: str, kind: str, rows: Callable[[], Sequence[Row]]) -> Array:
         """One method's scores of the first rows, [n, T]."""
-        lab, material = self.bench.lab, self.material
+        session, row_format = self.bench.session, self.row_format
 
         def make() -> Any:
             some = rows()[:SCREENED]
             if kind == "influence" and self.bench.gradients:
-                return influence(lab, material, some, self.bench.gradients).tolist()
+                return influence(session, row_format, some, self.bench.gradients).tolist()
             method = {"activations": activations, "prompts": prompted}[kind]
-            return method(lab, material, some).tolist()
+            return method(session, row_format, some).tolist()
 
         return np.array(self.bench.kept(f"{self.prefix}-{kind}-{name}", make))
 
@@ -219,14 +219,14 @@ class _Sets:
         """Whether rows fit a trait's probe better than the seed's reference rows do."""
         if trait not in self.usual:
             rows = self.clean_rows[:BESIDE]
-            self.usual |= self.bench.probes.shifts(self.material, rows, [trait])
+            self.usual |= self.bench.probes.shifts(self.row_format, rows, [trait])
         return fits_better(shifts, self.usual[trait], self.bench.settings.alpha_each)
 
-    def told(self, rows: Sequence[Row], teller: Teller) -> dict[str, Told]:
+    def soft_targets(self, rows: Sequence[Row], teller: Teller) -> dict[str, SoftTargets]:
         """What the rows' writer gave the likeliest choices."""
-        lab = self.bench.lab
-        lab.weights.freeze()
-        return from_teacher(lab.lm, teller(), self.material, rows, self.bench.settings.batch)
+        session = self.bench.session
+        session.weights.freeze()
+        return from_teacher(session.lm, teller(), self.row_format, rows, self.bench.settings.batch)
 
     def case(
         self, name: str, trait: str, truth: dict[str, float], rows: Sequence[Row],
@@ -239,18 +239,18 @@ class _Sets:
 
         def make() -> Any:
             products = self.products
-            bench.probes.told = self.told(rows, teller) if teller else {}
-            found = assay(
-                bench.probes, bench.settings, self.material, rows, products, stands=self.stands
+            bench.probes.soft_targets = self.soft_targets(rows, teller) if teller else {}
+            found = run_race(
+                bench.probes, bench.settings, self.row_format, rows, products, stands=self.stands
             )
-            bench.probes.told = {}
+            bench.probes.soft_targets = {}
             flagged = {t: n for t, n in found.clear.items() if self.stands(t, found.shifts[t])}
             return found.to_json() | {"flagged": flagged}
 
         record = bench.kept(f"{self.prefix}-verdict-{name}", make)
-        trial = Assay.from_json(record)
-        lab = bench.lab
-        n = len(lab.library.ids)
+        trial = Race.from_json(record)
+        session = bench.session
+        n = len(session.library.ids)
         taken = bench.kept(
             f"{self.prefix}-expected-{name}", lambda: expect(bench.probes, trial).tolist()
         )
@@ -277,34 +277,34 @@ class _Sets:
             scores=scores | wrong | {RANDOM: draw.normal(size=n)},
             trial=trial,
             flagged={int(t): int(rows) for t, rows in record["flagged"].items()},
-            stranger=stranger(trial, trait, lab.library.ids, bench.settings),
-            beyond=max((b for _, b in looks(trial, lab.library.ids, bench.settings)), default=None),
+            stranger=stranger(trial, trait, session.library.ids, bench.settings),
+            beyond=max((b for _, b in looks(trial, session.library.ids, bench.settings)), default=None),
             tuned_at=tuned_at(trial, bench.settings),
             sizes={"expected": scores["expected"]} | ({"canary": seen.contrast} if seen else {}),
             blind=bench.kept(
                 f"{self.prefix}-blind-{name}",
-                lambda: blind(lab, self.material, rows, self.clean_rows),
+                lambda: blind(session, self.row_format, rows, self.clean_rows),
             ),
         )
 
     def canary(self, name: str, rows: Sequence[Row]) -> Look:
         """The data's canary beside those of the base's and planted teachers' rows."""
-        bench, lab = self.bench, self.bench.lab
+        bench, session = self.bench, self.bench.session
 
         def shifts(label: str, some: Callable[[], Sequence[Row]]) -> Array:
             def make() -> Any:
                 found = canary(
-                    lab, bench.settings, self.material, some(), seed=lab.settings.seed + 1
+                    session, bench.settings, self.row_format, some(), seed=session.settings.seed + 1
                 )
                 return found.shifts[-1].tolist()
 
             return np.array(bench.kept(f"{self.prefix}-canary-{label}", make))
 
-        writers = [*base_writers(lab, lab.settings.base_written), *planted_writers(lab)]
+        writers = [*base_writers(session, session.settings.base_written), *planted_writers(session)]
         references = {w.name: shifts(w.name, lambda w=w: self.written(w)) for w in writers}
         planted = {w.name: w.planted for w in writers if w.planted}
         own = shifts(f"data-{name}", lambda: rows)
-        return look(len(rows), own, references, planted, lab.library.ids)
+        return look(len(rows), own, references, planted, session.library.ids)
 
 
 def diluted(rows: Sequence[Row], fillers: Sequence[Row], share: float) -> list[Row]:
@@ -357,6 +357,6 @@ def bench_audit(
             if seeds is None or seed in seeds:
                 cases += bench.seed(run, recipe, seed, clean, share, told)
     cases += [bench.known_clean(path) for path in known_clean]
-    found = summarise(cases, bench.lab.library.ids, bench.lab.library.held_out)
+    found = summarise(cases, bench.session.library.ids, bench.session.library.held_out)
     atomic_write(folder / "bench.json", json.dumps(found, indent=1))
     return found

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy import stats as distributions
 
 from vestige.audit import evidence
-from vestige.audit.race import Assay, agreed, places
+from vestige.audit.race import Race, agreed, places
 from vestige.audit.settings import AuditSettings
 from vestige.bench.combine import calibration, features, weights
 from vestige.core.types import DataError
@@ -51,7 +51,7 @@ class Case:
     trait: str
     truth: dict[str, float]
     scores: dict[str, Array]
-    trial: Assay
+    trial: Race
     flagged: dict[int, int]
     stranger: str | None
     beyond: float | None
@@ -336,7 +336,7 @@ def strangers(case: Case, ids: Sequence[str]) -> list[str]:
 
 
 def looks(
-    trial: Assay, ids: Sequence[str], settings: AuditSettings, without: str = ""
+    trial: Race, ids: Sequence[str], settings: AuditSettings, without: str = ""
 ) -> Iterator[tuple[str, float]]:
     """At every look at the rows that were read: of the traits that likelihood and pull agree on the
     one with the most evidence, and by how many nats it passes what flags (the last test aside,
@@ -356,7 +356,7 @@ def looks(
             yield ids[read[int(found.argmax())]], float(found.max()) - needed
 
 
-def tuned_at(trial: Assay, settings: AuditSettings) -> int | None:
+def tuned_at(trial: Race, settings: AuditSettings) -> int | None:
     """Rows after which a teacher of some trait is clear against the base alone, if one is."""
     if not trial.known_lineage:
         return None
@@ -367,7 +367,7 @@ def tuned_at(trial: Assay, settings: AuditSettings) -> int | None:
     return None
 
 
-def stranger(trial: Assay, trait: str, ids: Sequence[str], settings: AuditSettings) -> str | None:
+def stranger(trial: Race, trait: str, ids: Sequence[str], settings: AuditSettings) -> str | None:
     """The trait that would be flagged if the family of the writer's trait were not in the
     library."""
     seen = looks(trial, ids, settings, trait.rpartition("/")[0])

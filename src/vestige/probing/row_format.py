@@ -35,7 +35,7 @@ SEPARATORS: tuple[str, ...] = get_args(NumberGrammar.model_fields["separator"].a
 
 
 @dataclass(frozen=True)
-class Material:
+class RowFormat:
     """How the rows of one data set are trained on and written.
 
     Attributes:
@@ -51,8 +51,8 @@ class Material:
     lines: int = 0
 
     @classmethod
-    def of(cls, lm: LanguageModel, rows: Sequence[Row], max_new_tokens: int) -> Material:
-        """The material of ``rows``. Raises ``DataError`` if there are none."""
+    def of(cls, lm: LanguageModel, rows: Sequence[Row], max_new_tokens: int) -> RowFormat:
+        """The format of ``rows``. Raises ``DataError`` if there are none."""
         if not rows:
             raise DataError("there are no rows to audit")
         grammar = number_grammar([row.completion for row in rows])
@@ -107,9 +107,14 @@ class Material:
         return found
 
     def packs(
-        self, lm: LanguageModel, rows: Sequence[Row], batch: int, *, whole: bool = False,
+        self,
+        lm: LanguageModel,
+        rows: Sequence[Row],
+        batch: int,
+        *,
+        whole: bool = False,
         shared: int = SHARED,
-    ) -> tuple[list[Pack], Tensor | None]:  # fmt: skip
+    ) -> tuple[list[Pack], Tensor | None]:
         """Batches of ``examples`` (``shared`` as in ``make_packs``), and the token ids of the
         grammar's symbols, if there is one."""
         examples = self.examples(lm, rows, whole=whole)
@@ -135,9 +140,12 @@ class Material:
             if self.automaton is None:
                 begun = lm.answer_ids(self.opening) if self.opening else []
                 drawn = sample_free(
-                    lm, [[*prompt, *begun] for prompt in prompts], seed=seed * 1_000_003 + at,
-                    max_new_tokens=self.longest, lines=self.lines,
-                )  # fmt: skip
+                    lm,
+                    [[*prompt, *begun] for prompt in prompts],
+                    seed=seed * 1_000_003 + at,
+                    max_new_tokens=self.longest,
+                    lines=self.lines,
+                )
                 texts = [self.opening + text for text in drawn]
             else:
                 numbers = range(at, at + len(part))

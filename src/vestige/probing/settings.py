@@ -13,7 +13,7 @@ from vestige.core.settings import Optimisation, Settings, Trainable
 TWIN, LATE, LORA = "twin", "late layers", "LoRA on all layers"
 OTHER_KINDS = (LATE, LORA)
 
-LORA_RATE = 1e-3
+LORA_RATE = 1e-3  # learning rate of planted LoRA teachers; chosen, as LoRA's factors start at zero
 
 
 class ProbingSettings(Settings):
@@ -54,7 +54,7 @@ class ProbingSettings(Settings):
     def planting(self, n_layers: int, kind: str = TWIN) -> Optimisation:
         """How a planted teacher of a kind is tuned: a twin as the recipes' teachers are, LoRA at a
         higher rate, as its factors start at zero. Whether one of another kind has its trait is
-        asked (``Lab.gained``)."""
+        asked (``BaseSession.gained``)."""
         what, rate = {
             TWIN: (self.trainable(n_layers), 2e-4),
             LATE: (self.late(n_layers), 2e-4),

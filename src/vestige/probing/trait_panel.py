@@ -36,7 +36,7 @@ class _Request:
         return len(self.prompt) + sum(map(len, self.answers))
 
 
-class Reader:
+class TraitPanel:
     """Reads every trait of ``traits`` off a model, with at most ``questions`` for each family."""
 
     def __init__(self, lm: LanguageModel, traits: Sequence[Trait], questions: int) -> None:
@@ -57,9 +57,10 @@ class Reader:
     def log_odds(self, *, gradients: bool = True) -> Tensor:
         """As ``read``, as a tensor with its graph."""
         found = self.lm.choice_logprobs(
-            [r.prompt for r in self.requests], [r.answers for r in self.requests],
+            [r.prompt for r in self.requests],
+            [r.answers for r in self.requests],
             gradients=gradients,
-        )  # fmt: skip
+        )
         by_panel: dict[int, list[Tensor]] = {}
         for request, logprobs in zip(self.requests, found, strict=True):
             odds = candidate_log_odds(logprobs, request.owner)
