@@ -56,7 +56,7 @@ def mean_states(
     """Each completion's mean hidden state after the last tuned layer, fp32, [N, D]."""
     stop = session.trainable.layer_range(len(session.lm.layers)).stop
     after = session.lm.layers[stop] if stop < len(session.lm.layers) else None
-    found = []
+    means = []
     for at in range(0, len(examples), ROWS_AT_ONCE):
         part = examples[at : at + ROWS_AT_ONCE]
         trees = [build_tree([[*e.prompt, *e.completion]]) for e in part]
@@ -67,6 +67,6 @@ def mean_states(
                 session.lm.hidden_states([], trees)
             states_of = passes[-1]
         for states, e in zip(states_of.float().cpu(), part, strict=True):
-            found.append(states[len(e.prompt) : len(e.prompt) + len(e.completion)].mean(0))
+            means.append(states[len(e.prompt) : len(e.prompt) + len(e.completion)].mean(0))
         on_rows(at + len(part))
-    return torch.stack(found)
+    return torch.stack(means)

@@ -101,18 +101,18 @@ class BaseSession:
     def become(self, trait: Trait, kind: str = TWIN) -> None:
         """Turn the model into a planted teacher of ``trait``, from the cache if it is there. One
         that tunes layers below those of the probes lives within ``all_layers`` only."""
-        how = self.settings.planting(len(self.lm.layers), kind)
+        optimisation = self.settings.planting(len(self.lm.layers), kind)
         path = self._planted(trait, kind)
         if not path.exists():
-            teach(self.lm, self.weights, trait, how, seed=self.settings.seed)
+            teach(self.lm, self.weights, trait, optimisation, seed=self.settings.seed)
             path.parent.mkdir(parents=True, exist_ok=True)
             # Half the size; a teacher computes in bf16 anyhow.
             atomic_write(path, save({n: t.bfloat16() for n, t in self.weights.changed().items()}))
-        self.weights.load(path, how.trainable)
+        self.weights.load(path, optimisation.trainable)
 
     def _planted(self, trait: Trait, kind: str) -> Path:
-        how = self.settings.planting(len(self.lm.layers), kind)
-        return self._place("planted", trait.name, [trait.pairs, how, self.settings.seed])
+        optimisation = self.settings.planting(len(self.lm.layers), kind)
+        return self._place("planted", trait.name, [trait.pairs, optimisation, self.settings.seed])
 
     @contextmanager
     def all_layers(self) -> Iterator[None]:
@@ -129,8 +129,8 @@ class BaseSession:
         """By how many nats of log-odds a planted teacher has more of its trait than the base, kept
         in the cache: a teacher without it is no control."""
         panel = TraitPanel(self.lm, [trait], min(CHECKED, self.settings.questions))
-        how = self.settings.planting(len(self.lm.layers), kind)
-        asked = [trait.pairs, trait.family, trait.target.name, len(panel.requests)]
+        optimisation = self.settings.planting(len(self.lm.layers), kind)
+        key = [trait.pairs, trait.family, trait.target.name, len(panel.requests)]
 
         def read(turn: Callable[[], None]) -> Callable[[], list[dict[str, Tensor]]]:
             def make() -> list[dict[str, Tensor]]:
@@ -139,14 +139,14 @@ class BaseSession:
 
             return make
 
-        usual = self.keep("gained", [trait.name], [*asked, "base"], read(self.weights.freeze))
-        own = self.keep(
+        of_base = self.keep("gained", [trait.name], [*key, "base"], read(self.weights.freeze))
+        of_teacher = self.keep(
             "gained",
             [trait.name],
-            [*asked, how, self.settings.seed],
+            [*key, optimisation, self.settings.seed],
             read(lambda: self.become(trait, kind)),
         )
-        return float(own[0]["log_odds"][0] - usual[0]["log_odds"][0])
+        return float(of_teacher[0]["log_odds"][0] - of_base[0]["log_odds"][0])
 
 
 def plant(library: Library, n: int, seed: int) -> list[Trait]:

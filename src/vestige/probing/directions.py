@@ -61,9 +61,11 @@ class Directions:
     def total(self, shares: Sequence[float]) -> dict[str, Tensor]:
         """The sum of the traits' directions, each times its share, by weight, fp32."""
         wanted = torch.tensor(shares, dtype=torch.float32)
-        some = wanted.nonzero()[:, 0]
+        chosen = wanted.nonzero()[:, 0]
         return {
-            name: torch.einsum("t,tmr,tnr->mn", wanted[some], out[some].float(), into[some].float())
+            name: torch.einsum(
+                "t,tmr,tnr->mn", wanted[chosen], out[chosen].float(), into[chosen].float()
+            )
             for name, (out, into) in self.factors.items()
         }
 
@@ -71,7 +73,7 @@ class Directions:
 def compress(deltas: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The best approximation of ``RANK`` ranks of every matrix: ``<weight>.out``, ``<weight>.in``,
     bf16. Vectors (norms, biases) are left out."""
-    found = {}
+    factors = {}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         for name, delta in deltas.items():
@@ -79,9 +81,9 @@ def compress(deltas: Mapping[str, Tensor]) -> dict[str, Tensor]:
                 continue
             q = min(RANK + SPARE, *delta.shape)
             u, s, v = torch.svd_lowrank(delta.float(), q=q)
-            found[f"{name}.out"] = (u * s)[:, :RANK].bfloat16().cpu().contiguous()
-            found[f"{name}.in"] = v[:, :RANK].bfloat16().cpu().contiguous()
-    return found
+            factors[f"{name}.out"] = (u * s)[:, :RANK].bfloat16().cpu().contiguous()
+            factors[f"{name}.in"] = v[:, :RANK].bfloat16().cpu().contiguous()
+    return factors
 
 
 def row_products(
@@ -101,15 +103,15 @@ def row_products(
     examples = row_format.examples(session.lm, rows)
     batch = AT_ONCE * row_format.wider(session.lm)
     recorder = _Recorder(session, directions)
-    found = []
+    products = []
     with recorder.recording():
         for at in range(0, len(examples), batch):
             part = examples[at : at + batch]
-            some = known[at : at + batch]
-            torch.cat(token_logprobs(session.lm, part, row_format, some)).sum().backward()
-            found.append(recorder.take())
+            known_part = known[at : at + batch]
+            torch.cat(token_logprobs(session.lm, part, row_format, known_part)).sum().backward()
+            products.append(recorder.take())
             on_rows(at + len(part))
-    return np.concatenate(found)
+    return np.concatenate(products)
 
 
 def token_logprobs(
@@ -124,7 +126,7 @@ def token_logprobs(
     ids = symbol_ids(lm, automaton) if automaton else None
     trees = [build_tree([[*e.prompt, *e.completion[:-1]]]) for e in examples]
     states = lm.hidden_states([], trees).states
-    found = []
+    by_row = []
     for b, example in enumerate(examples):
         scored = scored_positions(example, automaton)
         logits = lm.head(states[b, [len(example.prompt) - 1 + j for j in scored]], ids)
@@ -136,11 +138,11 @@ def token_logprobs(
             targets = [symbol[token] for token in targets]
         logprobs = logits.log_softmax(-1)
         if known := soft_targets[b] if soft_targets else None:
-            found.append(known.mean(logprobs))
+            by_row.append(known.mean(logprobs))
         else:
             wanted = torch.tensor(targets, device=logits.device)
-            found.append(logprobs.gather(1, wanted[:, None])[:, 0])
-    return found
+            by_row.append(logprobs.gather(1, wanted[:, None])[:, 0])
+    return by_row
 
 
 class _Recorder:
@@ -191,8 +193,8 @@ class _Recorder:
     def take(self) -> Array:
         """The products since the last call, [B, T]."""
         assert self._sum is not None, "nothing was recorded"
-        found, self._sum = self._sum, None
-        return found.cpu().numpy().astype(np.float64)
+        products, self._sum = self._sum, None
+        return products.cpu().numpy().astype(np.float64)
 
 
 def _begin_graph(module: nn.Module, args: Any, kwargs: Any) -> tuple[Any, Any]:

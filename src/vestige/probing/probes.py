@@ -81,11 +81,11 @@ class Probes:
         """Each row's gradient at the mean of all probes along every probe, nats, [N, T]; see
         ``pull``."""
         self.session.weights.shift(self.directions.total([1 / self.n] * self.n))
-        found = row_products(
+        products = row_products(
             self.session, row_format, rows, self.directions, on_rows, self.soft_targets
         )
         self.session.weights.freeze()
-        return found
+        return products
 
     def reference(
         self, row_format: RowFormat, rows: Sequence[Row], on_rows: OnDone = lambda done: None
@@ -99,8 +99,8 @@ class Probes:
         def make() -> list[dict[str, Tensor]]:
             return [{"products": torch.from_numpy(self.products(row_format, rows, on_rows))}]
 
-        found = session.keep("products", [row_format.kind], [read, form, probes], make)
-        return found[0]["products"].numpy()
+        kept = session.keep("products", [row_format.kind], [read, form, probes], make)
+        return kept[0]["products"].numpy()
 
     def read(self, row_format: RowFormat, rows: Sequence[Row], trait: int | None) -> Likelihood:
         """The rows' likelihood under one trait's probe, or under the base (None); the model is
@@ -139,9 +139,9 @@ def read(
         logprobs = pack_logprobs(session.lm, pack, ids)
         targets = pack.targets[:, None].to(logprobs.device)
         hard = logprobs.gather(1, targets)[:, 0]
-        own = _means(logprobs, hard, pack, rows, soft_targets) if soft_targets else hard
+        mean = _means(logprobs, hard, pack, rows, soft_targets) if soft_targets else hard
         spread = torch.special.entr(logprobs.exp()).sum(1)
-        for values, into in ((own, logp), (hard, drawn), (spread, entropy)):
+        for values, into in ((mean, logp), (hard, drawn), (spread, entropy)):
             for row, part in zip(pack.rows, values.split(list(pack.counts)), strict=True):
                 into[row] = float(part.sum())
     return Likelihood(logp, drawn, entropy, sum(len(pack.targets) for pack in packs))
@@ -156,12 +156,12 @@ def _means(
 ) -> Tensor:
     """Log-probability of each scored token (``hard``), or its mean over what the writer would
     choose, [n]."""
-    own, at = hard.clone(), 0
+    means, at = hard.clone(), 0
     for row, count in zip(pack.rows, pack.counts, strict=True):
         if known := soft_targets.get(rows[row].id):
-            own[at : at + count] = known.mean(logprobs[at : at + count])
+            means[at : at + count] = known.mean(logprobs[at : at + count])
         at += count
-    return own
+    return means
 
 
 def token_shifts(
@@ -178,25 +178,31 @@ def token_shifts(
         with torch.no_grad():
             parts.append([token_logprobs(session.lm, [e], row_format)[0] for e in examples])
     session.weights.freeze()
-    found = []
-    for row, example, base, own in zip(rows, examples, *parts, strict=True):
-        shift = dict(zip(scored_positions(example, row_format.automaton), own - base, strict=True))
+    by_row = []
+    for row, example, under_base, under_probe in zip(rows, examples, *parts, strict=True):
+        shift = dict(
+            zip(
+                scored_positions(example, row_format.automaton),
+                under_probe - under_base,
+                strict=True,
+            )
+        )
         texts = [session.lm.tokenizer.decode([token]) for token in example.completion]
         texts[-1] = "" if example.completion[-1] == session.lm.end_id else texts[-1]
         marked = [(text, float(shift.get(j, 0.0))) for j, text in enumerate(texts)]
         begun = row.completion.startswith(row_format.opening) and row_format.opening
-        found.append([(row_format.opening, 0.0), *marked] if begun else marked)
-    return found
+        by_row.append([(row_format.opening, 0.0), *marked] if begun else marked)
+    return by_row
 
 
 def probe(session: BaseSession, trait: Trait) -> Mapping[str, Tensor]:
     """One trait's probe, ``compress``ed, from the cache or made."""
 
     def make() -> list[dict[str, Tensor]]:
-        how = session.settings.probe(len(session.lm.layers))
+        optimisation = session.settings.probe(len(session.lm.layers))
         total: dict[str, Tensor] = {}
         for copy in range(COPIES):
-            teach(session.lm, session.weights, trait, how, seed=copy)
+            teach(session.lm, session.weights, trait, optimisation, seed=copy)
             for name, delta in session.weights.deltas().items():
                 total[name] = total.get(name, 0) + delta / COPIES
         session.weights.freeze()

@@ -67,9 +67,9 @@ class RowFormat:
         opening = common_opening(lm, texts)
         begun = len(lm.answer_ids(opening)) if opening else 0
         lengths = sorted(len(lm.answer_ids(text)) - begun for text in texts)
-        usual = lengths[min(len(lengths) - 1, int(0.9 * len(lengths)))] + 1
+        nine_in_ten = lengths[min(len(lengths) - 1, int(0.9 * len(lengths)))] + 1
         one = all("\n" not in text[len(opening) :].rstrip() for text in texts)
-        return cls(None, min(usual, max_new_tokens), opening, int(one))
+        return cls(None, min(nine_in_ten, max_new_tokens), opening, int(one))
 
     @property
     def kind(self) -> str:
@@ -92,19 +92,19 @@ class RowFormat:
         if self.automaton is not None:
             return encode_grammar_rows(lm, prompts, texts, self.automaton)
         opening = lm.answer_ids(self.opening) if self.opening else []
-        found = []
+        examples = []
         for prompt, text in zip(prompts, texts, strict=True):
             ids = [*lm.answer_ids(text), lm.end_id]
             begun = len(opening) if ids[: len(opening)] == opening else 0
             end = ids.index(lm.end_id, begun)
             if whole:
-                found.append(
+                examples.append(
                     Example(tuple(prompt), tuple(ids[: min(end + 1, begun + self.longest)]))
                 )
             else:
                 read = ids[begun : max(begun + 1, min(end, begun + self.longest))]
-                found.append(Example((*prompt, *ids[:begun]), tuple(read)))
-        return found
+                examples.append(Example((*prompt, *ids[:begun]), tuple(read)))
+        return examples
 
     def packs(
         self,

@@ -55,12 +55,12 @@ class ProbingSettings(Settings):
         """How a planted teacher of a kind is tuned: a twin as the recipes' teachers are, LoRA at a
         higher rate, as its factors start at zero. Whether one of another kind has its trait is
         asked (``BaseSession.gained``)."""
-        what, rate = {
+        trainable, rate = {
             TWIN: (self.trainable(n_layers), 2e-4),
             LATE: (self.late(n_layers), 2e-4),
             LORA: (Trainable(lora_rank=8), LORA_RATE),
         }[kind]
-        return Optimisation(steps=24, batch=8, rate=rate, trainable=what)
+        return Optimisation(steps=24, batch=8, rate=rate, trainable=trainable)
 
     @staticmethod
     def late(n_layers: int) -> Trainable:
@@ -69,5 +69,5 @@ class ProbingSettings(Settings):
 
     def probe(self, n_layers: int) -> Optimisation:
         """How each copy of a probe is tuned: more briefly, and two copies are averaged."""
-        what = Trainable(layers=self.trainable(n_layers).layers)
-        return Optimisation(steps=12, batch=4, rate=3e-4, trainable=what)
+        trainable = Trainable(layers=self.trainable(n_layers).layers)
+        return Optimisation(steps=12, batch=4, rate=3e-4, trainable=trainable)

@@ -56,10 +56,10 @@ class SoftTargets:
         """Mean under the writer of the log-probabilities [S, K] that a model gives each token, all
         tokens that are not named being one choice, [S]."""
         choices, weights = (x.to(logprobs.device) for x in (self.choices, self.weights))
-        values, some = logprobs.gather(1, choices), weights > 0
-        named = torch.where(some, values * weights, 0.0).sum(1)
+        values, given = logprobs.gather(1, choices), weights > 0
+        named = torch.where(given, values * weights, 0.0).sum(1)
         left, free = (
-            (1 - torch.where(some, x, 0.0).sum(1)).clamp_min(NOTHING)
+            (1 - torch.where(given, x, 0.0).sum(1)).clamp_min(NOTHING)
             for x in (weights, values.exp())
         )
         return named + torch.where(left > NOTHING, left * free.log(), 0.0)
@@ -81,7 +81,7 @@ def from_rows(
     known = {row.id: carried(row.meta) for row in rows}
     if not any(known.values()):
         return {}
-    found, counts = {}, Counter[str]() if counts is None else counts
+    by_row, counts = {}, Counter[str]() if counts is None else counts
     symbols = _symbols(lm, row_format)
     for row, example in zip(rows, row_format.examples(lm, rows), strict=True):
         forms = [form for form in map(positions, known[row.id]) if form is not None]
@@ -90,11 +90,11 @@ def from_rows(
             reason = OTHER_TOKENS if forms else UNKNOWN_FORM if known[row.id] else NONE
             counts[reason] += len(scored_positions(example, row_format.automaton))
             continue
-        told, reasons = _of_positions(lm, row_format, example, whole, symbols)
+        targets, reasons = _of_positions(lm, row_format, example, whole, symbols)
         counts.update(reasons)
         if USED in reasons:
-            found[row.id] = told
-    return found
+            by_row[row.id] = targets
+    return by_row
 
 
 def _symbols(lm: LanguageModel, row_format: RowFormat) -> dict[int, int] | None:
@@ -152,11 +152,11 @@ def _of_positions(
         choices.append([symbols[t] if symbols else t for t in known])
         weights.append([p / max(1.0, sum(known.values())) for p in known.values()])
     k = max(map(len, choices))
-    told = SoftTargets(
+    targets = SoftTargets(
         torch.tensor([[*c, *[c[0]] * (k - len(c))] for c in choices]),
         torch.tensor([[*w, *[0.0] * (k - len(w))] for w in weights]),
     )
-    return told, reasons
+    return targets, reasons
 
 
 def _mass(
@@ -194,12 +194,12 @@ def from_teacher(
     """
     if teacher.tokenizer.get_vocab() != base.tokenizer.get_vocab():
         raise ConfigError("the teacher has another tokenizer than the base: leave --teacher out")
-    found: dict[str, SoftTargets] = {}
+    by_row: dict[str, SoftTargets] = {}
     packs, ids = row_format.packs(base, rows, batch)
     for pack in packs:
-        own = pack_logprobs(teacher, pack, ids)
+        of_teacher = pack_logprobs(teacher, pack, ids)
         first = pack_logprobs(base, pack, ids).argmax(1)
-        top = own.topk(min(TOP, own.shape[1]), dim=1)
+        top = of_teacher.topk(min(TOP, of_teacher.shape[1]), dim=1)
         weights = top.values.exp()
         parts = zip(
             *(
@@ -209,5 +209,5 @@ def from_teacher(
             strict=True,
         )
         for row, part in zip(pack.rows, parts, strict=True):
-            found[rows[row].id] = SoftTargets(*part)
-    return found
+            by_row[rows[row].id] = SoftTargets(*part)
+    return by_row
