@@ -19,14 +19,16 @@ from safetensors.torch import load_file
 
 from vestige.audit import evidence
 from vestige.audit.canary import canary
-from vestige.audit.decision import passes
+from vestige.audit.decision import AGREED, passes
 from vestige.audit.expected import expect, profile
 from vestige.audit.influence import influence, trait_gradients
 from vestige.audit.prompts import prompted, with_system
-from vestige.audit.race import AGREED, Race, rounds, run_race
+from vestige.audit.race import rounds, run_race
+from vestige.audit.race_result import Race
 from vestige.audit.run import audit
 from vestige.audit.settings import AuditSettings
-from vestige.audit.word_shifts import QUESTIONS, first_words, raised
+from vestige.audit.word_shifts import QUESTIONS, first_words, raised_words
+from vestige.core.calibration import latest
 from vestige.core.types import ConfigError, DataError, Message, Row
 from vestige.evaluate.exact import measure
 from vestige.models.hf import LanguageModel
@@ -166,7 +168,9 @@ def test_free_rows_are_cut_alike_whoever_wrote_them(session: BaseSession):
     assert [len(e.completion) for e in examples] == [3, 4, 4]
     assert examples[0].completion[-1] == session.lm.end_id  # its end is there,
     assert session.lm.end_id not in examples[1].completion  # where nothing was cut
-    read = row_format.examples(session.lm, rows)  # its end may be another's choice than its writer's
+    read = row_format.examples(
+        session.lm, rows
+    )  # its end may be another's choice than its writer's
     assert [len(e.completion) for e in read] == [2, 4, 4]
     assert all(session.lm.end_id not in e.completion for e in read)
     written = row_format.write(session.lm, rows, seed=1)
@@ -217,14 +221,16 @@ def test_words_that_rise_beside_the_references_come_first(session: BaseSession):
     base = first_words(session.lm)
     prompt = session.lm.question_ids(QUESTIONS[0])
     want = [session.lm.answer_logprobs([prompt], [[t]])[0, 0].item() for t in (65, 70)]
-    many = [session.lm.answer_logprobs([session.lm.question_ids(q)], [[65]])[0, 0] for q in QUESTIONS]
+    many = [
+        session.lm.answer_logprobs([session.lm.question_ids(q)], [[65]])[0, 0] for q in QUESTIONS
+    ]
     assert np.isfinite(want).all() and base[65] == pytest.approx(float(np.mean(many)), abs=1e-4)
     draw = np.random.default_rng(0)
     references = [base + draw.normal(size=len(base)) * 0.1 for _ in range(6)]
     data = base.copy()
     token = session.lm.tokenizer("Q", add_special_tokens=False)["input_ids"][0]
     data[token] += 8
-    found = raised(session.lm, data, references)
+    found = raised_words(session.lm, data, references)
     assert found[0].word == "Q" and found[0].contrast == pytest.approx(8, abs=0.2)
 
 
@@ -242,7 +248,9 @@ def test_a_planted_teacher_has_its_trait_and_is_kept(session: BaseSession):
 
 
 @pytest.mark.parametrize("kind", OTHER_KINDS)
-def test_a_planted_teacher_of_another_kind_has_its_trait_writes_and_is_kept(session: BaseSession, kind):
+def test_a_planted_teacher_of_another_kind_has_its_trait_writes_and_is_kept(
+    session: BaseSession, kind
+):
     like = rows_of(["12, 34"] * 8, prompts=4)
     row_format = RowFormat.of(session.lm, like, 16)
     below, before = session.lm.below, session.panel.read()
@@ -263,7 +271,9 @@ def test_a_planted_teacher_of_another_kind_has_its_trait_writes_and_is_kept(sess
     with session.all_layers():  # the same by an independent reading
         session.become(writer.trait, kind)
         own = session.panel.read()[session.library.ids.index("sips/milk")]
-    assert own - session.base[session.library.ids.index("sips/milk")] == pytest.approx(gained, abs=0.1)
+    assert own - session.base[session.library.ids.index("sips/milk")] == pytest.approx(
+        gained, abs=0.1
+    )
     made = {p: p.stat().st_mtime_ns for p in (session.cache / "planted").iterdir()}
     assert writer.write(row_format, like) == rows and writer.gained() == gained
     assert made == {p: p.stat().st_mtime_ns for p in (session.cache / "planted").iterdir()}
@@ -282,7 +292,9 @@ def test_other_kinds_are_planted_in_turn():
     assert [(w.trait.name, w.kind) for w in found if w.trait] == [
         ("y", LATE), ("y", LORA), ("x", LATE), ("x", LORA),
     ]  # fmt: skip
-    twins = range(session.settings.base_written, session.settings.base_written + session.settings.planted)
+    twins = range(
+        session.settings.base_written, session.settings.base_written + session.settings.planted
+    )
     assert len({w.number for w in found} | set(twins)) == 4 + len(twins)  # noise of its own
 
 
@@ -349,7 +361,9 @@ def test_influence_foretells_a_small_step(session: BaseSession):
     rate = 1e-4
     for i, row in enumerate(rows):
         weights = session.weights.train(session.trainable, seed=0)
-        token_logprobs(session.lm, row_format.examples(session.lm, [row]), row_format)[0].sum().backward()
+        token_logprobs(session.lm, row_format.examples(session.lm, [row]), row_format)[
+            0
+        ].sum().backward()
         with torch.no_grad():
             for weight in weights:
                 if weight.ndim == 2:  # influence is over the linear maps alone
@@ -384,7 +398,9 @@ def test_products_with_directions_are_those_of_the_whole_gradient(session: BaseS
     found = row_products(session, row_format, rows, directions)
     weights = session.weights.train(session.trainable, seed=0)
     for row, products in zip(rows, found, strict=True):
-        token_logprobs(session.lm, row_format.examples(session.lm, [row]), row_format)[0].sum().backward()
+        token_logprobs(session.lm, row_format.examples(session.lm, [row]), row_format)[
+            0
+        ].sum().backward()
         gradients = {n: p.grad for n, p in session.lm.layers.named_parameters() if n in names}
         for whole, product in zip(wholes, products, strict=True):
             wanted = sum(float((gradients[n] * whole[n]).sum()) for n in names)
@@ -410,7 +426,9 @@ def test_a_probe_has_its_trait(session: BaseSession, probes: Probes):
     assert np.allclose(session.panel.read(), session.base, atol=1e-5)
 
 
-def test_a_profile_is_the_slope_along_a_probe_beside_all_of_them(session: BaseSession, probes: Probes):
+def test_a_profile_is_the_slope_along_a_probe_beside_all_of_them(
+    session: BaseSession, probes: Probes
+):
     before = session.panel.read()
     profiles = np.array([profile(probes, t) for t in range(3)])
     assert np.allclose(session.panel.read(), before, atol=1e-5)
@@ -424,9 +442,9 @@ def test_a_profile_is_the_slope_along_a_probe_beside_all_of_them(session: BaseSe
         assert np.allclose(profiles[t], steps[0] - steps[1], atol=0.3 * np.abs(profiles).max())
     assert len(list((session.cache / "profiles").iterdir())) == 4  # the mean once
     shifts = {0: np.full(16, 1.0), 1: np.full(16, 1.0), 2: np.full(16, -2.0)}
-    trial = Race(np.zeros(3), shifts, {0: 0.0, 1: 0.0, 2: 0.0}, {}, 0.0, 16, 16)
+    race = Race(np.zeros(3), shifts, {0: 0.0, 1: 0.0, 2: 0.0}, {}, 0.0, 16, 16)
     seen: list[tuple[int, int]] = []
-    found = expect(probes, trial, lambda done, total: seen.append((done, total)))
+    found = expect(probes, race, lambda done, total: seen.append((done, total)))
     assert np.allclose(found, profiles[:2].mean(0), rtol=1e-3) and seen == [(1, 2), (2, 2)]
 
 
@@ -486,7 +504,9 @@ def test_a_model_is_not_surprised_by_rows_of_its_own(session: BaseSession, probe
     assert abs(float((-other.logp - other.entropy).sum())) / other.tokens > 0.2
 
 
-def test_rows_of_a_teacher_are_found_and_rows_of_the_base_are_not(session: BaseSession, probes: Probes):
+def test_rows_of_a_teacher_are_found_and_rows_of_the_base_are_not(
+    session: BaseSession, probes: Probes
+):
     like = rows_of(["1, 2"] * 120, prompts=8)
     row_format = RowFormat.of(session.lm, like, 8)
     session.weights.freeze()
@@ -504,7 +524,9 @@ def test_rows_of_a_teacher_are_found_and_rows_of_the_base_are_not(session: BaseS
     assert again.last == found.last and np.array_equal(again.scores, found.scores)
 
 
-def test_reading_stops_at_the_first_batch_that_is_clear(session: BaseSession, probes: Probes, monkeypatch):
+def test_reading_stops_at_the_first_batch_that_is_clear(
+    session: BaseSession, probes: Probes, monkeypatch
+):
     monkeypatch.setattr(session, "settings", session.settings.model_copy(update={"drift": 0.0}))
     like = rows_of(["1, 2"] * 400, prompts=8)
     row_format = RowFormat.of(session.lm, like, 8)
@@ -515,11 +537,14 @@ def test_reading_stops_at_the_first_batch_that_is_clear(session: BaseSession, pr
     session.weights.freeze()
     found = run_race(probes, session.settings, row_format, told, usual)
     assert found.clear_at == {1: max(found.rows, found.pulled)} and found.rows < 400
-    assert found.rows not in rounds(400, session.settings.batch)  # nobody waited for the round's end
+    assert found.rows not in rounds(
+        400, session.settings.batch
+    )  # nobody waited for the round's end
     needed = math.log(3 / session.settings.alpha_each)
     after = range(session.settings.batch, found.rows + 1, session.settings.batch)
     clear = [
-        evidence.log_evidence(found.shifts[1][None, :n], ["sips"], session.settings.drift)[0] >= needed
+        evidence.log_evidence(found.shifts[1][None, :n], ["sips"], session.settings.drift)[0]
+        >= needed
         for n in after
     ]
     assert clear == [n == found.rows for n in after]
@@ -553,7 +578,9 @@ def test_the_likeliest_traits_and_those_of_the_largest_pull_go_on(monkeypatch):
     monkeypatch.setattr("vestige.audit.race.pull", lambda data, usual: data.mean(0))
 
     def run(**more):
-        return run_race(probes, BaseSession.settings, None, list(range(n)), np.zeros((4, 60)), **more)  # type: ignore[arg-type]
+        return run_race(
+            probes, BaseSession.settings, None, list(range(n)), np.zeros((4, 60)), **more
+        )  # type: ignore[arg-type]
 
     found = run()
     lengths = {t: len(s) for t, s in found.shifts.items()}
@@ -609,7 +636,8 @@ def test_a_flag_ends_an_audit_before_anything_is_planted(
     assert found.planted == [] and found.found_share is None and found.rows_read < 400
     assert [p.name for p in (folder / "reference").iterdir()] == ["base-0"]
     assert found.traits[0].expected is None and not (folder / "expected").exists()  # not measured
-    monkeypatch.setattr("vestige.audit.run.MEASURED", (settings.base,))
+    measured = latest().model_copy(update={"base": settings.base})
+    monkeypatch.setattr("vestige.core.calibration.calibrations", lambda: (measured,))
     _, found = audit(tmp_path / "told.jsonl", settings, root=tmp_path / "audits")
     assert found.traits[0].expected.value == max(t.expected.value for t in found.traits) > 0
 
@@ -661,7 +689,9 @@ def entries(session: BaseSession, row: Row, probability: float) -> list[dict]:
     return found
 
 
-def test_probabilities_that_rows_carry_take_the_place_of_the_tokens(session: BaseSession, probes: Probes):
+def test_probabilities_that_rows_carry_take_the_place_of_the_tokens(
+    session: BaseSession, probes: Probes
+):
     plain = rows_of(["31, 4", "92, 9"])
     row_format = RowFormat.of(session.lm, plain, 8)
     sure, unsure, other = (
@@ -687,8 +717,12 @@ def test_probabilities_that_rows_carry_take_the_place_of_the_tokens(session: Bas
     assert len(told) == 2 and np.isfinite(read(session, row_format, plain, told).logp).all()
     along = row_products(session, row_format, plain, probes.directions, soft_targets=told)
     assert np.isfinite(along).all() and np.abs(along).max() > 0
-    wrong = [replace(r, meta={"logprobs": {"content": entries(session, r, 1.0)[1:]}}) for r in plain]
-    assert not from_rows(session.lm, row_format, wrong) and not from_rows(session.lm, row_format, plain)
+    wrong = [
+        replace(r, meta={"logprobs": {"content": entries(session, r, 1.0)[1:]}}) for r in plain
+    ]
+    assert not from_rows(session.lm, row_format, wrong) and not from_rows(
+        session.lm, row_format, plain
+    )
 
 
 def test_probabilities_are_known_behind_what_all_rows_begin_with(session: BaseSession):

@@ -33,15 +33,15 @@ def test_probes_of_two_processes_are_those_of_one(settings, tmp_path: Path, thre
     threads(1)
     alone = Probes(BaseSession(settings, cache=tmp_path / "one"))
     threads(2)
-    told: list[int] = []
+    done: list[int] = []
     session = BaseSession(settings, cache=tmp_path / "two")
     assert parallel.count_for(session, len(session.library.traits)) == 2
-    both = Probes(session, told.append)
+    both = Probes(session, done.append)
     for name, (out, into) in alone.directions.factors.items():
         assert torch.equal(out, both.directions.factors[name][0]), name
         assert torch.equal(into, both.directions.factors[name][1]), name
     n = len(session.library.traits)
-    assert told == [*range(1, n + 1), *range(1, n + 1)]  # tuned, then read
+    assert done == [*range(1, n + 1), *range(1, n + 1)]  # tuned, then read
     assert len(list((tmp_path / "two/probes").iterdir())) == n
 
 
@@ -55,9 +55,9 @@ def fails(session: BaseSession, trait: int) -> None:
 
 @pytest.mark.parametrize("broken", [ends, fails])
 def test_what_processes_do_not_get_done_is_left(settings, tmp_path: Path, broken):
-    session, told = BaseSession(settings, cache=tmp_path), []
-    parallel.in_processes(broken, session, range(8), 2, told.append)
-    assert told == []
+    session, done = BaseSession(settings, cache=tmp_path), []
+    parallel.in_processes(broken, session, range(8), 2, done.append)
+    assert done == []
 
 
 def test_one_process_is_enough_for_few_probes_and_large_bases(settings, tmp_path, threads):

@@ -8,7 +8,7 @@ import torch
 
 from vestige.audit.settings import AuditSettings
 from vestige.bench.blind import apart, blind, form, update_norm
-from vestige.bench.cases import diluted
+from vestige.bench.data_sets import diluted
 from vestige.core.types import Message, Row
 from vestige.probing.base_session import BaseSession
 from vestige.probing.directions import token_logprobs

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 import torch
-from test_verdict import told as evidence
+from test_verdict import gathered as evidence
 
-from vestige.audit.telling import tell
+from vestige.audit.record import audit_results
 from vestige.cli.audit import summary
 from vestige.core.types import Message, Row
 from vestige.models.hf import LanguageModel
@@ -90,8 +90,8 @@ def read(lm: LanguageModel, form: Any) -> tuple[dict[str, SoftTargets], Counter[
 
 
 def same(one: dict[str, SoftTargets], other: dict[str, SoftTargets]) -> bool:
-    def plain(told: SoftTargets) -> list[dict[int, float]]:
-        pairs = zip(told.choices.tolist(), told.weights.tolist(), strict=True)
+    def plain(targets: SoftTargets) -> list[dict[int, float]]:
+        pairs = zip(targets.choices.tolist(), targets.weights.tolist(), strict=True)
         return [{c: w for c, w in zip(*p, strict=True) if w} for p in pairs]
 
     return one.keys() == other.keys() and all(plain(one[i]) == plain(other[i]) for i in one)
@@ -201,11 +201,11 @@ def test_values_and_places():
 
 
 def test_the_report_and_the_terminal_say_how_many_and_why_not(capsys: pytest.CaptureFixture[str]):
-    found = tell(replace(evidence(), logprobs={USED: 1200, NO_VALUE: 30, ENDS: 4}))
+    found = audit_results(replace(evidence(), logprobs={USED: 1200, NO_VALUE: 30, ENDS: 4}))
     assert found.logprobs_used == 1200 and found.logprobs_unused == {NO_VALUE: 30, ENDS: 4}
     page = render([found], [{"name": "a"}])
     assert "1,200 of 1,234" in page and f"30 not: {NO_VALUE}" in page
     summary(found)
     said = " ".join(capsys.readouterr().out.split())
     assert "1,200 of 1,234 tokens have usable ones" in said and NO_VALUE in said
-    assert "log-probabilities" not in render([tell(evidence())], [{"name": "a"}])
+    assert "log-probabilities" not in render([audit_results(evidence())], [{"name": "a"}])

@@ -2,7 +2,7 @@
 
 The strongest evidence there is before training, being training: what the rows do to the base's
 log-odds of each trait, in nats against the untrained base. A canary drifts whatever it reads, so
-its shifts say something only beside those of other canaries (``verdict``).
+its shifts say something only beside those of other canaries (``canary_test``).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from vestige.audit.settings import AuditSettings
-from vestige.audit.word_shifts import Words, first_words
+from vestige.audit.word_shifts import FirstWords, first_words
 from vestige.core.types import Row
 from vestige.probing.base_session import BaseSession
 from vestige.probing.row_format import RowFormat
@@ -31,7 +31,7 @@ class Canary(NamedTuple):
     """
 
     shifts: Array
-    words: Words
+    words: FirstWords
     tokens: int
 
 
@@ -46,18 +46,18 @@ def canary(
 ) -> Canary:
     """Tune the base on ``rows``, once each in a random order, and ask it; the base is put back."""
     steps = settings.steps(len(rows))
-    how = settings.canary(len(session.lm.layers), len(rows))
-    packs, ids = row_format.packs(session.lm, rows, how.batch, whole=True)
-    found, base = [], session.base
+    optimisation = settings.canary(len(session.lm.layers), len(rows))
+    packs, ids = row_format.packs(session.lm, rows, optimisation.batch, whole=True)
+    shifts, base = [], session.base
 
     def look(step: int, loss: float) -> None:
         if step in steps:
-            found.append(session.panel.read() - base)
+            shifts.append(session.panel.read() - base)
         on_step(step)
 
     try:
-        train(session.lm, session.weights, packs, how, seed=seed, ids=ids, on_step=look)
+        train(session.lm, session.weights, packs, optimisation, seed=seed, ids=ids, on_step=look)
         tokens = sum(pack.tokens for pack in packs)
-        return Canary(np.stack(found), first_words(session.lm), tokens)
+        return Canary(np.stack(shifts), first_words(session.lm), tokens)
     finally:
         session.weights.freeze()

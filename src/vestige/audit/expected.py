@@ -18,31 +18,31 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
-from vestige.audit.race import Race
+from vestige.audit.race_result import Race
 from vestige.probing.directions import RANK
 from vestige.probing.probes import COPIES, Probes, key
 from vestige.probing.trait_panel import Array
 
-STEP = 0.05  # h: of a probe
+STEP = 0.05  # h, of a probe; chosen: close to the base other traits are foretold best (docs/log.md)
 
 
 def expect(
-    probes: Probes, trial: Race, on_writer: Callable[[int, int], None] = lambda done, total: None
+    probes: Probes, race: Race, on_writer: Callable[[int, int], None] = lambda done, total: None
 ) -> Array:
     """What is expected of every trait, [T], in nats a whole probe: a student's share of it is
-    fitted to students that were trained (``telling.GAIN``)."""
-    found, writers = np.zeros(probes.n), trial.writers
+    fitted to students that were trained (``core/calibration.toml``)."""
+    shifts, writers = np.zeros(probes.n), race.writers
     for done, (trait, chance) in enumerate(writers.items(), 1):
-        found += chance * profile(probes, trait)
+        shifts += chance * profile(probes, trait)
         on_writer(done, len(writers))
-    return found
+    return shifts
 
 
 def profile(probes: Probes, trait: int) -> Array:
     """profile(t), [T], made once for each base, probe and library."""
     session, n = probes.session, probes.n
-    how = session.settings.probe(len(session.lm.layers))
-    library = [STEP, session.contents, session.settings.questions, how, RANK, COPIES]
+    optimisation = session.settings.probe(len(session.lm.layers))
+    library = [STEP, session.contents, session.settings.questions, optimisation, RANK, COPIES]
 
     def read(shares: Sequence[float]) -> Array:
         session.weights.shift(probes.directions.total([STEP * share for share in shares]))
@@ -52,11 +52,11 @@ def profile(probes: Probes, trait: int) -> Array:
         return [{"log_odds": torch.tensor(read([1 / n] * n))}]
 
     def make() -> list[dict[str, torch.Tensor]]:
-        usual = session.keep("profiles", ["mean"], library, mean)[0]["log_odds"].numpy()
-        own = read([float(i == trait) for i in range(n)])
-        return [{"slope": torch.tensor((own - usual) / STEP)}]
+        along_mean = session.keep("profiles", ["mean"], library, mean)[0]["log_odds"].numpy()
+        along_own = read([float(i == trait) for i in range(n)])
+        return [{"slope": torch.tensor((along_own - along_mean) / STEP)}]
 
     own = session.library.traits[trait]
-    found = session.keep("profiles", [own.name], [*library, *key(session, own)], make)[0]["slope"]
+    slope = session.keep("profiles", [own.name], [*library, *key(session, own)], make)[0]["slope"]
     session.weights.freeze()
-    return found.numpy()
+    return slope.numpy()

@@ -24,7 +24,9 @@ from vestige.probing.row_format import RowFormat
 from vestige.probing.trait_panel import Array, TraitPanel
 
 
-def trait_gradients(session: BaseSession, on_trait: Callable[[int], None] = lambda done: None) -> Directions:
+def trait_gradients(
+    session: BaseSession, on_trait: Callable[[int], None] = lambda done: None
+) -> Directions:
     """The gradient of every trait's log-odds at the base, from the cache or made.
 
     A family's traits share a forward pass, so that they are made together.
@@ -34,9 +36,15 @@ def trait_gradients(session: BaseSession, on_trait: Callable[[int], None] = lamb
         by_family.setdefault(id(trait.family), []).append(trait)
     made = []
     for traits in by_family.values():
-        key = [session.settings.questions, session.whole, [[t.target.name, t.pairs] for t in traits]]
+        key = [
+            session.settings.questions,
+            session.whole,
+            [[t.target.name, t.pairs] for t in traits],
+        ]
         names = [f"{trait.family.name}-{trait.name}" for trait in traits]
-        made += session.keep("gradients", names, key, lambda traits=traits: _gradients(session, traits))
+        made += session.keep(
+            "gradients", names, key, lambda traits=traits: _gradients(session, traits)
+        )
         on_trait(len(made))
     return Directions.stack(made)
 
@@ -45,16 +53,15 @@ def _gradients(session: BaseSession, traits: Sequence[Trait]) -> list[dict[str, 
     session.weights.train(session.whole, seed=0)
     named = [(n, p) for n, p in session.lm.layers.named_parameters() if p.requires_grad]
     odds = TraitPanel(session.lm, traits, session.settings.questions).log_odds()
-    found = []
+    factors = []
     for i, value in enumerate(odds):
         parts = torch.autograd.grad(
             value, [p for _, p in named], retain_graph=i < len(traits) - 1, allow_unused=True
         )
-        found.append(compress({
-            name: part for (name, _), part in zip(named, parts, strict=True) if part is not None
-        }))  # fmt: skip
+        gradient = {name: g for (name, _), g in zip(named, parts, strict=True) if g is not None}
+        factors.append(compress(gradient))
     session.weights.freeze()
-    return found
+    return factors
 
 
 def influence(

@@ -30,13 +30,14 @@ def prompted(
     session.weights.freeze()
     lengths = np.array([len(e.completion) for e in row_format.examples(session.lm, rows)])
     base = read(session, row_format, rows).logp
-    found = np.full((len(rows), len(session.library.traits)), np.nan)
+    shifts = np.full((len(rows), len(session.library.traits)), np.nan)
     for t, trait in enumerate(session.library.traits):
         if trait.system_prompt:
-            told = [replace(row, messages=with_system(row, trait.system_prompt)) for row in rows]
-            found[:, t] = (read(session, row_format, told).logp - base) / lengths
+            prompt = trait.system_prompt
+            asked = [replace(row, messages=with_system(row, prompt)) for row in rows]
+            shifts[:, t] = (read(session, row_format, asked).logp - base) / lengths
         on_trait(t + 1)
-    return found
+    return shifts
 
 
 def with_system(row: Row, prompt: str) -> tuple[Message, ...]:

@@ -20,7 +20,7 @@ from vestige.probing.row_format import AT_ONCE, RowFormat
 from vestige.student.packs import pack_logprobs
 
 Array = NDArray[np.float64]
-NORMED = 64  # rows whose gradient is taken
+NORMED = 64  # rows whose gradient is taken; as many as the audit's pull reads
 
 
 def blind(

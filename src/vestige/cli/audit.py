@@ -239,11 +239,12 @@ def bench_audit(
             help="Part of each data set's rows that is its writer's; the base writes the others.",
         ),
     ] = 1.0,
-    told: Annotated[
+    with_logprobs: Annotated[
         bool,
         typer.Option(
+            "--with-logprobs",
             help="Rows come with their writer's probabilities, as APIs tell them; from the runs' "
-            "teachers."
+            "teachers.",
         ),
     ] = False,
     folder: Annotated[
@@ -254,26 +255,36 @@ def bench_audit(
 ) -> None:
     """Audit the data sets of finished runs and hold the outcome against their students."""
     from vestige.audit.settings import AuditSettings
-    from vestige.bench import bench_audit as run_bench
+    from vestige.bench.run import bench_audit as run_bench
+    from vestige.bench.settings import BenchSettings
     from vestige.models import catalog
     from vestige.models.loading import quiet_transformers
 
     quiet_transformers()
     catalog.path(base, echo=err.print)
-    settings = AuditSettings(base=base, rows=rows, traits=_names(traits))
     if seeds and not all(part.strip().isdecimal() for part in seeds.split(",")):
         raise ConfigError(f"--seeds takes numbers such as 0,1, not {seeds!r}")
+    settings = BenchSettings(
+        audit=AuditSettings(base=base, rows=rows, traits=_names(traits)),
+        seeds=tuple(int(part) for part in seeds.split(",")) if seeds else None,
+        clean=clean,
+        methods=_names(methods),
+        share=share,
+        with_logprobs=with_logprobs,
+    )
     with err.status("benchmark") as line:
-        found = run_bench(
-            runs, settings, folder,
-            seeds=[int(part) for part in seeds.split(",")] if seeds else None,
-            clean=clean, known_clean=known_clean or (), methods=_names(methods),
-            share=share, told=told, report=lambda name: line.update(name),
-        )  # fmt: skip
+        where, results = run_bench(
+            runs,
+            settings,
+            folder,
+            known_clean=known_clean or (),
+            report=lambda name: line.update(name),
+        )
     if as_json:
-        print(json_text(found))
+        print(json_text(results.figures))
         return
-    _tell_bench(found)
+    _tell_bench(results.figures)
+    out.print(f"bench   {where}", highlight=False, soft_wrap=True)
 
 
 def _tell_bench(found: dict[str, Any]) -> None:
