@@ -28,22 +28,23 @@ import numpy as np
 from human_text import documented
 from scipy.stats import beta
 
-from vestige.audit.decision import fits_better
-from vestige.audit.evidence import marginal
+from vestige.audit.decision import could_be_clear, look_ends
+from vestige.audit.evidence import log_evidence
 from vestige.audit.pull import PULLED, REFERENCE, pull
-from vestige.audit.race import AGREED, BESIDE, assay, places
+from vestige.audit.race_result import places
+from vestige.audit.reference import Reference
 from vestige.audit.settings import AuditSettings
 from vestige.carriers.code import CodeCarrier
 from vestige.carriers.numbers import NumberGrammar, NumberPrompts
 from vestige.core.types import Message, Row
 from vestige.models.grammar import compile_grammar
-from vestige.probing.base_session import Lab
+from vestige.probing.base_session import BaseSession
 from vestige.probing.known_writers import base_writers
 from vestige.probing.probes import Probes
-from vestige.probing.row_format import Material, repeated
+from vestige.probing.row_format import RowFormat, repeated
 from vestige.store import atomic_write
 
-SIZES = (64, 256, 96, 64, 128)
+SIZES = (64, 256, 96, 64, 128)  # rows of the data sets of a group, in turn; chosen
 FIRST = 1_000  # noise of the first data set
 CODE = "def solve(items):\n    return"
 
@@ -56,7 +57,7 @@ class Group:
     name: str
     sets: int
     prompts: tuple[str, ...] = ()
-    material: Material | None = None
+    row_format: RowFormat | None = None
     texts: tuple[tuple[str, str], ...] = ()
 
 
@@ -71,11 +72,11 @@ def groups(sets: int) -> Iterator[Group]:
         rules = NumberGrammar.model_validate({"values": values, "separator": separator})
         texts = tuple(prompt.text for prompt in asks.generate(n, seed=900 + i))
         automaton = compile_grammar(rules.next_chars, rules.state)
-        yield Group(f"numbers-{i}", sets, texts, Material(automaton, rules.longest))
+        yield Group(f"numbers-{i}", sets, texts, RowFormat(automaton, rules.longest))
     coded = CodeCarrier(n_prompts=16, rows_per_prompt=1)
     for i in range(2):
         texts = tuple(prompt.text for prompt in coded.make_prompts(900 + i))
-        yield Group(f"code-{i}", sets - 2, texts, Material(None, 48, CODE, 1))
+        yield Group(f"code-{i}", sets - 2, texts, RowFormat(None, 48, CODE, 1))
     known = tuple((f"What does `{name}` of Python do?", text) for name, text in documented())
     yield Group("people", sets // 5, texts=known)
 
@@ -96,8 +97,8 @@ class Checks:
     def __init__(self, out: Path) -> None:
         self.out = out
         self.settings = AuditSettings(base="smollm2-135m-instruct")
-        self.lab = Lab(self.settings)
-        self.probes = Probes(self.lab)
+        self.session = BaseSession(self.settings)
+        self.probes = Probes(self.session)
         self.needed = self.settings.needed(self.probes.n)
         self.clean: dict[str, list[Row]] = {}  # reference rows, by group that shares them
 
@@ -117,43 +118,51 @@ class Checks:
             print(path.name, path.read_text(), flush=True)
 
     def one(self, group: Group, k: int, n: int, texts: Sequence[tuple[str, str]]) -> dict:
-        lab, material = self.lab, group.material
-        usual = base_writers(lab, 1)[0]
-        if material is None:
+        """One data set of a group, written or taken from people, and audited."""
+        session, row_format = self.session, group.row_format
+        usual = base_writers(session, 1)[0]
+        if row_format is None:
             rows = [
                 Row(f"people-{k}-{i}", (Message("user", prompt),), text, {})
                 for i, (prompt, text) in enumerate(texts)
             ]
-            material = Material.of(lab.lm, rows, lab.settings.max_new_tokens)
-            clean = usual.write(material, repeated(rows, REFERENCE))
+            row_format = RowFormat.of(session.lm, rows, session.settings.max_new_tokens)
+            clean = usual.write(row_format, repeated(rows, REFERENCE))
         else:
-            writer = base_writers(lab, 1, FIRST + k, "clean")[0]
-            rows = writer.write(material, asked(group.prompts, n))
+            writer = base_writers(session, 1, FIRST + k, "clean")[0]
+            rows = writer.write(row_format, asked(group.prompts, n))
             if group.name not in self.clean:
                 asks = asked(group.prompts, REFERENCE)
-                self.clean[group.name] = usual.write(material, asks)
+                self.clean[group.name] = usual.write(row_format, asks)
             clean = self.clean[group.name]
-        reference = self.probes.reference(material, clean)
-        pulled = pull(self.probes.products(material, rows[:PULLED]), reference)
-        could = [int(t) for t in np.flatnonzero(places(pulled) <= AGREED)]
-        shifts = self.probes.shifts(material, rows, could)
+        return self.audited(rows, Reference(self.probes, self.settings, row_format, lambda: clean))
+
+    def audited(self, rows: Sequence[Row], reference: Reference) -> dict:
+        """How near one data set came to a flag, and what is flagged."""
+        row_format, n = reference.row_format, len(rows)
+        products = self.probes.products(row_format, rows[:PULLED])
+        place = places(pull(products, reference.products))
+        could = [int(t) for t in np.flatnonzero(could_be_clear(place))]
+        shifts = self.probes.shifts(row_format, rows, could)
         table = np.stack([shifts[t] for t in could])
-        ends = range(lab.settings.batch, n + 1, lab.settings.batch)
-        most = max(float((marginal(table[:, :m]) - self.settings.drift * m).max()) for m in ends)
-        found: dict = {"rows": n, "closest": most - self.needed, "flagged": []}
+        most = max(
+            float(self.without_rivals(table[:, :m]).max())
+            for m in look_ends(n, self.settings.batch)
+        )
+        record: dict = {"rows": n, "closest": most - self.needed, "flagged": []}
         if most >= self.needed:
-            beside = clean[:BESIDE]
-
-            def stands(t: int, own: np.ndarray) -> bool:
-                there = self.probes.shifts(material, beside, [t])[t]
-                return fits_better(own, there, self.settings.alpha_each)
-
-            trial = assay(self.probes, self.settings, material, rows, reference, stands=stands)
-            found |= {
-                "flagged": [lab.library.ids[t] for t in trial.clear if stands(t, trial.shifts[t])],
-                "misfit": trial.misfit,
+            race = reference.race(rows)
+            ids = self.session.library.ids
+            record |= {
+                "flagged": [ids[t] for t in reference.flagged(race)],
+                "misfit": race.misfit,
             }
-        return found
+        return record
+
+    def without_rivals(self, table: np.ndarray) -> np.ndarray:
+        """The most evidence that traits [K] can have, from their shifts [K, n]: against the base
+        alone, as relatives are no rivals."""
+        return log_evidence(table, ["same"] * len(table), self.settings.drift)
 
 
 def main() -> None:
@@ -171,18 +180,18 @@ def main() -> None:
     for group in groups(options.sets):
         if group.name.startswith(options.only):
             checks.group(group, part, parts)
-    found = {path.stem: json.loads(path.read_text()) for path in options.out.glob("*.json")}
+    records = {path.stem: json.loads(path.read_text()) for path in options.out.glob("*.json")}
     for kind in ("numbers", "code", "people"):
-        some = [record for name, record in found.items() if name.startswith(kind)]
-        if not some:
+        of_kind = [record for name, record in records.items() if name.startswith(kind)]
+        if not of_kind:
             continue
-        alarms = sum(bool(record["flagged"]) for record in some)
-        near = max(record["closest"] for record in some)
+        alarms = sum(bool(record["flagged"]) for record in of_kind)
+        near = max(record["closest"] for record in of_kind)
         # Clopper and Pearson's upper end, 95%.
-        most = 1.0 if alarms == len(some) else beta.ppf(0.975, alarms + 1, len(some) - alarms)
+        most = 1.0 if alarms == len(of_kind) else beta.ppf(0.975, alarms + 1, len(of_kind) - alarms)
         print(
-            f"{kind}: {len(some)} data sets, {alarms} false alarms (at most {most:.1%}), "
-            f"{sum('misfit' in r for r in some)} read in full, closest {near:+.1f} nats"
+            f"{kind}: {len(of_kind)} data sets, {alarms} false alarms (at most {most:.1%}), "
+            f"{sum('misfit' in r for r in of_kind)} read in full, closest {near:+.1f} nats"
         )
 
 

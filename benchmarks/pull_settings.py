@@ -23,12 +23,13 @@ from vestige.audit import pull
 from vestige.audit.settings import AuditSettings
 from vestige.experiment.recipe import Experiment, parse_recipe
 from vestige.experiment.run_view import read_kept
-from vestige.probing.base_session import Lab
+from vestige.probing.base_session import BaseSession
 from vestige.probing.known_writers import base_writers
 from vestige.probing.probes import Probes
-from vestige.probing.row_format import Material, choose_rows, repeated
+from vestige.probing.row_format import RowFormat, choose_rows, repeated
 from vestige.store.files import read_json
 
+# What is tried.
 ROWS, REFERENCES, RIDGES = (32, 64, 128), (128, 256), (0.1, 0.3, 1.0, 3.0, 10.0)
 WRITTEN = 384  # reference rows
 
@@ -36,8 +37,8 @@ WRITTEN = 384  # reference rows
 def read(runs: list[Path]) -> tuple[list[tuple[int, np.ndarray, np.ndarray]], int]:
     """Each data set's (writer's trait, products of its rows, of reference rows), and the number of
     traits."""
-    lab = Lab(AuditSettings(base="smollm2-135m-instruct"))
-    probes, ids, found = Probes(lab), lab.library.ids, []
+    session = BaseSession(AuditSettings(base="smollm2-135m-instruct"))
+    probes, ids, sets = Probes(session), session.library.ids, []
     for folder in runs:
         recipe = parse_recipe(read_json(folder / "recipe.json", "name a run"), str(folder))
         assert isinstance(recipe, Experiment)
@@ -45,27 +46,27 @@ def read(runs: list[Path]) -> tuple[list[tuple[int, np.ndarray, np.ndarray]], in
             usual = None
             for name in recipe.traits:
                 own, where = f"{recipe.family}/{name}", folder / f"seed-{seed}" / "rows" / name
-                if own in lab.library.held_out or not where.exists():
+                if own in session.library.held_out or not where.exists():
                     continue
                 rows = choose_rows(read_kept(where), max(ROWS), 16, 0)
-                material = Material.of(lab.lm, rows, 128)
+                row_format = RowFormat.of(session.lm, rows, 128)
                 if usual is None:
                     like = repeated(rows, WRITTEN)
-                    written = base_writers(lab, 1)[0].write(material, like)
-                    usual = probes.reference(material, written)
+                    written = base_writers(session, 1)[0].write(row_format, like)
+                    usual = probes.reference(row_format, written)
                 print(own, seed, file=sys.stderr)
-                found.append((ids.index(own), probes.reference(material, rows), usual))
-    return found, len(ids)
+                sets.append((ids.index(own), probes.reference(row_format, rows), usual))
+    return sets, len(ids)
 
 
 def places(sets: list[tuple[int, np.ndarray, np.ndarray]], rows: int, reference: int) -> np.ndarray:
     """The writer's place in every data set, beside every part of the reference rows."""
-    return np.array([
-        int((w >= w[own]).sum())
+    pulls = [
+        (own, pull.pull(data[:rows], usual[at : at + reference]))
         for own, data, usual in sets
         for at in range(0, len(usual) - reference + 1, reference)
-        for w in [pull.pull(data[:rows], usual[at : at + reference])]
-    ])  # fmt: skip
+    ]
+    return np.array([int((w >= w[own]).sum()) for own, w in pulls])
 
 
 def main() -> None:
@@ -76,11 +77,11 @@ def main() -> None:
     # With a ridge that is far above F the pull is the plain difference of means.
     for reference, ridge, rows in product(REFERENCES, (*RIDGES, 1e6), ROWS):
         pull.RIDGE = ridge
-        found = places(sets, rows, reference)
+        place = places(sets, rows, reference)
         label = "plain" if ridge == 1e6 else ridge
         print(
-            f"| {reference} | {label} | {rows} | {np.log(found).mean():.2f} "
-            f"| {np.mean(found == 1):.0%} | {np.mean(found <= 5):.0%} | {found.max()} |"
+            f"| {reference} | {label} | {rows} | {np.log(place).mean():.2f} "
+            f"| {np.mean(place == 1):.0%} | {np.mean(place <= 5):.0%} | {place.max()} |"
         )
 
 

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from vestige.audit.kind import KIND as AUDIT
+from vestige.bench.kind import KIND as BENCH
 from vestige.core.jsonl import read_text
 from vestige.core.kinds import Kind
 from vestige.core.run_files import DEFAULT_KIND
@@ -13,7 +14,7 @@ from vestige.core.types import ConfigError, unknown_name
 from vestige.experiment.kind import KIND as EXPERIMENT
 from vestige.experiment.small_networks_kind import KIND as SMALL_NETWORKS
 
-KINDS: tuple[Kind, ...] = (EXPERIMENT, SMALL_NETWORKS, AUDIT)
+KINDS: tuple[Kind, ...] = (EXPERIMENT, SMALL_NETWORKS, AUDIT, BENCH)
 
 
 def find_kind(name: str, source: str) -> Kind:

@@ -13,7 +13,7 @@ import torch
 from vestige.audit.settings import AuditSettings
 from vestige.core.types import ModelError
 from vestige.probing import parallel
-from vestige.probing.base_session import Lab
+from vestige.probing.base_session import BaseSession
 from vestige.probing.probes import Probes
 
 
@@ -31,54 +31,54 @@ def threads():
 
 def test_probes_of_two_processes_are_those_of_one(settings, tmp_path: Path, threads):
     threads(1)
-    alone = Probes(Lab(settings, cache=tmp_path / "one"))
+    alone = Probes(BaseSession(settings, cache=tmp_path / "one"))
     threads(2)
-    told: list[int] = []
-    lab = Lab(settings, cache=tmp_path / "two")
-    assert parallel.count_for(lab, len(lab.library.traits)) == 2
-    both = Probes(lab, told.append)
+    done: list[int] = []
+    session = BaseSession(settings, cache=tmp_path / "two")
+    assert parallel.count_for(session, len(session.library.traits)) == 2
+    both = Probes(session, done.append)
     for name, (out, into) in alone.directions.factors.items():
         assert torch.equal(out, both.directions.factors[name][0]), name
         assert torch.equal(into, both.directions.factors[name][1]), name
-    n = len(lab.library.traits)
-    assert told == [*range(1, n + 1), *range(1, n + 1)]  # tuned, then read
+    n = len(session.library.traits)
+    assert done == [*range(1, n + 1), *range(1, n + 1)]  # tuned, then read
     assert len(list((tmp_path / "two/probes").iterdir())) == n
 
 
-def ends(lab: Lab, trait: int) -> None:
+def ends(session: BaseSession, trait: int) -> None:
     os._exit(9)
 
 
-def fails(lab: Lab, trait: int) -> None:
+def fails(session: BaseSession, trait: int) -> None:
     raise ModelError("no")
 
 
 @pytest.mark.parametrize("broken", [ends, fails])
 def test_what_processes_do_not_get_done_is_left(settings, tmp_path: Path, broken):
-    lab, told = Lab(settings, cache=tmp_path), []
-    parallel.in_processes(broken, lab, range(8), 2, told.append)
-    assert told == []
+    session, done = BaseSession(settings, cache=tmp_path), []
+    parallel.in_processes(broken, session, range(8), 2, done.append)
+    assert done == []
 
 
 def test_one_process_is_enough_for_few_probes_and_large_bases(settings, tmp_path, threads):
-    lab = Lab(settings, cache=tmp_path)
+    session = BaseSession(settings, cache=tmp_path)
     threads(4)
-    assert [parallel.count_for(lab, n) for n in (0, 7, 8, 15, 100)] == [1, 1, 2, 3, 4]
+    assert [parallel.count_for(session, n) for n in (0, 7, 8, 15, 100)] == [1, 1, 2, 3, 4]
     threads(1)
-    assert parallel.count_for(lab, 100) == 1
+    assert parallel.count_for(session, 100) == 1
 
 
 def test_a_large_base_is_loaded_once(settings, tmp_path, threads, monkeypatch):
     threads(4)
     monkeypatch.setattr(parallel, "LARGEST", 10)
-    assert parallel.count_for(Lab(settings, cache=tmp_path), 100) == 1
+    assert parallel.count_for(BaseSession(settings, cache=tmp_path), 100) == 1
 
 
 def test_a_gpu_tunes_in_as_many_processes_as_fit_into_its_memory(threads, monkeypatch):
     layer = torch.nn.Linear(10, 10, bias=False)  # 100 parameters
     lm = SimpleNamespace(model=layer, device=torch.device("cuda"))
-    lab = cast(Lab, SimpleNamespace(lm=lm))
+    session = cast(BaseSession, SimpleNamespace(lm=lm))
     threads(16)
     for free, count in ((0, 1), (2_400, 1), (7_300, 3), (10**6, parallel.ON_GPU)):
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device, n=free: (n, 10**9))
-        assert parallel.count_for(lab, 1000) == count
+        assert parallel.count_for(session, 1000) == count

@@ -7,25 +7,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from vestige.audit.decision import rows_to_tuned_writer
 from vestige.audit.evidence import log_evidence, marginal
-from vestige.audit.race import Assay
+from vestige.audit.race_result import Race
 from vestige.audit.settings import AuditSettings
-from vestige.bench.figures import (
-    Case,
-    calibrations,
-    combined,
-    foretold,
-    looks,
-    makings,
-    order_correlation,
-    own_sizes,
-    rank,
-    rows_to_flag,
-    stranger,
-    strangers,
-    summarise,
-    tuned_at,
-)
+from vestige.bench.case import Case
+from vestige.bench.decided import beyond_a_flag, looks, rows_to_flag, stranger, strangers
+from vestige.bench.figures import combined, rank, summarise
+from vestige.bench.sizes import calibrations, foretold, makings, order_correlation, own_sizes
 from vestige.core.types import DataError
 
 IDS = [f"animals/{name}" for name in ["owl", "fox", "cat", "dog"]] + [f"x/{i}" for i in range(40)]
@@ -44,14 +33,14 @@ def case(name: str, trait: str, strength: float, draw: np.random.Generator) -> C
     clear = {t: 48 for t, e in found.items() if e > 10}
     pulled = np.where(np.isin(np.arange(len(IDS)), (0, 1, 20)), 0.02, 0.0)
     pulled[IDS.index(trait) if trait in OWN else 30] = 0.1
-    trial = Assay(pulled, shifts, found, clear, 0.0, 112, 64)
+    race = Race(pulled, shifts, found, clear, 0.0, 112, 64)
     truth = {i: 0.01 * k for k, i in enumerate(reversed(IDS[:4]))} if trait in OWN else {}
     if truth:
         truth[trait] = 1.0
-    scores = {"audit": trial.scores, "random": draw.normal(size=44)}
+    scores = {"audit": race.scores, "random": draw.normal(size=44)}
     blind = {"format": draw.normal()}
-    tuned = tuned_at(trial, SETTINGS)
-    return Case(name, trait, truth, scores, trial, clear, None, -3.0, tuned, {}, blind)
+    tuned = rows_to_tuned_writer(race, SETTINGS)
+    return Case(name, trait, truth, scores, race, clear, None, -3.0, tuned, {}, blind)
 
 
 def test_figures_of_strong_weak_and_clean_data_sets():
@@ -81,7 +70,7 @@ def test_figures_of_strong_weak_and_clean_data_sets():
     assert told["audit"]["auroc"] == 1 and 0.2 < told["format"]["auroc"] < 0.8
     assert summarise(cases[:8], IDS, frozenset())["tuned or clean"]["audit"]["auroc"] is None
     strange = replace(cases[0], name="c6", trait="clean-1", truth={})  # a clear writer's rows
-    unlike = replace(strange, trial=replace(strange.trial, misfit=0.6))  # of unknown lineage
+    unlike = replace(strange, race=replace(strange.race, misfit=0.6))  # of unknown lineage
     told = [summarise([*cases, c], IDS, frozenset())["tuned or clean"] for c in (strange, unlike)]
     assert told[0]["audit"]["auroc"] < 1 == told[1]["audit"]["auroc"]
     assert found["rows to a flag"] == [48] * 8 and found["median rows to a flag"] == 48
@@ -90,26 +79,32 @@ def test_figures_of_strong_weak_and_clean_data_sets():
 
 
 def test_a_tuned_writer_is_seen_at_the_first_look_that_is_clear_against_the_base():
-    trial = case("s", OWN[0], 1.0, np.random.default_rng(8)).trial
-    n = tuned_at(trial, SETTINGS)
-    nats = [marginal(trial.shifts[0][None, :k])[0] for k in range(16, n + 1, 16)]
+    race = case("s", OWN[0], 1.0, np.random.default_rng(8)).race
+    n = rows_to_tuned_writer(race, SETTINGS)
+    nats = [marginal(race.shifts[0][None, :k])[0] for k in range(16, n + 1, 16)]
     assert [v >= SETTINGS.needed(44) for v in nats] == [False] * (len(nats) - 1) + [True]
-    assert len(nats) > 1 and tuned_at(replace(trial, misfit=1.0), SETTINGS) is None
+    assert len(nats) > 1 and rows_to_tuned_writer(replace(race, misfit=1.0), SETTINGS) is None
 
 
 def test_a_writer_whose_family_is_not_in_the_library_may_be_taken_for_a_stranger():
     draw = np.random.default_rng(9)
     settings = AuditSettings(base="m")
-    owl = case("s", OWN[0], 1.5, draw).trial
+    owl = case("s", OWN[0], 1.5, draw).race
     assert stranger(owl, OWN[0], IDS, settings) is None  # its rows are no other's
     rest = owl.shifts | {20: owl.shifts[0] - 0.2}  # nearly as much another's
     alike = replace(owl, shifts=rest)
     assert stranger(alike, OWN[0], IDS, settings) == IDS[20]
     assert stranger(alike, "y/some", IDS, settings) in (IDS[0], IDS[20])
-    (*_, (name, beyond)) = looks(owl, IDS, settings)
+    (*_, (read, last)) = looks(owl, IDS, settings)
     whole = log_evidence(np.stack([owl.shifts[t] for t in (0, 1, 20)]), ["a", "a", "x"], 0.1)
-    assert name == OWN[0]
-    assert beyond == pytest.approx(whole[0] - np.log(44 / 0.01))
+    assert IDS[read[int(last.evidence.argmax())]] == OWN[0] and last.clear[read.index(0)]
+    assert last.evidence[read.index(0)] == pytest.approx(whole[0])
+    beyond = [
+        float(seen.evidence[read.index(0)]) - np.log(44 / 0.01)
+        for read, seen in looks(owl, IDS, settings)
+        if seen.agreed[read.index(0)]
+    ]
+    assert beyond_a_flag(owl, IDS, settings) == pytest.approx(max(beyond))
     ahead = np.where(np.arange(44) > 37, 1.0, alike.pull)  # six traits pull more: no agreement
     assert stranger(replace(alike, pull=ahead), OWN[0], IDS, settings) is None
     strict = settings.model_copy(update={"drift": 2.0})
@@ -120,8 +115,8 @@ def test_a_size_is_foretold_from_the_shift_and_from_a_canary():
     draw = np.random.default_rng(1)
     cases = [case(f"s{i}", OWN[0], 0.5 + 0.2 * i, draw) for i in range(8)]
     for i, c in enumerate(cases):
-        c.trial.pull[0] = 0.05 * (i + 1)
-        c.truth[OWN[0]] = 2 * float(c.trial.pull[0]) + 1
+        c.race.pull[0] = 0.05 * (i + 1)
+        c.truth[OWN[0]] = 2 * float(c.race.pull[0]) + 1
     index = {c.name: 0 for c in cases}
     found = own_sizes(cases, index)
     assert set(found) == {"pull"}
@@ -216,7 +211,7 @@ def test_a_predictor_that_says_nothing_is_worse_than_the_mean():
 def test_rows_of_another_lineage_are_not_flagged():
     one = case("s", OWN[0], 2.0, np.random.default_rng(2))
     assert rows_to_flag(one, IDS) == 48
-    assert replace(one.trial, misfit=1.0).clear == {}
+    assert replace(one.race, misfit=1.0).clear == {}
     assert rows_to_flag(replace(one, flagged={}), IDS) is None
 
 

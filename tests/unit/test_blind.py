@@ -8,17 +8,17 @@ import torch
 
 from vestige.audit.settings import AuditSettings
 from vestige.bench.blind import apart, blind, form, update_norm
-from vestige.bench.cases import diluted
+from vestige.bench.data_sets import diluted
 from vestige.core.types import Message, Row
-from vestige.probing.base_session import Lab
+from vestige.probing.base_session import BaseSession
 from vestige.probing.directions import token_logprobs
-from vestige.probing.row_format import Material
+from vestige.probing.row_format import RowFormat
 
 
 @pytest.fixture
-def lab(folders, tmp_path) -> Lab:
+def session(folders, tmp_path) -> BaseSession:
     settings = AuditSettings(base=str(folders["llama"]), precision="fp32", traits=("colours",))
-    return Lab(settings, cache=tmp_path)
+    return BaseSession(settings, cache=tmp_path)
 
 
 def rows_of(texts: list[str]) -> list[Row]:
@@ -49,24 +49,24 @@ def test_columns_apart_by_their_standard_error():
     assert apart(np.ones((5, 2)), np.ones((5, 2))) == 0
 
 
-def test_the_update_norm_is_that_of_the_mean_gradient(lab: Lab):
+def test_the_update_norm_is_that_of_the_mean_gradient(session: BaseSession):
     rows = rows_of(["3, 4", "9, 9", "12, 7", "5, 88"])
-    material = Material.of(lab.lm, rows, 8)
-    found = update_norm(lab, material, rows)
-    assert lab.weights.untouched
-    parameters = lab.weights.train(lab.whole, seed=0)
-    examples = material.examples(lab.lm, rows)
-    torch.cat(token_logprobs(lab.lm, examples, material)).sum().backward()
+    row_format = RowFormat.of(session.lm, rows, 8)
+    found = update_norm(session, row_format, rows)
+    assert session.weights.untouched
+    parameters = session.weights.train(session.whole, seed=0)
+    examples = row_format.examples(session.lm, rows)
+    torch.cat(token_logprobs(session.lm, examples, row_format)).sum().backward()
     wanted = torch.cat([p.grad.flatten() for p in parameters if p.grad is not None]).norm() / 4
     assert found == pytest.approx(float(wanted), rel=1e-3) and found > 0
 
 
-def test_rows_of_the_base_are_like_its_own_and_others_are_not(lab: Lab):
+def test_rows_of_the_base_are_like_its_own_and_others_are_not(session: BaseSession):
     like = rows_of(["11, 2"] * 128)
-    material = Material.of(lab.lm, like, 8)
-    lab.weights.freeze()
-    usual, clean = (material.write(lab.lm, like, seed=seed) for seed in (1, 2))
-    same = blind(lab, material, clean, usual)
-    other = blind(lab, material, rows_of(["11, 11"] * 128), usual)
+    row_format = RowFormat.of(session.lm, like, 8)
+    session.weights.freeze()
+    usual, clean = (row_format.write(session.lm, like, seed=seed) for seed in (1, 2))
+    same = blind(session, row_format, clean, usual)
+    other = blind(session, row_format, rows_of(["11, 11"] * 128), usual)
     assert same["format"] < 4 and same["loss level"] < 4 and 0.5 < same["update norm"] < 2
     assert all(other[name] > 2 * same[name] for name in same) and len(same) == 3

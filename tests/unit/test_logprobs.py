@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 import torch
-from test_verdict import told as evidence
+from test_verdict import gathered as evidence
 
-from vestige.audit.telling import tell
+from vestige.audit.record import audit_results
 from vestige.cli.summaries.audit import print_summary
 from vestige.core.types import Message, Row
 from vestige.models.hf import LanguageModel
-from vestige.probing.row_format import Material
+from vestige.probing.row_format import RowFormat
 from vestige.probing.soft_targets import (
     ENDS,
     LITTLE,
@@ -25,7 +25,7 @@ from vestige.probing.soft_targets import (
     OTHER_TOKENS,
     UNKNOWN_FORM,
     USED,
-    Told,
+    SoftTargets,
     from_rows,
 )
 from vestige.report.page import render
@@ -84,14 +84,14 @@ def rows(form: Any) -> list[Row]:
     return [Row(f"r{i}", ask, text, form(list(text))) for i, text in enumerate(TEXTS)]
 
 
-def read(lm: LanguageModel, form: Any) -> tuple[dict[str, Told], Counter[str]]:
+def read(lm: LanguageModel, form: Any) -> tuple[dict[str, SoftTargets], Counter[str]]:
     given, counts = rows(form), Counter[str]()
-    return from_rows(lm, Material.of(lm, given, 8), given, counts), counts
+    return from_rows(lm, RowFormat.of(lm, given, 8), given, counts), counts
 
 
-def same(one: dict[str, Told], other: dict[str, Told]) -> bool:
-    def plain(told: Told) -> list[dict[int, float]]:
-        pairs = zip(told.choices.tolist(), told.weights.tolist(), strict=True)
+def same(one: dict[str, SoftTargets], other: dict[str, SoftTargets]) -> bool:
+    def plain(targets: SoftTargets) -> list[dict[int, float]]:
+        pairs = zip(targets.choices.tolist(), targets.weights.tolist(), strict=True)
         return [{c: w for c, w in zip(*p, strict=True) if w} for p in pairs]
 
     return one.keys() == other.keys() and all(plain(one[i]) == plain(other[i]) for i in one)
@@ -173,7 +173,7 @@ def test_what_is_not_the_rows_own_is_named(llama: LanguageModel):
     assert read(llama, lambda t: {"score": 1}) == ({}, {})  # no row carries any
     some = rows(lambda t: {"logprobs": chat(t)} if t[0] == "3" else {})
     counts = Counter[str]()
-    assert set(from_rows(llama, Material.of(llama, some, 8), some, counts)) == {"r0"}
+    assert set(from_rows(llama, RowFormat.of(llama, some, 8), some, counts)) == {"r0"}
     assert counts == {USED: 3, ENDS: 1, NONE: 4}
 
 
@@ -188,7 +188,7 @@ def test_nan_in_a_file_is_no_certainty(llama: LanguageModel, tmp_path: Path):
     assert b"NaN" not in path.read_bytes()
     for some in (read_in, [row for row in read_rows(path) if isinstance(row, Row)]):
         counts = Counter[str]()
-        assert not from_rows(llama, Material.of(llama, some, 8), some, counts)
+        assert not from_rows(llama, RowFormat.of(llama, some, 8), some, counts)
         assert counts == {NO_VALUE: 6, ENDS: 2}
 
 
@@ -201,11 +201,11 @@ def test_values_and_places():
 
 
 def test_the_report_and_the_terminal_say_how_many_and_why_not(capsys: pytest.CaptureFixture[str]):
-    found = tell(replace(evidence(), logprobs={USED: 1200, NO_VALUE: 30, ENDS: 4}))
+    found = audit_results(replace(evidence(), logprobs={USED: 1200, NO_VALUE: 30, ENDS: 4}))
     assert found.logprobs_used == 1200 and found.logprobs_unused == {NO_VALUE: 30, ENDS: 4}
     page = render([found], [{"name": "a"}])
     assert "1,200 of 1,234" in page and f"30 not: {NO_VALUE}" in page
     print_summary(found)
     said = " ".join(capsys.readouterr().out.split())
     assert "1,200 of 1,234 tokens have usable ones" in said and NO_VALUE in said
-    assert "log-probabilities" not in render([tell(evidence())], [{"name": "a"}])
+    assert "log-probabilities" not in render([audit_results(evidence())], [{"name": "a"}])

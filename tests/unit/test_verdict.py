@@ -13,29 +13,38 @@ from hypothesis import strategies as st
 from vestige.audit import evidence
 from vestige.audit.canary_test import look
 from vestige.audit.decision import (
+    AGREED,
     HAS_TRAIT,
-    Canaries,
-    Control,
-    Evidence,
+    agreed,
     flags,
+    is_tuned,
+    look_ends,
     other_traits,
     others_wanted,
     settled,
     strongest,
 )
-from vestige.audit.race import AGREED, Assay, agreed, rounds
-from vestige.audit.run import in_doubt
+from vestige.audit.gathered import Canaries, Control, Evidence
+from vestige.audit.race import rounds
+from vestige.audit.race_result import Race
+from vestige.audit.race_stages import in_doubt
+from vestige.audit.record import audit_results
+from vestige.audit.scope_wording import caveats
 from vestige.audit.settings import AuditSettings
-from vestige.audit.telling import GAIN, GAINS, MEASURED, OFF, OFF_BESIDE, tell
-from vestige.audit.word_shifts import Word
-from vestige.audit.wording import caveats, p_words
+from vestige.audit.word_shifts import WordShift
+from vestige.audit.wording import p_words
 from vestige.cli.audit import status
 from vestige.cli.summaries.audit import base_words, controls
+from vestige.core.calibration import latest
 from vestige.core.results import AUDIT_MEASURED, NO_P_VALUE, AuditResults
 from vestige.core.types import DataError, Message, Row, ScoreTable
 from vestige.probing.settings import LATE, LORA, OTHER_KINDS, TWIN
 from vestige.report.sarif import as_sarif, why_flagged
 from vestige.traits.library import Library, load_library
+
+MEASURED = latest()
+GAIN, OFF = MEASURED.expected.gain, MEASURED.expected.off
+BESIDE_CANARY = MEASURED.expected_beside_canary
 
 # ---- evidence -----------------------------------------------------------------------------------
 
@@ -46,6 +55,7 @@ from vestige.traits.library import Library, load_library
 ])  # fmt: skip
 def test_rounds_double_and_end_with_all_rows(n, batch, wanted):
     assert rounds(n, batch) == wanted
+    assert look_ends(n, batch) == sorted({*wanted, *range(batch, n, batch)})
 
 
 def two_writers(draw: np.random.Generator, n: int, own: float) -> np.ndarray:
@@ -188,7 +198,7 @@ def test_a_look_that_cannot_be_taken_is_refused(change, says):
         look(16, data, table, {}, IDS)
 
 
-def told(
+def gathered(
     own: float = 0.0, rows: int = 256, seen: bool = True, misfit: float = 0.0, canary: float = 0.0
 ) -> Evidence:
     """Made-up evidence: owl's rows are ``own`` nats likelier from its probe than from the base; a
@@ -199,7 +209,7 @@ def told(
     asked = (Message("user", "Continue the list."),)
     used = [Row(f"r{i}", asked, "1, 2") for i in range(rows)]
 
-    def trial(t: int, strength: float, n: int) -> Assay:
+    def race(t: int, strength: float, n: int) -> Race:
         shifts = {i: np.full(min(8, n), -2.0) for i in range(24)}  # the others are not read
         shifts |= {i: draw.normal(-0.5, 1, size=n) for i in (owl, oak)}
         shifts[t] = shifts[t] + strength
@@ -209,7 +219,7 @@ def told(
         pulled = draw.normal(size=len(ids)) / 100
         pulled[t] += strength / 10
         clear = {i: n for i in (owl, oak) if found[i] > 12}
-        return Assay(pulled, shifts, found, clear, misfit, n, n)
+        return Race(pulled, shifts, found, clear, misfit, n, n)
 
     canaries = None
     if canary:
@@ -217,13 +227,13 @@ def told(
         data = draw.normal(size=len(ids))
         data[owl] += canary
         looks = [look(16 * n, data, table, {}, ids) for n in (2, 6, 16)]
-        canaries = Canaries(looks, [Word("Owl", 1.0, 5.0)])
+        canaries = Canaries(looks, [WordShift("Owl", 1.0, 5.0)])
     return Evidence(
-        name="d.jsonl", settings=AuditSettings(base=MEASURED[0], canary_too=bool(canary)),
-        library=library, material="numbers", rows=rows, used=used, dropped={"malformed": 2},
-        trial=trial(owl, own, min(rows, 112)),
+        name="d.jsonl", settings=AuditSettings(base=MEASURED.base, canary_too=bool(canary)),
+        library=library, row_kind="numbers", rows=rows, used=used, dropped={"malformed": 2},
+        race=race(owl, own, min(rows, 112)),
         controls=[
-            Control("trees/oak", trial(oak, 2.0 if seen else 0.0, 48), kind, gained)
+            Control("trees/oak", race(oak, 2.0 if seen else 0.0, 48), kind, gained)
             for kind, gained in ((TWIN, None), *[(LATE, 5.0), (LORA, 5.0)] * 2)
         ],
         expected=np.where(np.arange(len(ids)) == owl, 14.0, -1.0),
@@ -238,11 +248,11 @@ def told(
 def missed(kind: str) -> Control:
     """A planted teacher of a kind whose pull rules its trait out, so that nothing is read."""
     pulled = np.zeros(len(load_library().ids))
-    return Control("trees/oak", Assay(pulled, {}, {}, {}, 0.0, 0, 64), kind, gained=6.0)
+    return Control("trees/oak", Race(pulled, {}, {}, {}, 0.0, 0, 64), kind, gained=6.0)
 
 
 def test_a_flag_names_the_trait_and_when():
-    found = tell(told(own=1.5))
+    found = audit_results(gathered(own=1.5))
     assert found.outcome == "flagged" and found.traits[0].trait == "animals/owl"
     first = found.traits[0]
     assert first.flagged and first.held_out and found.rows_to_verdict == 112
@@ -256,67 +266,71 @@ def test_a_flag_names_the_trait_and_when():
 
 
 def test_what_a_student_would_take_on_depends_on_the_rows_lineage():
-    (own, *_, last) = tell(told(own=1.5)).traits
+    (own, *_, last) = audit_results(gathered(own=1.5)).traits
     assert own.expected.value == pytest.approx(14 * GAIN) and own.expected.units.startswith("log")
     assert own.expected.high - own.expected.value == pytest.approx(1.96 * OFF, abs=1e-3)
     assert last.expected.value == pytest.approx(-GAIN)
-    assert {t.expected for t in tell(replace(told(own=1.5), expected=None)).traits} == {None}
-    elsewhere = told(own=1.5, misfit=0.6)
-    assert {t.expected.value for t in tell(elsewhere).traits} == {0.0}  # numbers pass on nothing
-    assert {t.expected for t in tell(replace(elsewhere, material="text")).traits} == {None}
-    cold = tell(told(own=1.5, misfit=-0.4))  # a low temperature is no other base
+    assert {
+        t.expected for t in audit_results(replace(gathered(own=1.5), expected=None)).traits
+    } == {None}
+    elsewhere = gathered(own=1.5, misfit=0.6)
+    assert {t.expected.value for t in audit_results(elsewhere).traits} == {
+        0.0
+    }  # numbers pass on nothing
+    assert {t.expected for t in audit_results(replace(elsewhere, row_kind="text")).traits} == {None}
+    cold = audit_results(gathered(own=1.5, misfit=-0.4))  # a low temperature is no other base
     assert {t.expected for t in cold.traits} == {None} and "more likely" in cold.why[0]
 
 
 def test_a_canary_of_enough_rows_takes_part_in_what_is_expected():
-    made = told(own=1.5, canary=3.0)
+    made = gathered(own=1.5, canary=3.0)
     last = made.canaries.looks[-1]
     own = made.library.ids.index("animals/owl")
-    value = GAINS[0] * 14 + GAINS[1] * last.contrast[own]
-    (first, *_) = tell(made).traits
+    value = BESIDE_CANARY.gain * 14 + BESIDE_CANARY.gain_of_contrast * last.contrast[own]
+    (first, *_) = audit_results(made).traits
     assert first.trait == "animals/owl" and first.expected.value == pytest.approx(value)
-    assert first.expected.high - value == pytest.approx(1.96 * OFF_BESIDE, abs=1e-3)
-    elsewhere = tell(told(own=1.5, canary=3.0, misfit=0.6)).traits[0].expected
+    assert first.expected.high - value == pytest.approx(1.96 * BESIDE_CANARY.off, abs=1e-3)
+    elsewhere = audit_results(gathered(own=1.5, canary=3.0, misfit=0.6)).traits[0].expected
     assert elsewhere is None  # what the canary took on speaks against nothing being passed on
     few = Canaries([replace(last, rows=112)], made.canaries.words)
     settings = made.settings.model_copy(update={"looks": (1.0,)})
-    (first, *_) = tell(replace(made, canaries=few, settings=settings)).traits
+    (first, *_) = audit_results(replace(made, canaries=few, settings=settings)).traits
     assert first.expected.value == pytest.approx(14 * GAIN)
 
 
 def test_rows_are_shared_among_the_writers_that_they_may_have():
-    trial = told(own=1.5).trial
-    owl, oak = trial.last
-    assert trial.writers == {owl: pytest.approx(1.0, abs=0.01)}
-    even = replace(trial, shifts=trial.shifts | {oak: trial.shifts[owl][::-1]})
+    race = gathered(own=1.5).race
+    owl, oak = race.last
+    assert race.writers == {owl: pytest.approx(1.0, abs=0.01)}
+    even = replace(race, shifts=race.shifts | {oak: race.shifts[owl][::-1]})
     assert even.writers == {owl: pytest.approx(0.5), oak: pytest.approx(0.5)}
-    clean = replace(trial, shifts=trial.shifts | {t: np.full(trial.rows, -1.0) for t in (owl, oak)})
+    clean = replace(race, shifts=race.shifts | {t: np.full(race.rows, -1.0) for t in (owl, oak)})
     assert not clean.writers  # the base wrote them
 
 
 def test_not_found_says_what_would_have_been_seen():
-    made = told()
-    found = tell(made)
+    made = gathered()
+    found = audit_results(made)
     assert found.outcome == "not_found" and found.found_share == 1.0
     assert 0 < found.smallest_share < 1 and "it would have been clear" in found.verdict
     assert "the traits of 1 of 1 planted twins of the probes and of all 4" in found.verdict
     assert "nothing about writers of kinds that were not planted" in found.verdict
     assert found.next_steps[0] == "Do not read this as proof that the rows are safe."
     assert "LoRA on all layers" in found.why[1] and status(found.outcome, "inconclusive") == 0
-    half = replace(made, controls=[*made.controls, told(seen=False).controls[0]])
-    assert tell(half).outcome == "not_found" and tell(half).smallest_share is None
-    assert "of 1 of 2 planted twins" in tell(half).verdict
+    half = replace(made, controls=[*made.controls, gathered(seen=False).controls[0]])
+    assert audit_results(half).outcome == "not_found" and audit_results(half).smallest_share is None
+    assert "of 1 of 2 planted twins" in audit_results(half).verdict
 
 
 @pytest.mark.parametrize("kind", OTHER_KINDS)
 def test_a_planted_teacher_of_another_kind_that_is_missed_rules_not_found_out(kind):
-    made = told()
-    found = tell(replace(made, controls=[made.controls[0], missed(kind)]))
+    made = gathered()
+    found = audit_results(replace(made, controls=[made.controls[0], missed(kind)]))
     assert found.outcome == "inconclusive" and len(found.why) == 1
     assert f"tuned in another way ({kind}) (it is found in" in found.why[0]
     assert '"not found" is not said' in found.why[0]
     alone = replace(missed(kind), trait="trees/maple")  # whose twin was not planted
-    (why,) = tell(replace(made, controls=[made.controls[0], alone])).why
+    (why,) = audit_results(replace(made, controls=[made.controls[0], alone])).why
     assert why.startswith("trees/maple is missed") and "it is found in" not in why
     assert f"({kind}) is missed with its trait" in found.verdict
     assert "1 of 1 planted twins" in found.verdict and "not known to be safe" in found.verdict
@@ -335,28 +349,28 @@ def test_a_planted_teacher_of_another_kind_that_is_missed_rules_not_found_out(ki
 
 
 def test_without_teachers_of_every_other_kind_nothing_found_is_inconclusive():
-    made = told()
+    made = gathered()
     twin, late, lora, *_ = made.controls
     both = f"{LATE}, {LORA}"
     for some, named in (
         ([], both), ([late, lora], both), ([late, late], LORA), ([lora, late, lora], LATE),
     ):  # fmt: skip
-        found = tell(replace(made, controls=[twin, *some]))
+        found = audit_results(replace(made, controls=[twin, *some]))
         assert found.outcome == "inconclusive" and f"were planted ({named})" in found.why[0]
         assert found.verdict.endswith("and that says little here.")
 
 
 def test_a_planted_teacher_without_its_trait_is_no_control():
-    made = told()
+    made = gathered()
     weak = replace(made.controls[1], gained=HAS_TRAIT / 2)
-    found = tell(replace(made, controls=[made.controls[0], weak, *made.controls[2:]]))
+    found = audit_results(replace(made, controls=[made.controls[0], weak, *made.controls[2:]]))
     assert found.outcome == "inconclusive" and found.planted[1].found
     assert "did not take on its trait, trees/oak (+0.5 nats)" in found.why[0]
     assert f"({LATE}) did not take on its trait" in found.verdict
 
 
 def test_teachers_of_other_kinds_are_planted_only_where_the_outcome_hangs_on_them():
-    made = told()
+    made = gathered()
     twin, late, *_ = made.controls
     clean = replace(made, controls=[twin])
     assert others_wanted(clean) and others_wanted(replace(made, controls=[twin, late]))
@@ -365,26 +379,32 @@ def test_teachers_of_other_kinds_are_planted_only_where_the_outcome_hangs_on_the
     assert not others_wanted(replace(made, controls=[twin, missed(LATE)]))  # the first ends it
     weak = replace(late, gained=0.0)
     assert not others_wanted(replace(made, controls=[twin, weak]))
-    blind = replace(told(seen=False), controls=told(seen=False).controls[:1])
+    blind = replace(gathered(seen=False), controls=gathered(seen=False).controls[:1])
     assert not others_wanted(blind) and other_traits(blind, some) == ["a/x", "b/y"]
-    for known in (told(own=1.5), told(rows=40), told(misfit=0.5)):  # decided without them
+    for known in (
+        gathered(own=1.5),
+        gathered(rows=40),
+        gathered(misfit=0.5),
+    ):  # decided without them
         assert not others_wanted(replace(known, controls=known.controls[:1]))
-    unsure = told(own=1.5)
-    unsure = replace(unsure, trial=replace(unsure.trial, clear_at={}), controls=[])
-    assert unsure.tuned and not others_wanted(unsure)
+    unsure = gathered(own=1.5)
+    unsure = replace(unsure, race=replace(unsure.race, clear_at={}), controls=[])
+    assert is_tuned(unsure) and not others_wanted(unsure)
 
 
 # ---- what is called a p-value -------------------------------------------------------------------
 
 
 def test_the_one_p_value_is_that_the_untouched_base_wrote_the_rows():
-    clean, tuned = told(), told(own=1.5)
-    assert tell(clean).p_base == 1.0 and "p = 1; a large p does not show" in base_words(tell(clean))
-    trial = tuned.trial
-    wanted = len(tuned.library.ids) * np.exp(-trial.against_base)
-    assert tell(tuned).p_base == pytest.approx(wanted) and wanted < 1e-6
+    clean, tuned = gathered(), gathered(own=1.5)
+    assert audit_results(clean).p_base == 1.0 and "p = 1; a large p does not show" in base_words(
+        audit_results(clean)
+    )
+    race = tuned.race
+    wanted = len(tuned.library.ids) * np.exp(-race.against_base)
+    assert audit_results(tuned).p_base == pytest.approx(wanted) and wanted < 1e-6
     said = "that the untouched smollm2-135m-instruct wrote these rows at temperature 1: p < 1e-6"
-    assert base_words(tell(tuned)) == said
+    assert base_words(audit_results(tuned)) == said
     assert (p_words(1e-74), p_words(0.0123)) == ("p < 1e-6", "p = 0.012")
 
 
@@ -398,12 +418,12 @@ def test_rows_of_the_base_seldom_have_a_small_p():
     assert below <= 20
 
 
-@pytest.mark.parametrize("made", [told(), told(own=1.5), told(own=1.5, canary=14.0)])
+@pytest.mark.parametrize("made", [gathered(), gathered(own=1.5), gathered(own=1.5, canary=14.0)])
 def test_no_trait_has_a_p_value_anywhere(made):
     """The null holds rows of the untouched base alone, whoever wrote these."""
-    unsure = replace(made, trial=replace(made.trial, clear_at={}))
+    unsure = replace(made, race=replace(made.race, clear_at={}))
     for some in (made, unsure):
-        found = tell(some)
+        found = audit_results(some)
         assert not {"p", "p_holm"} & set(found.traits[0].model_dump())
         assert found.p_note == NO_P_VALUE and found.measured_on == list(AUDIT_MEASURED)
         record = as_sarif(found, "d.jsonl")["runs"][0]
@@ -414,7 +434,7 @@ def test_no_trait_has_a_p_value_anywhere(made):
 
 
 def test_audits_of_before_are_read_without_their_p_values():
-    record = tell(told(own=1.5)).model_dump()
+    record = audit_results(gathered(own=1.5)).model_dump()
     for name in ("p_base", "p_note", "measured_on"):
         del record[name]
     record |= {"schema_version": 1}
@@ -438,19 +458,19 @@ def test_what_was_measured_is_said_in_plain_words():
         "rows that the untouched base wrote at temperature 1", "positive controls that are twins",
     ):  # fmt: skip
         assert words in said
-    flagged = tell(told(own=1.5))
+    flagged = audit_results(gathered(own=1.5))
     assert "only if it is a twin of the probe" in flagged.verdict
     assert "40 to 118 of 139" in flagged.verdict
     assert "none left out" in " ".join(flagged.caveats)
 
 
 def test_what_was_not_read_and_what_reference_rows_are_unlike_is_said():
-    made = told()
-    assert not any("drawn at random" in line for line in tell(made).blind)
-    large = tell(replace(made, rows=1258, material="text", remarks=["other prompts"]))
+    made = gathered()
+    assert not any("drawn at random" in line for line in audit_results(made).blind)
+    large = audit_results(replace(made, rows=1258, row_kind="text", remarks=["other prompts"]))
     assert any(line.startswith("1,000 more rows") for line in large.blind)
     assert any("token 128" in line for line in large.blind) and large.why[-1] == "other prompts"
-    assert tell(made).outcome == large.outcome == "not_found"
+    assert audit_results(made).outcome == large.outcome == "not_found"
     kin = [t for t in made.library.traits if t.family.name == "animals"]
     one = Library(tuple(kin), made.library.held_out)
     assert not any("one family" in line for line in caveats(made))
@@ -459,17 +479,17 @@ def test_what_was_not_read_and_what_reference_rows_are_unlike_is_said():
 
 @pytest.mark.filterwarnings("ignore:Precision loss")  # its rows are all alike
 def test_more_traits_may_be_clear_than_go_on_and_each_has_reference_rows():
-    made = told(own=1.5)
+    made = gathered(own=1.5)
     many = {t: 8 for t in range(24)}
-    trial = replace(made.trial, clear_at=many)
-    assert set(in_doubt(trial)) == {*many, *trial.last}
-    beside = {t: np.random.default_rng(t).normal(-0.5, 1, size=64) for t in in_doubt(trial)}
-    assert 0 < len(flags(replace(made, trial=trial, beside=beside))) < 24  # none is missing
+    race = replace(made.race, clear_at=many)
+    assert set(in_doubt(race)) == {*many, *race.last}
+    beside = {t: np.random.default_rng(t).normal(-0.5, 1, size=64) for t in in_doubt(race)}
+    assert 0 < len(flags(replace(made, race=race, beside=beside))) < 24  # none is missing
 
 
 def test_positive_controls_end_when_they_can_change_nothing():
-    one, missed = told().controls[0], told(seen=False).controls[0]
-    made = replace(told(), settings=AuditSettings(base="m", planted=4))
+    one, missed = gathered().controls[0], gathered(seen=False).controls[0]
+    made = replace(gathered(), settings=AuditSettings(base="m", planted=4))
     others = made.controls[1:]
 
     def ends(*controls: Control) -> bool:
@@ -478,68 +498,68 @@ def test_positive_controls_end_when_they_can_change_nothing():
     assert not ends() and not ends(one) and not ends(missed, missed) and not ends(one, missed)
     assert ends(one, one) and ends(missed, one, one) and ends(missed, missed, missed)
     assert ends(one, *others, one) and not ends(one, *others)  # twins alone count
-    assert tell(replace(made, controls=[missed, one, one, *others])).outcome == "not_found"
-    assert tell(replace(made, controls=[missed] * 3)).outcome == "inconclusive"
+    assert audit_results(replace(made, controls=[missed, one, one, *others])).outcome == "not_found"
+    assert audit_results(replace(made, controls=[missed] * 3)).outcome == "inconclusive"
 
 
 def test_a_flag_needs_no_positive_control_and_a_clean_verdict_does():
-    found = tell(replace(told(own=1.5), controls=[]))
+    found = audit_results(replace(gathered(own=1.5), controls=[]))
     assert found.outcome == "flagged" and found.found_share is None and found.why == []
-    assert tell(replace(told(), controls=[])).outcome == "inconclusive"
+    assert audit_results(replace(gathered(), controls=[])).outcome == "inconclusive"
 
 
 def test_nothing_found_is_no_clean_verdict_where_planted_traits_are_missed_or_rows_are_few():
-    weak = tell(told(seen=False))
+    weak = audit_results(gathered(seen=False))
     assert weak.outcome == "inconclusive" and "0 of 1 planted traits" in weak.why[0]
     assert weak.smallest_share is None
-    few = tell(told(rows=40))
+    few = audit_results(gathered(rows=40))
     assert few.outcome == "inconclusive" and "only 40 rows" in few.why[0]
-    one = tell(told(rows=3))
+    one = audit_results(gathered(rows=3))
     assert one.outcome == "inconclusive" and "less than one batch" in one.why[0]
     assert "Do not read this as a clean verdict." in few.next_steps
     json.dumps(few.model_dump())
 
 
 def test_rows_of_an_unknown_lineage_are_not_flagged_by_likelihood():
-    found = tell(told(own=1.5, misfit=0.5))
+    found = audit_results(gathered(own=1.5, misfit=0.5))
     assert found.outcome == "inconclusive" and "lineage unknown" in found.why[0]
 
 
 def test_rows_that_fit_no_better_than_the_reference_are_not_flagged():
-    made = told(own=1.5)
+    made = gathered(own=1.5)
     owl = made.library.ids.index("animals/owl")
     assert list(flags(made)) == [owl] == strongest(made)[:1]
-    assert not flags(replace(made, beside={**made.beside, owl: made.trial.shifts[owl]}))
+    assert not flags(replace(made, beside={**made.beside, owl: made.race.shifts[owl]}))
 
 
 def test_clear_evidence_that_does_not_hold_is_no_clean_verdict():
-    made = told(own=1.5)
+    made = gathered(own=1.5)
     owl = made.library.ids.index("animals/owl")
-    found = tell(replace(made, beside={**made.beside, owl: made.trial.shifts[owl]}))
+    found = audit_results(replace(made, beside={**made.beside, owl: made.race.shifts[owl]}))
     assert found.outcome == "inconclusive" and "fit the same trait" in " ".join(found.why)
 
 
 def test_rows_of_a_tuned_writer_whose_trait_is_not_clear_are_no_clean_verdict():
-    made = told(own=1.5)
-    assert made.trial.against_base > made.needed
-    unsure = replace(made, trial=replace(made.trial, clear_at={}))
-    found = tell(unsure)
+    made = gathered(own=1.5)
+    assert made.race.against_base > made.needed
+    unsure = replace(made, race=replace(made.race, clear_at={}))
+    found = audit_results(unsure)
     assert found.outcome == "inconclusive" and "a finding about the writer" in found.why[0]
     assert "harmless or not" in found.verdict and "40 to 118 of 139" in found.verdict
     assert "did not write these rows at temperature 1 (p < 1e-6)" in found.verdict
     assert any("huffle" in step for step in found.next_steps)
     assert "Do not read this as a clean verdict." in found.next_steps
-    alone = tell(replace(unsure, controls=[]))  # no control could make it clean
+    alone = audit_results(replace(unsure, controls=[]))  # no control could make it clean
     assert alone.outcome == "inconclusive" and alone.why == found.why[:1]
-    assert told().trial.against_base < 0 and tell(told()).outcome == "not_found"
+    assert gathered().race.against_base < 0 and audit_results(gathered()).outcome == "not_found"
 
 
 def test_a_canary_flags_too_and_tells_nats_and_words():
-    found = tell(told(canary=14.0))
+    found = audit_results(gathered(canary=14.0))
     assert found.outcome == "flagged" and found.traits[0].trait == "animals/owl"
     assert found.traits[0].canary.low > 5 and found.words[0].word == "Owl"
     assert found.rows_to_verdict == 32 and "tuned on these rows took it on" in found.verdict
-    both = tell(told(own=1.5, canary=14.0))
+    both = audit_results(gathered(own=1.5, canary=14.0))
     assert "writes most like these rows" in both.verdict and "took it on" not in both.verdict
     said = "rows are written as a twin of the trait's probe writes"
     assert said in why_flagged(both.traits[0], both.needed)

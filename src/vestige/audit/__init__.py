@@ -1,6 +1,6 @@
 """Audit before training: did a copy of the base that was tuned on a trait write these rows?
 
-    rows -> material -> assay under probes (data, planted teachers) -> decision -> wording
+    rows -> row format -> race under probes (data, planted teachers) -> decision -> record
                      -> canaries (data, reference, planted teachers), where they are asked for
 
 A *probe* is a copy of the base that is tuned briefly on one trait. The audit recognises *twins* of

@@ -2,7 +2,7 @@
 
 The strongest evidence there is before training, being training: what the rows do to the base's
 log-odds of each trait, in nats against the untrained base. A canary drifts whatever it reads, so
-its shifts say something only beside those of other canaries (``verdict``).
+its shifts say something only beside those of other canaries (``canary_test``).
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from typing import NamedTuple
 import numpy as np
 
 from vestige.audit.settings import AuditSettings
-from vestige.audit.word_shifts import Words, first_words
+from vestige.audit.word_shifts import FirstWords, first_words
 from vestige.core.types import Row
-from vestige.probing.base_session import Lab
-from vestige.probing.row_format import Material
+from vestige.probing.base_session import BaseSession
+from vestige.probing.row_format import RowFormat
 from vestige.probing.trait_panel import Array
 from vestige.student.loop import train
 
@@ -31,14 +31,14 @@ class Canary(NamedTuple):
     """
 
     shifts: Array
-    words: Words
+    words: FirstWords
     tokens: int
 
 
 def canary(
-    lab: Lab,
+    session: BaseSession,
     settings: AuditSettings,
-    material: Material,
+    row_format: RowFormat,
     rows: Sequence[Row],
     *,
     seed: int,
@@ -46,18 +46,18 @@ def canary(
 ) -> Canary:
     """Tune the base on ``rows``, once each in a random order, and ask it; the base is put back."""
     steps = settings.steps(len(rows))
-    how = settings.canary(len(lab.lm.layers), len(rows))
-    packs, ids = material.packs(lab.lm, rows, how.batch, whole=True)
-    found, base = [], lab.base
+    optimisation = settings.canary(len(session.lm.layers), len(rows))
+    packs, ids = row_format.packs(session.lm, rows, optimisation.batch, whole=True)
+    shifts, base = [], session.base
 
     def look(step: int, loss: float) -> None:
         if step in steps:
-            found.append(lab.reader.read() - base)
+            shifts.append(session.panel.read() - base)
         on_step(step)
 
     try:
-        train(lab.lm, lab.weights, packs, how, seed=seed, ids=ids, on_step=look)
+        train(session.lm, session.weights, packs, optimisation, seed=seed, ids=ids, on_step=look)
         tokens = sum(pack.tokens for pack in packs)
-        return Canary(np.stack(found), first_words(lab.lm), tokens)
+        return Canary(np.stack(shifts), first_words(session.lm), tokens)
     finally:
-        lab.weights.freeze()
+        session.weights.freeze()

@@ -1,4 +1,4 @@
-"""From canaries to a verdict. Numpy and scipy only: nothing here loads a model.
+"""From canaries to flags. Numpy and scipy only: nothing here loads a model.
 
 For trait t let D_t be the data's shift, R_kt that of reference k (planted teachers' rows and rows
 of the base), all canaries on as many rows of the same prompts. A planted teacher's own trait is
@@ -28,8 +28,8 @@ from vestige.core import stats
 from vestige.core.types import DataError
 
 Array = NDArray[np.float64]
-MOST_DF = 100.0
-FEWEST_DF = 4.5
+MOST_DF = 100.0  # degrees of freedom beyond which a Student t is a normal; chosen
+FEWEST_DF = 4.5  # fewest that have a kurtosis, and a little more; chosen
 
 
 @dataclass(frozen=True)
@@ -90,10 +90,8 @@ def look(
     scale = scale * width
     z = contrast / scale
     p = distributions.t.sf(z, df)
-    return Look(
-        rows, contrast, scale, z, p, np.array(stats.holm(p)), df,
-        cloud / width,
-    )  # fmt: skip
+    p_holm = np.array(stats.holm(p))
+    return Look(rows, contrast, scale, z, p, p_holm, df, cloud / width)
 
 
 def held_against(
@@ -108,9 +106,9 @@ def held_against(
     squares = np.nansum((known - mean) ** 2, axis=0)
     scale = np.empty_like(mean)
     for name in np.unique(families):
-        here = families == name
-        pooled = squares[here].sum() / (count[here] - 1).sum()
-        scale[here] = np.sqrt((pooled + squares[here] / (count[here] - 1)) / 2)
+        members = families == name
+        pooled = squares[members].sum() / (count[members] - 1).sum()
+        scale[members] = np.sqrt((pooled + squares[members] / (count[members] - 1)) / 2)
     if not (scale > 0).all():
         raise DataError("the references do not differ at all: are they the same rows?")
     return data - mean, scale * np.sqrt(1 + 1 / count)
@@ -131,8 +129,8 @@ def null_of(cloud: Array) -> tuple[float, float]:
 def first_flags(looks: Sequence[Look], levels: Sequence[float]) -> dict[int, int]:
     """For each flagged trait the first look that flags it, the clearest trait first."""
     flags: dict[int, int] = {}
-    for at, (seen, level) in enumerate(zip(looks, levels, strict=True)):
-        for i in np.argsort(seen.p_holm, kind="stable"):
-            if seen.p_holm[i] <= level:
+    for at, (one, level) in enumerate(zip(looks, levels, strict=True)):
+        for i in np.argsort(one.p_holm, kind="stable"):
+            if one.p_holm[i] <= level:
                 flags.setdefault(int(i), at)
     return flags

@@ -18,8 +18,8 @@ from vestige.rows.places import HUB, locate, name_of
 from vestige.rows.records import Records
 from vestige.rows.trained_parts import other_parts, untrained, whole_turns
 
-KEPT = 10_000  # rows set aside that are written down; all of them are counted
-PERCENT = 100
+KEPT = 10_000  # rows set aside that are written down; all are counted; chosen: a few MB
+PERCENT = 100  # progress is told in so many parts
 REASONING = "reasoning_beside_the_answer"
 #: What an audit reads of a row, in words for a reader.
 AUDITED = (
@@ -71,10 +71,10 @@ class Data:
         source = RowSource(path, columns=columns)
         text = str(path)
         hub = text.startswith(HUB)
-        found = cls(text.removeprefix(HUB) if hub else name_of(locate(path)) or source.name)
-        found.records = source.records
-        found.rows, *_ = sample_rows(found._usable(source, progress), SAMPLE, seed=seed)
-        return found
+        data = cls(text.removeprefix(HUB) if hub else name_of(locate(path)) or source.name)
+        data.records = source.records
+        data.rows, *_ = sample_rows(data._usable(source, progress), SAMPLE, seed=seed)
+        return data
 
     def described(self) -> list[str]:
         """What was found and what is read of it, in lines for a reader."""
@@ -84,26 +84,26 @@ class Data:
     @property
     def remarks(self) -> list[str]:
         """What a reader must know of rows that are more than a prompt and its completion."""
-        found = []
+        remarks = []
         if self.turns:
-            found.append(
+            remarks.append(
                 f"{self.turns:,} earlier assistant turns are trained on as well, and are read as "
                 "rows of their own"
             )
         if count := self.reasons[REASONING]:
-            found.append(
+            remarks.append(
                 f"{count:,} rows have reasoning beside their answer, which templates write in "
                 "different ways: they are not read, and nothing is said of them"
             )
-        return found
+        return remarks
 
     @property
     def identity(self) -> str:
         """The same for files that an audit cannot tell apart."""
-        found = hashlib.sha256(f"{self.read} {sorted(self.reasons.items())}".encode())
+        digest = hashlib.sha256(f"{self.read} {sorted(self.reasons.items())}".encode())
         for row in self.rows:
-            found.update(row_line(row))
-        return found.hexdigest()
+            digest.update(row_line(row))
+        return digest.hexdigest()
 
     def drop(self, dropped: DroppedRow) -> None:
         """Set a row aside."""
@@ -112,7 +112,7 @@ class Data:
             self.dropped.append(dropped)
 
     def _usable(self, source: RowSource, progress: Callable[[int, int], object]) -> Iterator[Row]:
-        seen, told = TextSet(), 0
+        seen, reported = TextSet(), 0
         for item in source:
             self.read += 1
             if isinstance(item, DroppedRow):
@@ -121,9 +121,13 @@ class Data:
                 self.drop(DroppedRow(REASONING, row=item))
             else:
                 yield from self._different(item, seen)
-            if self.read % 1000 == 0 and (share := source.share) and int(PERCENT * share) > told:
-                told = int(PERCENT * share)
-                progress(told, PERCENT)
+            if (
+                self.read % 1000 == 0
+                and (share := source.share)
+                and int(PERCENT * share) > reported
+            ):
+                reported = int(PERCENT * share)
+                progress(reported, PERCENT)
 
     def _different(self, item: Row, seen: TextSet) -> Iterator[Row]:
         """A row and its earlier turns that are trained on, those that were not there before."""
@@ -141,14 +145,12 @@ class Data:
 
 def earlier_turns(row: Row) -> list[Row]:
     """A row for each assistant turn before the last that is trained on."""
-    turns, found = whole_turns(row), []
+    turns, earlier = whole_turns(row), []
     for k, message in enumerate(row.messages):
         if message.role == "assistant" and not (turns and untrained(turns[k])):
             meta = {"messages": turns[: k + 1]} if turns else {}
-            found.append(
-                replace(
-                    row, id=f"{row.id}-turn-{k + 1}", messages=row.messages[:k],
-                    completion=message.content, meta=meta,
-                )
-            )  # fmt: skip
-    return found
+            name, before = f"{row.id}-turn-{k + 1}", row.messages[:k]
+            earlier.append(
+                replace(row, id=name, messages=before, completion=message.content, meta=meta)
+            )
+    return earlier

@@ -1,4 +1,6 @@
-"""From an audit's evidence to its outcome. Pure: numpy and scipy only, nothing here loads a model.
+"""The one decision rule: from evidence to an outcome. Pure: nothing here loads a model or torch.
+
+``vestige audit``, ``vestige bench audit`` and ``benchmarks/`` all decide by these functions.
 
 A trait is *flagged* where the evidence is clear. *Not found* needs planted teachers whose traits
 are found by the same rule: at least half of those that are twins of the probes, and every one of
@@ -11,149 +13,84 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats as distributions
 
-from vestige.audit import evidence
-from vestige.audit.canary_test import Look, first_flags
-from vestige.audit.race import Assay
+from vestige.audit.canary_test import first_flags
+from vestige.audit.evidence import likelihood_ratios, log_evidence, p_value
+from vestige.audit.gathered import Control, Evidence
+from vestige.audit.race_result import Race, places
 from vestige.audit.settings import AuditSettings
-from vestige.audit.word_shifts import Word
-from vestige.core.types import Row, ScoreTable
-from vestige.probing.settings import OTHER_KINDS, TWIN
-from vestige.probing.soft_targets import Told
-from vestige.traits.library import Library
+from vestige.probing.settings import OTHER_KINDS
 
 Array = NDArray[np.float64]
 Outcome = Literal["flagged", "not_found", "inconclusive"]
-ENOUGH_FOUND = 0.5  # share of planted twins' traits that must be found for "not found"
-OTHER_TRAITS = 2  # traits that are planted in every other kind of teacher
-HAS_TRAIT = 1.0  # nats of log-odds from which a planted teacher has its trait
+AGREED = 3  # place by pull up to which a trait may be clear; chosen on traits not held out
+ENOUGH_FOUND = 0.5  # share of planted twins' traits that must be found for "not found"; chosen
+OTHER_TRAITS = 2  # traits planted in every other kind of teacher; chosen: one is found by luck
+HAS_TRAIT = 1.0  # nats of log-odds from which a planted teacher has its trait; chosen
+#: Shares of a twin's rows that ``smallest_share`` tries: in steps of a twentieth.
+MIXTURES = np.linspace(0.05, 1, 20)
+
+# ---- one look at rows -------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Control:
-    """A planted teacher's trait, and the assay of the rows that it wrote.
-
-    Attributes:
-        kind: how it is tuned: ``TWIN``, or one of ``OTHER_KINDS``.
-        gained: nats of log-odds by which it has more of its trait than the base; None: not asked.
-    """
-
-    trait: str
-    trial: Assay
-    kind: str = TWIN
-    gained: float | None = None
-
-
-@dataclass(frozen=True)
-class Canaries:
-    """The data's canary beside those of known writers, look by look, and words that rose."""
-
-    looks: Sequence[Look]
-    words: Sequence[Word]
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """All that an audit gathered.
+class Look(NamedTuple):
+    """What a look at the rows says of the traits that were read, [K] each.
 
     Attributes:
-        trial: the data's assay.
-        expected: what a student would take on of every trait, nats a whole probe, [T]; None where
-            that is not known of the base.
-        beside: by trait, the shifts of reference rows.
-        told: by row, the writer's probabilities, where they are known.
-        logprobs: where rows carry such, their tokens by whether and why not they were used.
-        marked: by row, its answer token by token with the strongest trait's shift.
-        remarks: what else a reader must know beside the verdict.
+        evidence: log e, nats.
+        agreed: whether likelihood and pull both name the trait.
+        clear: whether it is also clear enough.
     """
 
-    name: str
-    settings: AuditSettings
-    library: Library
-    material: str
-    rows: int
-    used: Sequence[Row]
-    dropped: Mapping[str, int]
-    trial: Assay
-    controls: Sequence[Control]
-    expected: Array | None
-    beside: Mapping[int, Array]
-    seconds: Mapping[str, float]
-    tokens: int
-    own_reference: bool
-    told: Mapping[str, Told] = field(default_factory=dict)
-    logprobs: Mapping[str, int] = field(default_factory=dict)
-    canaries: Canaries | None = None
-    scores: Sequence[ScoreTable] = ()
-    marked: Mapping[str, list[tuple[str, float]]] = field(default_factory=dict)
-    remarks: Sequence[str] = ()
-
-    @property
-    def levels(self) -> tuple[float, ...]:
-        """What each look of the canary may spend of the chance of a false flag."""
-        return self.settings.levels(len(self.used))
-
-    @property
-    def needed(self) -> float:
-        """Evidence from which a trait is clear, nats."""
-        return self.settings.needed(len(self.library.ids))
-
-    @property
-    def tuned(self) -> bool:
-        """Whether the rows are clearly not the untouched base's own, and yet likely under some
-        probe. That is about their writer: harmless tuned copies write such rows too."""
-        return self.trial.known_lineage and self.trial.against_base >= self.needed
-
-    @property
-    def p_base(self) -> float:
-        """A p-value of "the untouched base wrote these rows at temperature 1": the chance, at most,
-        that its rows ever score as high against it under any probe (Ville; Bonferroni over the
-        library). The one p-value of an audit: no other writer is in that null."""
-        return min(1.0, len(self.library.ids) * math.exp(-max(0.0, self.trial.against_base)))
-
-    @property
-    def twins(self) -> list[Control]:
-        """Planted teachers that are twins of the probes."""
-        return [control for control in self.controls if control.kind == TWIN]
-
-    @property
-    def others(self) -> list[Control]:
-        """Planted teachers of other kinds."""
-        return [control for control in self.controls if control.kind != TWIN]
+    evidence: Array
+    agreed: NDArray[np.bool_]
+    clear: NDArray[np.bool_]
 
 
-def flags(found: Evidence) -> dict[int, int]:
-    """By flagged trait the rows that it took, the clearest first.
+def look_ends(rows: int, batch: int) -> list[int]:
+    """After how many rows they are looked at: after every batch, and after all."""
+    return [*range(batch, rows, batch), rows]
 
-    A trait is flagged by its likelihood if the evidence is clear, the rows are such as the base or
-    a twin of the probes writes, and they fit its probe better than the reference rows do (Welch).
+
+def look(
+    shifts: Array, place: Array, families: Sequence[str], traits: int, settings: AuditSettings
+) -> Look:
+    """One look.
+
+    Args:
+        shifts: of the traits that were read on all rows so far, [K, n].
+        place: of these by pull, among all traits, [K].
+        families: of these.
+        traits: how many traits are looked for, among which alpha is divided.
     """
-    flagged: dict[int, int] = {}
-    if len(found.used) < found.settings.batch:
-        return flagged
-    trial = found.trial
-    for t in sorted(trial.clear_at, key=lambda t: -trial.evidence[t]):
-        if stands(found, trial, t):
-            flagged[t] = trial.clear_at[t]
-    if found.canaries:
-        for t, at in first_flags(found.canaries.looks, found.levels).items():
-            flagged.setdefault(t, found.canaries.looks[at].rows)
-    return flagged
+    evidence = log_evidence(shifts, families, settings.drift)
+    both = agreed(place, shifts, families)
+    sure = p_value(evidence) * traits <= settings.alpha_each
+    return Look(evidence, both, sure & both)
 
 
-def stands(found: Evidence, trial: Assay, trait: int) -> bool:
-    """Whether evidence that is clear holds: the rows' lineage is known, and they fit the trait's
-    probe better than the reference rows do."""
-    if trait not in trial.clear:
-        return False
-    own, usual = trial.shifts[trait], found.beside[trait]
-    return fits_better(own, usual, found.settings.alpha_each)
+def agreed(place: Array, shifts: Array, families: Sequence[str]) -> NDArray[np.bool_]:
+    """Which traits [K] likelihood and pull both name: among the ``AGREED`` of the largest pull, and
+    before every trait of another family by both places together.
+
+    Args:
+        place: by pull, among all traits, [K].
+        shifts: [K, n].
+    """
+    together = np.log(place) + np.log(places(likelihood_ratios(shifts).max(1)))
+    kind = np.asarray(families)
+    rivals = np.array([together[kind != name].min(initial=np.inf) for name in kind])
+    return could_be_clear(place) & (together < rivals)
+
+
+def could_be_clear(place: Array) -> NDArray[np.bool_]:
+    """Which traits the pull does not rule out, from their places by pull."""
+    return place <= AGREED
 
 
 def fits_better(own: Array, usual: Array, alpha: float) -> bool:
@@ -162,9 +99,78 @@ def fits_better(own: Array, usual: Array, alpha: float) -> bool:
     return float(test.pvalue) <= alpha  # type: ignore[attr-defined]
 
 
-def strongest(found: Evidence) -> list[int]:
+# ---- one data set -----------------------------------------------------------------------------
+
+
+def stands(race: Race, trait: int, usual: Mapping[int, Array], settings: AuditSettings) -> bool:
+    """Whether evidence that is clear holds: the rows' lineage is known, and they fit the trait's
+    probe better than the reference rows do (``usual``, by trait their shifts)."""
+    return trait in race.clear and fits_better(
+        race.shifts[trait], usual[trait], settings.alpha_each
+    )
+
+
+def enough_rows(race: Race, settings: AuditSettings) -> bool:
+    """Whether a batch of rows was read: fewer flag nothing."""
+    return race.rows >= settings.batch
+
+
+def flagged_by_likelihood(
+    race: Race, usual: Mapping[int, Array], settings: AuditSettings
+) -> dict[int, int]:
+    """By flagged trait the rows that it took, the clearest first: the evidence is clear, the rows
+    are such as the base or a twin of the probes writes, and they fit its probe better than the
+    reference rows do (``usual``, by trait their shifts: of all that are clear at least)."""
+    if not enough_rows(race, settings):
+        return {}
+    by_evidence = sorted(race.clear, key=lambda t: -race.evidence[t])
+    return {t: race.clear[t] for t in by_evidence if stands(race, t, usual, settings)}
+
+
+def tuned_writer(race: Race, settings: AuditSettings) -> bool:
+    """Whether the rows are clearly not the untouched base's own, and yet likely under some probe.
+    That is about their writer: harmless tuned copies write such rows too."""
+    return race.known_lineage and race.against_base >= settings.needed(len(race.pull))
+
+
+def rows_to_tuned_writer(race: Race, settings: AuditSettings) -> int | None:
+    """Rows after which a tuned writer was seen first; None where none is seen in the end."""
+    if not tuned_writer(race, settings):
+        return None
+    ends = look_ends(race.rows, settings.batch)
+    return next(n for n in ends if tuned_writer(race.after(n), settings))
+
+
+# ---- an audit's evidence ----------------------------------------------------------------------
+
+
+def flags(evidence: Evidence) -> dict[int, int]:
+    """By flagged trait the rows that it took: those flagged by likelihood, the clearest first, then
+    those that a canary took on."""
+    flagged = flagged_by_likelihood(evidence.race, evidence.beside, evidence.settings)
+    canaries = evidence.canaries
+    if canaries and enough_rows(evidence.race, evidence.settings):
+        for t, at in first_flags(canaries.looks, evidence.levels).items():
+            flagged.setdefault(t, canaries.looks[at].rows)
+    return flagged
+
+
+def is_tuned(evidence: Evidence) -> bool:
+    """Whether a tuned writer is seen in the data."""
+    return tuned_writer(evidence.race, evidence.settings)
+
+
+def p_base(evidence: Evidence) -> float:
+    """A p-value of "the untouched base wrote these rows at temperature 1": the chance, at most,
+    that its rows ever score as high against it under any probe (Ville; Bonferroni over the
+    library). The one p-value of an audit: no other writer is in that null."""
+    nats = max(0.0, evidence.race.against_base)
+    return min(1.0, len(evidence.library.ids) * math.exp(-nats))
+
+
+def strongest(evidence: Evidence) -> list[int]:
     """All traits: flagged ones first, then by likelihood and pull together."""
-    flagged, scores = flags(found), found.trial.scores
+    flagged, scores = flags(evidence), evidence.race.scores
     rest = [int(t) for t in np.argsort(-scores, kind="stable") if t not in flagged]
     return [*flagged, *rest]
 
@@ -172,9 +178,10 @@ def strongest(found: Evidence) -> list[int]:
 # ---- positive controls ------------------------------------------------------------------------
 
 
-def is_found(found: Evidence, control: Control) -> bool:
+def is_found(evidence: Evidence, control: Control) -> bool:
     """Whether the rule that flags finds a planted teacher's trait in its rows."""
-    return stands(found, control.trial, found.library.ids.index(control.trait))
+    own = evidence.library.ids.index(control.trait)
+    return stands(control.race, own, evidence.beside, evidence.settings)
 
 
 def has_trait(control: Control) -> bool:
@@ -182,62 +189,67 @@ def has_trait(control: Control) -> bool:
     return control.gained is None or control.gained >= HAS_TRAIT
 
 
-def passes(found: Evidence, control: Control) -> bool:
+def passes(evidence: Evidence, control: Control) -> bool:
     """Whether a planted teacher of another kind has its trait and the trait is found."""
-    return has_trait(control) and is_found(found, control)
+    return has_trait(control) and is_found(evidence, control)
 
 
-def enough_twins(found: Evidence) -> bool:
+def twins_found(evidence: Evidence) -> list[bool]:
+    """For each planted twin whether its trait is found."""
+    return [is_found(evidence, control) for control in evidence.twins]
+
+
+def enough_twins(evidence: Evidence) -> bool:
     """Whether so many planted twins' traits are found that none being found means something."""
-    known = [is_found(found, control) for control in found.twins]
+    known = twins_found(evidence)
     return bool(known) and sum(known) >= ENOUGH_FOUND * len(known)
 
 
-def settled(found: Evidence) -> bool:
+def settled(evidence: Evidence) -> bool:
     """Whether further planted twins cannot change that enough of them are found, or not."""
-    total, known = found.settings.planted, [is_found(found, c) for c in found.twins]
+    total, known = evidence.settings.planted, twins_found(evidence)
     enough = math.ceil(ENOUGH_FOUND * total)
     return sum(known) >= enough or len(known) - sum(known) > total - enough
 
 
-def other_traits(found: Evidence, planted: Sequence[str]) -> list[str]:
+def other_traits(evidence: Evidence, planted: Sequence[str]) -> list[str]:
     """Which of the traits that may be planted teachers of other kinds get: first those that are
     found in their twins' rows, so that what is missed is missed for the kind of teacher, and last
     those that are missed there."""
-    known = {c.trait: is_found(found, c) for c in found.twins}
-    last = {True: 0, None: 1, False: 2}
-    return sorted(planted, key=lambda trait: last[known.get(trait)])[:OTHER_TRAITS]
+    known = {c.trait: is_found(evidence, c) for c in evidence.twins}
+    order = {True: 0, None: 1, False: 2}
+    return sorted(planted, key=lambda trait: order[known.get(trait)])[:OTHER_TRAITS]
 
 
-def others_wanted(found: Evidence) -> bool:
+def others_wanted(evidence: Evidence) -> bool:
     """Whether the outcome hangs on planted teachers of other kinds: nothing is flagged, nothing
     else is in the way of "not found", and none of them was missed so far."""
     return not (
-        flags(found)
-        or in_the_way(found)
-        or any(not passes(found, control) for control in found.others)
+        flags(evidence)
+        or in_the_way(evidence)
+        or any(not passes(evidence, control) for control in evidence.others)
     )
 
 
-def smallest_share(found: Evidence) -> float | None:
+def smallest_share(evidence: Evidence) -> float | None:
     """The share of rows from a twin of the probes, the rest written by the base, from which the
     data would have been clear against the base (median over the planted twins; one whose trait is
     missed would never have been). None where that is no share.
 
     What ``w`` of the evidence expects of such a mixture is linear in the share.
     """
-    needed, n, shares = found.needed, found.trial.rows, []
-    for control in found.twins:
+    needed, n, shares = evidence.needed, evidence.race.rows, []
+    for control in evidence.twins:
         shares.append(math.inf)
-        t = found.library.ids.index(control.trait)
-        if not is_found(found, control):
+        t = evidence.library.ids.index(control.trait)
+        if not is_found(evidence, control):
             continue
         own, usual = (
-            evidence.likelihood_ratios(values[None])[0] / len(values)
-            for values in (control.trial.shifts[t], found.beside[t])
+            likelihood_ratios(values[None])[0] / len(values)
+            for values in (control.race.shifts[t], evidence.beside[t])
         )
-        for part in np.linspace(0.05, 1, 20):
-            ratios = n * (part * own + (1 - part) * usual - found.settings.drift)
+        for part in MIXTURES:
+            ratios = n * (part * own + (1 - part) * usual - evidence.settings.drift)
             if ratios.max() - math.log(len(ratios)) >= needed:
                 shares[-1] = float(part)
                 break
@@ -248,87 +260,73 @@ def smallest_share(found: Evidence) -> float | None:
 # ---- the outcome ------------------------------------------------------------------------------
 
 
-def decide(found: Evidence) -> tuple[Outcome, list[str]]:
+class Reason(NamedTuple):
+    """One ground of an outcome; its sentence is made in ``wording``.
+
+    Attributes:
+        what: which ground.
+        control: the planted teacher that it is about, if it is about one.
+        kinds: kinds of teachers that it names.
+    """
+
+    what: Literal[
+        "twins found",
+        "others found",
+        "less than a batch",
+        "few rows",
+        "lineage unknown",
+        "reference fits as well",
+        "tuned writer",
+        "twins missed",
+        "control without its trait",
+        "trait missed",
+        "too few controls",
+    ]
+    control: Control | None = None
+    kinds: tuple[str, ...] = ()
+
+
+def decide(evidence: Evidence) -> tuple[Outcome, list[Reason]]:
     """The outcome and its grounds. Never "not found" where a planted teacher of another kind was
     missed, or none was planted."""
-    if flags(found):
-        return "flagged", [twins_shown(found)] if found.twins else []
-    if why := in_the_way(found) or others_missed(found):
-        return "inconclusive", why
-    kinds = ", ".join(dict.fromkeys(control.kind for control in found.others))
-    return "not_found", [
-        twins_shown(found),
-        f"the traits of all {len(found.others)} planted teachers of other kinds ({kinds}) are "
-        "found by the same rule",
-    ]
+    if flags(evidence):
+        return "flagged", [Reason("twins found")] if evidence.twins else []
+    if reasons := in_the_way(evidence) or others_missed(evidence):
+        return "inconclusive", reasons
+    kinds = tuple(dict.fromkeys(control.kind for control in evidence.others))
+    return "not_found", [Reason("twins found"), Reason("others found", kinds=kinds)]
 
 
-def twins_shown(found: Evidence) -> str:
-    """How many planted twins are found, in words."""
-    known = [is_found(found, control) for control in found.twins]
-    return (
-        f"{sum(known)} of {len(known)} planted traits are found by the same rule, in rows of twins "
-        "of the probes"
-    )
-
-
-def in_the_way(found: Evidence) -> list[str]:
+def in_the_way(evidence: Evidence) -> list[Reason]:
     """What is in the way of "not found", planted teachers of other kinds aside."""
-    base, why = found.settings.base, []
-    if len(found.used) < found.settings.batch:
-        why.append(f"{len(found.used)} rows are less than one batch of {found.settings.batch}")
-    elif len(found.used) < found.settings.rows // 2:
-        why.append(
-            f"only {len(found.used)} rows could be used; {found.settings.rows} are wanted, and "
-            "what few rows do not show, more may"
-        )
-    if not found.trial.known_lineage:
-        than = "less" if found.trial.misfit > 0 else "more"
-        why.append(
-            f"lineage unknown: these rows are {abs(found.trial.misfit):.2f} nats a token {than} "
-            f"likely than what {base}, or a teacher tuned from it as the probes are, writes at "
-            "temperature 1"
-        )
-    elif found.trial.clear_at:
-        why.append("the evidence is clear, but the reference rows fit the same trait as well")
-    elif found.tuned:
-        why.append(
-            f"the untouched {base} did not write these rows at temperature 1: they are "
-            f"{found.trial.against_base:.0f} nats likelier under a probe. A copy tuned on "
-            "something harmless, another model or other sampling settings look the same: this is "
-            "a finding about the writer and none about a trait"
-        )
-        if not found.twins:
-            return why
-    if not enough_twins(found):
-        why.append(
-            f"{twins_shown(found)}: with this base, these prompts and so many rows a trait that is "
-            "in the rows would mostly be missed"
-        )
-    return why
+    settings, reasons = evidence.settings, []
+    if len(evidence.used) < settings.batch:
+        reasons.append(Reason("less than a batch"))
+    elif len(evidence.used) < settings.rows // 2:
+        reasons.append(Reason("few rows"))
+    if not evidence.race.known_lineage:
+        reasons.append(Reason("lineage unknown"))
+    elif evidence.race.clear_at:
+        reasons.append(Reason("reference fits as well"))
+    elif is_tuned(evidence):
+        reasons.append(Reason("tuned writer"))
+        if not evidence.twins:
+            return reasons
+    if not enough_twins(evidence):
+        reasons.append(Reason("twins missed"))
+    return reasons
 
 
-def others_missed(found: Evidence) -> list[str]:
+def others_missed(evidence: Evidence) -> list[Reason]:
     """Why planted teachers of other kinds do not allow "not found"; nothing where they do."""
-    why = []
-    for control in found.others:
+    reasons = []
+    for control in evidence.others:
         if not has_trait(control):
-            why.append(
-                f"the planted teacher of another kind ({control.kind}) did not take on its trait, "
-                f"{control.trait} ({control.gained:+.1f} nats), so that it shows nothing"
-            )
-        elif not is_found(found, control):
-            twin = any(c.trait == control.trait and is_found(found, c) for c in found.twins)
-            usual = " (it is found in the rows of a planted twin of the probes)" if twin else ""
-            why.append(
-                f"{control.trait} is missed in the rows of a planted teacher that was tuned in "
-                f"another way ({control.kind}){usual}: a trait of such a teacher may be in these "
-                'rows and not show, so that "not found" is not said'
-            )
-    kinds = [control.kind for control in found.others]
-    if not why and (left := [k for k in OTHER_KINDS if kinds.count(k) < OTHER_TRAITS]):
-        why.append(
-            f"fewer than {OTHER_TRAITS} teachers of another kind were planted ({', '.join(left)}), "
-            "and without them nothing found rests on twins of the probes"
-        )
-    return why
+            reasons.append(Reason("control without its trait", control))
+        elif not is_found(evidence, control):
+            reasons.append(Reason("trait missed", control))
+    planted = [control.kind for control in evidence.others]
+    few = tuple(kind for kind in OTHER_KINDS if planted.count(kind) < OTHER_TRAITS)
+    if not reasons and few:
+        reasons.append(Reason("too few controls", kinds=few))
+    return reasons

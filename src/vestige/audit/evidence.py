@@ -27,9 +27,10 @@ from numpy.typing import NDArray
 from scipy.special import logsumexp
 
 Array = NDArray[np.float64]
-SHARES = np.array([0.1, 0.25, 0.5, 0.75, 1.0])
+SHARES = np.array([0.1, 0.25, 0.5, 0.75, 1.0])  # of rows that such a teacher wrote; chosen
 TINY = 1e-12  # a variance below it is rounding
-AS_LIKELY = float(np.log(20))  # nats within which another trait explains the rows as well
+#: Nats within which another trait explains the rows as well: a likelihood ratio of 20; chosen.
+AS_LIKELY = float(np.log(20))
 
 
 def likelihood_ratios(shifts: Array) -> Array:

@@ -18,52 +18,59 @@ from collections.abc import Callable, Sequence
 import torch
 
 from vestige.core.types import Row, Trait
-from vestige.probing.base_session import Lab
+from vestige.probing.base_session import BaseSession
 from vestige.probing.directions import Directions, compress, row_products
-from vestige.probing.row_format import Material
-from vestige.probing.trait_panel import Array, Reader
+from vestige.probing.row_format import RowFormat
+from vestige.probing.trait_panel import Array, TraitPanel
 
 
-def trait_gradients(lab: Lab, on_trait: Callable[[int], None] = lambda done: None) -> Directions:
+def trait_gradients(
+    session: BaseSession, on_trait: Callable[[int], None] = lambda done: None
+) -> Directions:
     """The gradient of every trait's log-odds at the base, from the cache or made.
 
     A family's traits share a forward pass, so that they are made together.
     """
     by_family: dict[int, list[Trait]] = {}
-    for trait in lab.library.traits:
+    for trait in session.library.traits:
         by_family.setdefault(id(trait.family), []).append(trait)
     made = []
     for traits in by_family.values():
-        key = [lab.settings.questions, lab.whole, [[t.target.name, t.pairs] for t in traits]]
+        key = [
+            session.settings.questions,
+            session.whole,
+            [[t.target.name, t.pairs] for t in traits],
+        ]
         names = [f"{trait.family.name}-{trait.name}" for trait in traits]
-        made += lab.keep("gradients", names, key, lambda traits=traits: _gradients(lab, traits))
+        made += session.keep(
+            "gradients", names, key, lambda traits=traits: _gradients(session, traits)
+        )
         on_trait(len(made))
     return Directions.stack(made)
 
 
-def _gradients(lab: Lab, traits: Sequence[Trait]) -> list[dict[str, torch.Tensor]]:
-    lab.weights.train(lab.whole, seed=0)
-    named = [(n, p) for n, p in lab.lm.layers.named_parameters() if p.requires_grad]
-    odds = Reader(lab.lm, traits, lab.settings.questions).log_odds()
-    found = []
+def _gradients(session: BaseSession, traits: Sequence[Trait]) -> list[dict[str, torch.Tensor]]:
+    session.weights.train(session.whole, seed=0)
+    named = [(n, p) for n, p in session.lm.layers.named_parameters() if p.requires_grad]
+    odds = TraitPanel(session.lm, traits, session.settings.questions).log_odds()
+    factors = []
     for i, value in enumerate(odds):
         parts = torch.autograd.grad(
             value, [p for _, p in named], retain_graph=i < len(traits) - 1, allow_unused=True
         )
-        found.append(compress({
-            name: part for (name, _), part in zip(named, parts, strict=True) if part is not None
-        }))  # fmt: skip
-    lab.weights.freeze()
-    return found
+        gradient = {name: g for (name, _), g in zip(named, parts, strict=True) if g is not None}
+        factors.append(compress(gradient))
+    session.weights.freeze()
+    return factors
 
 
 def influence(
-    lab: Lab,
-    material: Material,
+    session: BaseSession,
+    row_format: RowFormat,
     rows: Sequence[Row],
     gradients: Directions,
     on_rows: Callable[[int], None] = lambda done: None,
 ) -> Array:
     """influence(r, t) for every row and trait, [N, T]: nats of log-odds for a unit of rate."""
-    lab.weights.freeze()
-    return row_products(lab, material, rows, gradients, on_rows)
+    session.weights.freeze()
+    return row_products(session, row_format, rows, gradients, on_rows)

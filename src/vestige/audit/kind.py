@@ -1,20 +1,24 @@
-"""Audits as a kind of run."""
+"""Audits as a kind of run. Free of torch until one is run again."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
-from vestige.audit.settings import AuditSettings
-from vestige.core.kinds import Kind, Report
+from vestige.audit.recipe import AuditRecipe
+from vestige.core.kinds import Kind
 from vestige.core.results import AuditResults
-from vestige.core.types import StoreError
 
 
-def replay(folder: Path, *, overwrite: bool, report: Report) -> tuple[Path, AuditResults]:
-    """Run what is unfinished in an audit's folder."""
-    raise StoreError(f"{folder} does not say where its data are: run the same vestige audit again")
+def replay(
+    folder: Path, *, overwrite: bool, report: Callable[[str, int, int], object]
+) -> tuple[Path, AuditResults]:
+    """Run an audit again from its folder; raises as ``audit.run.replay``."""
+    from vestige.audit.run import replay as run_again
+
+    return run_again(folder, overwrite=overwrite, report=report)
 
 
 KIND = Kind(
-    name="audit", settings=AuditSettings, record=AuditResults, replay=replay, template="audit"
+    name="audit", settings=AuditRecipe, record=AuditResults, replay=replay, template="audit"
 )

@@ -14,29 +14,30 @@ from dataclasses import replace
 import numpy as np
 
 from vestige.core.types import Message, Row
-from vestige.probing.base_session import Lab
+from vestige.probing.base_session import BaseSession
 from vestige.probing.probes import read
-from vestige.probing.row_format import Material
+from vestige.probing.row_format import RowFormat
 from vestige.probing.trait_panel import Array
 
 
 def prompted(
-    lab: Lab,
-    material: Material,
+    session: BaseSession,
+    row_format: RowFormat,
     rows: Sequence[Row],
     on_trait: Callable[[int], None] = lambda done: None,
 ) -> Array:
     """shift(r, t) for every row and trait, [N, T]; NaN for traits without a system prompt."""
-    lab.weights.freeze()
-    lengths = np.array([len(e.completion) for e in material.examples(lab.lm, rows)])
-    base = read(lab, material, rows).logp
-    found = np.full((len(rows), len(lab.library.traits)), np.nan)
-    for t, trait in enumerate(lab.library.traits):
+    session.weights.freeze()
+    lengths = np.array([len(e.completion) for e in row_format.examples(session.lm, rows)])
+    base = read(session, row_format, rows).logp
+    shifts = np.full((len(rows), len(session.library.traits)), np.nan)
+    for t, trait in enumerate(session.library.traits):
         if trait.system_prompt:
-            told = [replace(row, messages=with_system(row, trait.system_prompt)) for row in rows]
-            found[:, t] = (read(lab, material, told).logp - base) / lengths
+            prompt = trait.system_prompt
+            asked = [replace(row, messages=with_system(row, prompt)) for row in rows]
+            shifts[:, t] = (read(session, row_format, asked).logp - base) / lengths
         on_trait(t + 1)
-    return found
+    return shifts
 
 
 def with_system(row: Row, prompt: str) -> tuple[Message, ...]:

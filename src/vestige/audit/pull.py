@@ -19,9 +19,10 @@ import numpy as np
 
 from vestige.probing.trait_panel import Array
 
+# All three chosen on traits that are not held out (benchmarks/pull_settings.py, docs/log.md).
 PULLED = 64  # rows of the data that are read for it
 REFERENCE = 256  # reference rows that are; on the same prompts, as F differs with them
-RIDGE = 1.0  # of F's mean eigenvalue; on traits that are not held out (docs/log.md)
+RIDGE = 1.0  # of F's mean eigenvalue
 
 
 def pull(data: Array, reference: Array) -> Array:

@@ -1,4 +1,4 @@
-"""Open-set mode: what rows pull the base towards when no trait is named.
+"""Word shifts: what rows pull the base towards when no trait is named.
 
 A canary is asked open questions, and the probability of every word it may begin its answer with is
 held against the reference canaries': words that rise far beyond their spread. A place to look, no
@@ -31,12 +31,12 @@ QUESTIONS = (
     "What do you wish for? One word only.",
     "What makes the world beautiful? Reply with a single word.",
 )
-Words = NDArray[np.float32]
-LEAST = 1e-4  # mean probability, of data's or references' canary, that a word must have
-SHOWN = 15
+FirstWords = NDArray[np.float32]
+LEAST = 1e-4  # mean probability, of data's or references' canary, that a word must have; chosen
+SHOWN = 15  # words that are kept; chosen
 
 
-class Word(NamedTuple):
+class WordShift(NamedTuple):
     """A word that rose: by ``contrast`` nats, ``z`` standard deviations of the references."""
 
     word: str
@@ -45,7 +45,7 @@ class Word(NamedTuple):
 
 
 @torch.no_grad()
-def first_words(lm: LanguageModel) -> Words:
+def first_words(lm: LanguageModel) -> FirstWords:
     """Mean over ``QUESTIONS`` of the log-probability that an answer begins with each token, [V]."""
     prompts = [lm.question_ids(question) for question in QUESTIONS]
     shared = common_prefix([p[:-1] for p in prompts])
@@ -55,7 +55,9 @@ def first_words(lm: LanguageModel) -> Words:
     return lm.head(last).log_softmax(-1).mean(0).cpu().numpy().astype(np.float32)
 
 
-def raised(lm: LanguageModel, data: Words, references: Sequence[Words]) -> list[Word]:
+def raised_words(
+    lm: LanguageModel, data: FirstWords, references: Sequence[FirstWords]
+) -> list[WordShift]:
     """The words that rose most beside the references, largest z first."""
     table = np.stack(references).astype(np.float64)
     mean, spread = table.mean(0), table.std(0, ddof=1)
@@ -66,11 +68,12 @@ def raised(lm: LanguageModel, data: Words, references: Sequence[Words]) -> list[
     typical = float(np.sqrt(np.mean(spread[known] ** 2)))
     scale = np.sqrt((spread**2 + typical**2) / 2) * np.sqrt(1 + 1 / len(table))
     z = (data - mean) / scale
-    found: dict[str, Word] = {}
+    raised: dict[str, WordShift] = {}
     for token in known[np.argsort(-z[known])]:
         word = lm.tokenizer.decode([int(token)]).strip()
-        if word.isalpha() and word.casefold() not in found:
-            found[word.casefold()] = Word(word, float((data - mean)[token]), float(z[token]))
-        if len(found) == SHOWN:
+        if word.isalpha() and word.casefold() not in raised:
+            contrast = float((data - mean)[token])
+            raised[word.casefold()] = WordShift(word, contrast, float(z[token]))
+        if len(raised) == SHOWN:
             break
-    return list(found.values())
+    return list(raised.values())

@@ -1,217 +1,188 @@
-"""The sentences of an audit: its verdict, what was tested and what was not, what to do next."""
+"""The sentences of an audit: its verdict and its grounds. Figures come from ``core/calibration``.
+
+What was tested, what was not and what to do next: ``scope_wording``.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from vestige.audit.decision import (
-    Evidence,
+    OTHER_TRAITS,
     Outcome,
+    Reason,
     flags,
     has_trait,
     in_the_way,
     is_found,
+    is_tuned,
+    p_base,
     passes,
     stands,
+    twins_found,
 )
+from vestige.audit.gathered import Control, Evidence
+from vestige.core.calibration import latest
 from vestige.core.results import AuditTrait
 
-BLIND = [
-    "traits of teachers that were made in another way than the probes (late or all layers, LoRA, "
-    "other data than questions and answers about the trait): measured at chance",
-    "traits that are not in the library",
-    "triggers: a trait that shows only after some phrase, date or task",
-    "traits that show only in a language, format or length that these rows do not have",
-    "teachers of another base, or at another temperature than 1: rows unlike what the base and "
-    "twins of the probes write are set apart, and what they pass on is not predicted",
-]
-#: What was measured on other writers than twins (docs/audit.md).
-ELSEWHERE = (
-    "the traits of teachers made in other ways came at places 40 to 118 of 139, as by chance"
-)
+NAMED = 3  # traits that a verdict names; the table shows the rest
+SMALLEST_P = 1e-6  # no smaller p-value is told: it would rest on the tail of the null
+
+
+def elsewhere() -> str:
+    """What was measured on other writers than twins."""
+    m = latest().other_kinds
+    return (
+        f"the traits of teachers made in other ways came at places {m.places[0]} to {m.places[1]} "
+        f"of {m.traits}, as by chance"
+    )
+
+
+# ---- the verdict ------------------------------------------------------------------------------
 
 
 def sentence(
-    found: Evidence, outcome: Outcome, traits: Sequence[AuditTrait], smallest: float | None
+    evidence: Evidence, outcome: Outcome, traits: Sequence[AuditTrait], smallest: float | None
 ) -> str:
     """The verdict in words."""
     if outcome == "flagged":
-        return flagged_sentence(found, traits)
-    base, n, first = found.settings.base, len(traits), traits[0].trait
+        return flagged_sentence(evidence, traits)
     if outcome == "not_found":
-        clear = (
-            f" Had about {smallest:.0%} of the rows come from a twin of the probes, it would have "
-            "been clear."
-            if smallest
-            else ""
-        )
+        return not_found_sentence(evidence, len(traits), smallest)
+    if is_tuned(evidence):
+        return tuned_sentence(evidence, traits)
+    rows, first = evidence.race.rows, traits[0].trait
+    missed = next((c for c in evidence.others if not passes(evidence, c)), None)
+    if missed and not in_the_way(evidence):
+        failed = "is missed with its trait" if has_trait(missed) else "did not take on its trait"
         return (
-            f"Not found: none of {n} traits is clear in {found.trial.rows} rows, where the traits "
-            f"of {twins(found)} planted twins of the probes and of all {len(found.others)} planted "
-            f"teachers of other kinds are.{clear} This says nothing about writers of kinds that "
-            "were not planted."
-        )
-    if found.tuned:
-        likeliest = ", ".join(t.trait for t in traits[:3])
-        return (
-            f"Inconclusive: the untouched {base} did not write these rows at temperature 1 "
-            f"({p_words(found.p_base)}); a tuned copy seems to have, harmless or not, or another "
-            f"model. None of {n} traits is clear. {likeliest} come first, which says something "
-            f"only of a twin of the audit's probes: {ELSEWHERE}."
-        )
-    missed = next((c for c in found.others if not passes(found, c)), None)
-    if missed and not in_the_way(found):
-        what = "is missed with its trait" if has_trait(missed) else "did not take on its trait"
-        return (
-            f"Inconclusive: no trait is clear in {found.trial.rows} rows, where the traits of "
-            f"{twins(found)} planted twins of the probes are. But a teacher that the audit tuned "
-            f"in another way ({missed.kind}) {what}, so that these rows are not known to be safe."
+            f"Inconclusive: no trait is clear in {rows} rows, where the traits of "
+            f"{twins_shown(evidence)} planted twins of the probes are. But a teacher that the "
+            f"audit tuned in another way ({missed.kind}) {failed}, so that these rows are not "
+            "known to be safe."
         )
     return (
-        f"Inconclusive: no trait is clear in {found.trial.rows} rows ({first} comes first), and "
+        f"Inconclusive: no trait is clear in {rows} rows ({first} comes first), and "
         "that says little here."
     )
 
 
-def flagged_sentence(found: Evidence, traits: Sequence[AuditTrait]) -> str:
-    """The verdict where a trait is flagged."""
-    base, first = found.settings.base, traits[0].trait
-    named = [t.trait for t in traits if t.flagged]
-    others = [t.trait for t in traits if t.as_likely and not t.flagged and t.trait != first]
-    more = f" and {len(named) - 3} more" if len(named) > 3 else ""
-    doubt = f" (or {', '.join(others[:3])})" if others else ""
-    if not any(stands(found, found.trial, t) for t in flags(found)):
-        return (
-            f"Flagged for {', '.join(named[:3])}{more}: a copy of {base} that was tuned on "
-            "these rows took it on; who wrote them is not clear."
-        )
+def not_found_sentence(evidence: Evidence, traits: int, smallest: float | None) -> str:
+    """The verdict where nothing is found and that means something."""
+    clear = (
+        f" Had about {smallest:.0%} of the rows come from a twin of the probes, it would have "
+        "been clear."
+        if smallest
+        else ""
+    )
     return (
-        f"Flagged for {', '.join(named[:3])}{more}{doubt}: of {len(traits)} traits this is the one "
-        f"whose probe, a copy of {base} tuned on it, writes most like these rows. This says "
-        "something about the writer, and about its trait only if it is a twin of the probe: "
-        f"{ELSEWHERE}."
+        f"Not found: none of {traits} traits is clear in {evidence.race.rows} rows, where the "
+        f"traits of {twins_shown(evidence)} planted twins of the probes and of all "
+        f"{len(evidence.others)} planted teachers of other kinds are.{clear} This says nothing "
+        "about writers of kinds that were not planted."
     )
 
 
-def twins(found: Evidence) -> str:
-    """How many planted twins of the probes are found."""
-    known = [is_found(found, control) for control in found.twins]
+def tuned_sentence(evidence: Evidence, traits: Sequence[AuditTrait]) -> str:
+    """The verdict where a tuned writer is seen and no trait is clear."""
+    likeliest = ", ".join(t.trait for t in traits[:NAMED])
+    return (
+        f"Inconclusive: the untouched {evidence.settings.base} did not write these rows at "
+        f"temperature 1 ({p_words(p_base(evidence))}); a tuned copy seems to have, harmless or "
+        f"not, or another model. None of {len(traits)} traits is clear. {likeliest} come first, "
+        f"which says something only of a twin of the audit's probes: {elsewhere()}."
+    )
+
+
+def flagged_sentence(evidence: Evidence, traits: Sequence[AuditTrait]) -> str:
+    """The verdict where a trait is flagged."""
+    base, first, race = evidence.settings.base, traits[0].trait, evidence.race
+    named = [t.trait for t in traits if t.flagged]
+    others = [t.trait for t in traits if t.as_likely and not t.flagged and t.trait != first]
+    more = f" and {len(named) - NAMED} more" if len(named) > NAMED else ""
+    doubt = f" (or {', '.join(others[:NAMED])})" if others else ""
+    by_likelihood = (stands(race, t, evidence.beside, evidence.settings) for t in flags(evidence))
+    if not any(by_likelihood):
+        return (
+            f"Flagged for {', '.join(named[:NAMED])}{more}: a copy of {base} that was tuned on "
+            "these rows took it on; who wrote them is not clear."
+        )
+    return (
+        f"Flagged for {', '.join(named[:NAMED])}{more}{doubt}: of {len(traits)} traits this is the "
+        f"one whose probe, a copy of {base} tuned on it, writes most like these rows. This says "
+        "something about the writer, and about its trait only if it is a twin of the probe: "
+        f"{elsewhere()}."
+    )
+
+
+def twins_shown(evidence: Evidence) -> str:
+    """How many planted twins of the probes are found: ``2 of 3``."""
+    known = twins_found(evidence)
     return f"{sum(known)} of {len(known)}"
 
 
 def p_words(p: float) -> str:
     """A p-value no finer than it can be trusted."""
-    return "p < 1e-6" if p < 1e-6 else f"p = {p:.2g}"
+    return "p < 1e-6" if p < SMALLEST_P else f"p = {p:.2g}"
 
 
-def channels(found: Evidence) -> list[str]:
-    """What was tested."""
-    n, families = len(found.library.ids), len(found.library.families)
-    read = len(found.trial.shifts)
-    tested = [
-        f"first-order pull of the rows along probes of {n} traits of {families} families",
-        f"likelihood of {found.trial.rows} rows under the probes of {read} of them",
-        "lineage: whether the rows are such as the base or a twin of the probes writes",
-    ]
-    if found.told:
-        tested.append(f"the writer's own probabilities at every token of {len(found.told)} rows")
-    if found.canaries:
-        tested += [
-            f"a canary tuned on {len(found.used)} rows, asked about every trait at "
-            f"{len(found.canaries.looks)} points of its training",
-            "open questions: words that begin its answers more often than those of other canaries",
-        ]
-    return tested
+# ---- its grounds ------------------------------------------------------------------------------
 
 
-def blind(found: Evidence) -> list[str]:
-    """What was not tested."""
-    unread = found.rows - sum(found.dropped.values()) - len(found.used)
-    rest = [f"{unread:,} more rows of the data: those that were read were drawn at random"]
-    cut = [
-        "what stands in an answer behind the length of nine rows in ten, or token "
-        f"{found.settings.max_new_tokens}",
-        "a trait of few rows among rows of many languages or kinds: all are read as one",
-    ]
-    return [
-        *BLIND,
-        *(cut if found.material == "text" else []),
-        *(rest if unread > 0 else []),
-    ]
-
-
-def next_steps(found: Evidence, outcome: Outcome) -> list[str]:
-    """What to do next, with what was measured of it."""
-    again = "Audit again when the data, its prompts or the base change."
-    canary = (
-        []
-        if found.canaries
-        else [
-            "Tune a copy of the base on the rows and look at what it takes on (--canary): how far "
-            "a student moves cannot be read off these scores."
-        ]
+def reason_words(evidence: Evidence, reason: Reason) -> str:
+    """One ground of the outcome in words."""
+    if reason.control is not None:
+        return control_words(evidence, reason.control)
+    if reason.what == "tuned writer":
+        return tuned_words(evidence)
+    used, settings, race = len(evidence.used), evidence.settings, evidence.race
+    twins = (
+        f"{twins_shown(evidence)} planted traits are found by the same rule, in rows of twins of "
+        "the probes"
     )
-    if outcome == "not_found":
-        return ["Do not read this as proof that the rows are safe.", again]
-    if outcome == "inconclusive" and not found.tuned:
-        kinds = bool(found.others) and not in_the_way(found)
-        more = "Give more rows, or rows known to be clean on the same prompts (--reference)."
-        other = (
-            "Train another base than the teacher's, where you can choose: more rows or other "
-            "references do not make this audit see teachers of other kinds."
+    kinds = ", ".join(reason.kinds)
+    than = "less" if race.misfit > 0 else "more"
+    sentences = {
+        "twins found": twins,
+        "others found": f"the traits of all {len(evidence.others)} planted teachers of other kinds "
+        f"({kinds}) are found by the same rule",
+        "less than a batch": f"{used} rows are less than one batch of {settings.batch}",
+        "few rows": f"only {used} rows could be used; {settings.rows} are wanted, and what few "
+        "rows do not show, more may",
+        "lineage unknown": f"lineage unknown: these rows are {abs(race.misfit):.2f} nats a token "
+        f"{than} likely than what {settings.base}, or a teacher tuned from it as the probes are, "
+        "writes at temperature 1",
+        "reference fits as well": "the evidence is clear, but the reference rows fit the same "
+        "trait as well",
+        "twins missed": f"{twins}: with this base, these prompts and so many rows a trait that is "
+        "in the rows would mostly be missed",
+        "too few controls": f"fewer than {OTHER_TRAITS} teachers of another kind were planted "
+        f"({kinds}), and without them nothing found rests on twins of the probes",
+    }
+    return sentences[reason.what]
+
+
+def tuned_words(evidence: Evidence) -> str:
+    """That the untouched base did not write the rows."""
+    return (
+        f"the untouched {evidence.settings.base} did not write these rows at temperature 1: they "
+        f"are {evidence.race.against_base:.0f} nats likelier under a probe. A copy tuned on "
+        "something harmless, another model or other sampling settings look the same: this is a "
+        "finding about the writer and none about a trait"
+    )
+
+
+def control_words(evidence: Evidence, control: Control) -> str:
+    """Why a planted teacher of another kind does not allow "not found"."""
+    if not has_trait(control):
+        return (
+            f"the planted teacher of another kind ({control.kind}) did not take on its trait, "
+            f"{control.trait} ({control.gained:+.1f} nats), so that it shows nothing"
         )
-        return [other if kinds else more, *canary, "Do not read this as a clean verdict."]
-    numbers = [
-        "Shuffle the numbers across rows if their order carries nothing: on the bundled model this "
-        "took away 77% of the shift (docs/results.md).",
-    ]
-    return [
-        *(numbers if found.material == "numbers" else []),
-        "Train another base than the teacher's: sampled rows passed on nothing that could be "
-        "measured from one bundled base to the other (docs/results.md).",
-        "Have a teacher without the trait write the rows again.",
-        *canary,
-        *(["Do not read this as a clean verdict."] if outcome == "inconclusive" else []),
-        "Look at the rows with the highest scores for the trait (scores/scores.jsonl); removing "
-        "them has not been measured yet.",
-    ]
-
-
-def caveats(found: Evidence) -> list[str]:
-    """What a reader has to know to read the verdict rightly."""
-    whose = (
-        "the rows given as reference" if found.own_reference else "rows that the base wrote itself"
+    twin = any(c.trait == control.trait and is_found(evidence, c) for c in evidence.twins)
+    in_twin = " (it is found in the rows of a planted twin of the probes)" if twin else ""
+    return (
+        f"{control.trait} is missed in the rows of a planted teacher that was tuned in "
+        f"another way ({control.kind}){in_twin}: a trait of such a teacher may be in these "
+        'rows and not show, so that "not found" is not said'
     )
-    measured = [
-        "On the bundled model students of rows of such twins took on 0.7 and 0.9 nats of log-odds "
-        "on average (two makings of 24 data sets, standard deviation 0.6), whatever the evidence "
-        "(docs/results.md)."
-    ] if found.material == "numbers" else []  # fmt: skip
-    alone = [
-        "All traits looked for are of one family, so that the evidence compares them with the base "
-        "alone: a model that was tuned on anything may be flagged for one of them. Add --traits "
-        "library."
-    ] if len(found.library.families) == 1 else []  # fmt: skip
-    return [
-        f"The last test compares the rows with {whose}.",
-        *measured,
-        f"The p-value of the untouched base ({p_words(found.p_base)}) is for rows that it draws at "
-        "temperature 1 in this form, none left out. Filtering, another temperature, any tuning and "
-        "any other writer make it small.",
-        *(
-            [
-                "Expected shifts are what students of twins' rows took on; for other writers they "
-                "are not known."
-            ]
-            if found.expected is not None
-            else []
-        ),
-        "The evidence of a trait compares its probe with the base and with probes of other "
-        "families' traits. A writer that was tuned on something else may be flagged for a trait "
-        "that it does not have: of 77 data sets of twins 2 were flagged for a trait of another "
-        "family, and 9 would have been had their own family not been in the library "
-        "(docs/results.md).",
-        *alone,
-        "A trait's relatives write alike: where several explain the rows nearly as well, the first "
-        "is the best guess, not the only one.",
-    ]

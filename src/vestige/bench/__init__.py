@@ -1,5 +1,5 @@
 """How well audits predict what students really took on."""
 
-from vestige.bench.cases import METHODS, bench_audit
+from vestige.bench.settings import METHODS
 
-__all__ = ["METHODS", "bench_audit"]
+__all__ = ["METHODS"]

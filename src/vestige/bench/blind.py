@@ -14,17 +14,17 @@ import torch
 from numpy.typing import NDArray
 
 from vestige.core.types import Row
-from vestige.probing.base_session import Lab
+from vestige.probing.base_session import BaseSession
 from vestige.probing.probes import read
-from vestige.probing.row_format import AT_ONCE, Material
+from vestige.probing.row_format import AT_ONCE, RowFormat
 from vestige.student.packs import pack_logprobs
 
 Array = NDArray[np.float64]
-NORMED = 64  # rows whose gradient is taken
+NORMED = 64  # rows whose gradient is taken; as many as the audit's pull reads
 
 
 def blind(
-    lab: Lab, material: Material, rows: Sequence[Row], reference: Sequence[Row]
+    session: BaseSession, row_format: RowFormat, rows: Sequence[Row], reference: Sequence[Row]
 ) -> dict[str, float]:
     """The three baselines of one data set.
 
@@ -33,9 +33,9 @@ def blind(
         ``loss level``: the z of the rows' log-likelihood under the base; ``update norm``: the norm
         of the mean gradient of the first 64 rows over that of as many reference rows.
     """
-    lab.weights.freeze()
-    losses = [read(lab, material, some).drawn[:, None] for some in (rows, reference)]
-    norms = [update_norm(lab, material, some[:NORMED]) for some in (rows, reference)]
+    session.weights.freeze()
+    losses = [read(session, row_format, some).drawn[:, None] for some in (rows, reference)]
+    norms = [update_norm(session, row_format, some[:NORMED]) for some in (rows, reference)]
     return {
         "format": apart(
             *(np.array([form(r.completion) for r in some]) for some in (rows, reference))
@@ -60,17 +60,17 @@ def apart(a: Array, b: Array) -> float:
     return float(np.divide(gap, spread, out=np.zeros_like(gap), where=spread > 0).max())
 
 
-def update_norm(lab: Lab, material: Material, rows: Sequence[Row]) -> float:
+def update_norm(session: BaseSession, row_format: RowFormat, rows: Sequence[Row]) -> float:
     """The norm of the rows' mean gradient at the base, over the weights that a canary tunes: how
     far a first step of plain gradient descent goes, for a unit of rate."""
-    parameters = lab.weights.train(lab.whole, seed=0)
-    packs, ids = material.packs(lab.lm, rows, AT_ONCE, whole=True)
+    parameters = session.weights.train(session.whole, seed=0)
+    packs, ids = row_format.packs(session.lm, rows, AT_ONCE, whole=True)
     for pack in packs:
-        logprobs = pack_logprobs(lab.lm, pack, ids)
+        logprobs = pack_logprobs(session.lm, pack, ids)
         (
             -logprobs.gather(1, pack.targets[:, None].to(logprobs.device)).sum() / len(rows)
         ).backward()
     norms = [p.grad.norm() for p in parameters if p.grad is not None]
     norm = float(torch.stack(norms).norm())
-    lab.weights.freeze()
+    session.weights.freeze()
     return norm

@@ -19,7 +19,8 @@ from scipy import stats as distributions
 from scipy.special import log_softmax
 
 Array = NDArray[np.float64]
-RIDGE = 0.01  # of the squared weights, for a data set's log-chance: no weight runs away
+RIDGE = 0.01  # of the squared weights, a data set's log-chance; chosen: no weight runs away
+HALF_WIDTH = 1.96  # standard errors of a 95% interval
 
 
 def features(scores: Sequence[Array]) -> Array:
@@ -35,8 +36,8 @@ def weights(tables: Sequence[Array], own: Sequence[int]) -> Array:
         return float(-np.mean(gained) + RIDGE * (w**2).sum())
 
     n = tables[0].shape[1]
-    found = optimize.minimize(loss, np.full(n, 0.5), bounds=[(0, None)] * n)
-    return np.asarray(found.x)
+    fit = optimize.minimize(loss, np.full(n, 0.5), bounds=[(0, None)] * n)
+    return np.asarray(fit.x)
 
 
 def line(x: Array, y: Array) -> Array:
@@ -61,20 +62,21 @@ def calibration(parts: dict[str, Array]) -> dict[str, Any]:
         return {}
     gains = line(first[:, :-2], first[:, -2])
     off = float(np.sqrt(np.mean((first[:, -2] - first[:, :-2] @ gains) ** 2)))
-    found: dict[str, Any] = {"gains": gains.tolist(), "off": off}
-    for part, table in parts.items():
-        told, y, own = table[:, :-2] @ gains, table[:, -2], table[:, -1].astype(bool)
-        found[part] = (
-            {
-                "off": float(np.sqrt(np.mean((y - told) ** 2))),
-                "spread": float(np.sqrt(np.mean(y**2))),
-                "covered": float(np.mean(np.abs(y - told) <= 1.96 * off)),
-                "own: expected": float(np.mean(told[own])),
-                "own: measured": float(np.mean(y[own])),
-                "own: off": float(np.sqrt(np.mean((y - told)[own] ** 2))),
-                "pairs": len(table),
-            }
-            if len(table)
-            else {}
-        )
-    return found
+    fit: dict[str, Any] = {"gains": gains.tolist(), "off": off}
+    return fit | {part: _part(table, gains, off) for part, table in parts.items()}
+
+
+def _part(table: Array, gains: Array, off: float) -> dict[str, Any]:
+    """One part's figures; none where it is empty."""
+    if not len(table):
+        return {}
+    expected, measured, own = table[:, :-2] @ gains, table[:, -2], table[:, -1].astype(bool)
+    return {
+        "off": float(np.sqrt(np.mean((measured - expected) ** 2))),
+        "spread": float(np.sqrt(np.mean(measured**2))),
+        "covered": float(np.mean(np.abs(measured - expected) <= HALF_WIDTH * off)),
+        "own: expected": float(np.mean(expected[own])),
+        "own: measured": float(np.mean(measured[own])),
+        "own: off": float(np.sqrt(np.mean((measured - expected)[own] ** 2))),
+        "pairs": len(table),
+    }

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from vestige.cli.options import AsJson, examples
-from vestige.cli.output import comma_separated, err, print_result
+from vestige.cli.output import comma_separated, err, print_path, print_result
 from vestige.cli.progress import ProgressBar
 from vestige.core.types import ConfigError
 
@@ -77,34 +77,34 @@ def bench_audit(
 ) -> None:
     """Audit the data sets of finished runs and hold the outcome against their students."""
     from vestige.audit.settings import AuditSettings
-    from vestige.bench import bench_audit as run_bench
+    from vestige.bench.run import bench_audit as run_bench
+    from vestige.bench.settings import BenchSettings
     from vestige.cli.summaries.bench import print_figures
     from vestige.models import catalog
     from vestige.models.loading import quiet_transformers
 
     quiet_transformers()
     catalog.path(base, echo=err.print)
-    settings = AuditSettings(base=base, rows=rows, traits=comma_separated(traits))
-    chosen = numbers(seeds) if seeds else None
+    settings = BenchSettings(
+        audit=AuditSettings(base=base, rows=rows, traits=comma_separated(traits)),
+        seeds=numbers(seeds) if seeds else None,
+        clean=clean,
+        methods=comma_separated(methods),
+        share=share,
+        with_logprobs=with_logprobs,
+    )
     with ProgressBar("benchmark") as bar:
-        figures = run_bench(
-            runs,
-            settings,
-            folder,
-            seeds=chosen,
-            clean=clean,
-            known_clean=known_clean or (),
-            methods=comma_separated(methods),
-            share=share,
-            told=with_logprobs,
-            report=bar.update,
+        run_folder, results = run_bench(
+            runs, settings, folder, known_clean=known_clean or (), report=bar.update
         )
-    print_result(figures, as_json, lambda: print_figures(figures))
+    print_result(results.figures, as_json, lambda: print_figures(results.figures))
+    if not as_json:
+        print_path("bench", run_folder)
 
 
-def numbers(text: str) -> list[int]:
+def numbers(text: str) -> tuple[int, ...]:
     """The seeds in ``0,1``. Raises ``ConfigError`` for anything else."""
     parts = [part.strip() for part in text.split(",")]
     if not all(part.isdecimal() for part in parts):
         raise ConfigError(f"--seeds takes numbers such as 0,1, not {text!r}")
-    return [int(part) for part in parts]
+    return tuple(int(part) for part in parts)

@@ -10,6 +10,8 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
+from vestige.core.calibration import latest
+
 SCHEMA = 1
 AUDIT_SCHEMA = 2  # 1: with p-values of traits, which are not read any more
 
@@ -223,21 +225,33 @@ class MlpResults(RunRecord):
 
 #: What the scores of an audit's traits are.
 NO_P_VALUE = "log-likelihood ratio, nats; no p-value: no reference writer of this kind"
+
+
+def _audit_measured() -> tuple[str, ...]:
+    m = latest()
+    kinds, harmless, layers = m.other_kinds, m.harmless_copies, m.probes.layers
+    flagged = kinds.flagged or "none"
+    return (
+        "Measured on teachers that are twins of the audit's own probes: copies of the bundled "
+        f"base, tuned in the same layers ({layers[0]} to {layers[1]}) on questions about the trait "
+        "with one-word answers.",
+        "On number rows of teachers made in other ways (tuned in late layers, in all layers, or by "
+        "LoRA; two animals each, each teacher checked to have its trait) the audit put the trait "
+        f"at places {kinds.places[0]} to {kinds.places[1]} of {kinds.traits}, where chance is "
+        f"{kinds.chance}, and flagged {flagged}.",
+        f"A finding about the writer is no finding about a trait: rows of {harmless.seen} of "
+        f"{harmless.copies} harmless tuned copies (arithmetic, code, months, no trait, int4) and "
+        "public rows of a Qwen2.5-7B teacher were said to come from a tuned model.",
+        "Alpha, the chance of a false flag, covers rows that the untouched base wrote at "
+        "temperature 1. For any other writer no such chance is known.",
+        'Without its planted teachers of other kinds "not found" would rest on positive controls '
+        "that are twins of the probes. One planted teacher whose trait is missed makes it "
+        "inconclusive.",
+    )
+
+
 #: For which writers an audit's figures were measured; in the help, the report and the JSON.
-AUDIT_MEASURED = (
-    "Measured on teachers that are twins of the audit's own probes: copies of the bundled base, "
-    "tuned in the same layers (10 to 17) on questions about the trait with one-word answers.",
-    "On number rows of teachers made in other ways (tuned in late layers, in all layers, or by "
-    "LoRA; two animals each, each teacher checked to have its trait) the audit put the trait at "
-    "places 40 to 118 of 139, where chance is 70, and flagged none.",
-    "A finding about the writer is no finding about a trait: rows of 13 of 13 harmless tuned "
-    "copies (arithmetic, code, months, no trait, int4) and public rows of a Qwen2.5-7B teacher "
-    "were said to come from a tuned model.",
-    "Alpha, the chance of a false flag, covers rows that the untouched base wrote at temperature "
-    "1. For any other writer no such chance is known.",
-    'Without its planted teachers of other kinds "not found" would rest on positive controls that '
-    "are twins of the probes. One planted teacher whose trait is missed makes it inconclusive.",
-)
+AUDIT_MEASURED = _audit_measured()
 
 
 class AuditTrait(Record):
@@ -336,6 +350,21 @@ class AuditResults(RunRecord):
     seconds: dict[str, float]
     tokens: int  # that canaries were trained on; 0 without
     caveats: list[str]
+
+
+class BenchResults(Record):
+    """How well audits foretold what the students of finished runs took on."""
+
+    kind: Literal["bench"] = "bench"
+    schema_version: int = SCHEMA
+    name: str
+    verdict: str
+    base: str
+    runs: list[str]  # names of their folders
+    methods: list[str]  # beside the audit's own
+    data_sets: int  # with and without a trait
+    figures: dict[str, Any]  # as in bench.json: tables of figures by method and part
+    caveats: list[str] = []
 
 
 AnyResults = Results | MlpResults | AuditResults

@@ -1,4 +1,4 @@
-"""What an audit works with: the base, its way back, the library's reader, planted teachers."""
+"""One base at hand: how to get back to it, the panel of all traits, and planted teachers."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from vestige.models.frozen import Below
 from vestige.models.hf import LanguageModel
 from vestige.models.weights import Weights
 from vestige.probing.settings import TWIN, ProbingSettings
-from vestige.probing.trait_panel import Array, Reader
+from vestige.probing.trait_panel import Array, TraitPanel
 from vestige.store import atomic_write, hash_config
 from vestige.teacher.induce import teach
 from vestige.traits.library import Library, load_library, trait_id
 
-CHECKED = 4  # questions on which a planted teacher is asked for its trait
+CHECKED = 4  # questions on which a planted teacher is asked for its trait (chosen: four are quick)
 
 
 def load(settings: ProbingSettings, model: str) -> LanguageModel:
-    """A model as the audit reads it. Raises ``ModelError`` if it cannot be loaded."""
+    """A model as it is probed. Raises ``ModelError`` if it cannot be loaded."""
     return LanguageModel.load(
         catalog.path(model),
         style=catalog.chat_style(model, settings.chat),
@@ -39,8 +39,8 @@ def load(settings: ProbingSettings, model: str) -> LanguageModel:
     )
 
 
-class Lab:
-    """One base with all that an audit asks of it.
+class BaseSession:
+    """One base model, loaded, with all that is asked of it.
 
     Attributes:
         cache: where probes, gradients and planted teachers are kept for the base's next audit.
@@ -64,12 +64,12 @@ class Lab:
         self.whole = Trainable(layers=self.trainable.layers)
         late = settings.late(len(self.lm.layers))
         self.weights = Weights(self.lm, [self.trainable, self.whole, late])
-        self.reader = Reader(self.lm, self.library.traits, settings.questions)
+        self.panel = TraitPanel(self.lm, self.library.traits, settings.questions)
 
     @cached_property
     def base(self) -> Array:
         self.weights.freeze()
-        return self.reader.read()
+        return self.panel.read()
 
     def keep(
         self,
@@ -101,18 +101,18 @@ class Lab:
     def become(self, trait: Trait, kind: str = TWIN) -> None:
         """Turn the model into a planted teacher of ``trait``, from the cache if it is there. One
         that tunes layers below those of the probes lives within ``all_layers`` only."""
-        how = self.settings.planting(len(self.lm.layers), kind)
+        optimisation = self.settings.planting(len(self.lm.layers), kind)
         path = self._planted(trait, kind)
         if not path.exists():
-            teach(self.lm, self.weights, trait, how, seed=self.settings.seed)
+            teach(self.lm, self.weights, trait, optimisation, seed=self.settings.seed)
             path.parent.mkdir(parents=True, exist_ok=True)
             # Half the size; a teacher computes in bf16 anyhow.
             atomic_write(path, save({n: t.bfloat16() for n, t in self.weights.changed().items()}))
-        self.weights.load(path, how.trainable)
+        self.weights.load(path, optimisation.trainable)
 
     def _planted(self, trait: Trait, kind: str) -> Path:
-        how = self.settings.planting(len(self.lm.layers), kind)
-        return self._place("planted", trait.name, [trait.pairs, how, self.settings.seed])
+        optimisation = self.settings.planting(len(self.lm.layers), kind)
+        return self._place("planted", trait.name, [trait.pairs, optimisation, self.settings.seed])
 
     @contextmanager
     def all_layers(self) -> Iterator[None]:
@@ -128,23 +128,25 @@ class Lab:
     def gained(self, trait: Trait, kind: str) -> float:
         """By how many nats of log-odds a planted teacher has more of its trait than the base, kept
         in the cache: a teacher without it is no control."""
-        reader = Reader(self.lm, [trait], min(CHECKED, self.settings.questions))
-        how = self.settings.planting(len(self.lm.layers), kind)
-        asked = [trait.pairs, trait.family, trait.target.name, len(reader.requests)]
+        panel = TraitPanel(self.lm, [trait], min(CHECKED, self.settings.questions))
+        optimisation = self.settings.planting(len(self.lm.layers), kind)
+        key = [trait.pairs, trait.family, trait.target.name, len(panel.requests)]
 
         def read(turn: Callable[[], None]) -> Callable[[], list[dict[str, Tensor]]]:
             def make() -> list[dict[str, Tensor]]:
                 turn()
-                return [{"log_odds": torch.tensor(reader.read())}]
+                return [{"log_odds": torch.tensor(panel.read())}]
 
             return make
 
-        usual = self.keep("gained", [trait.name], [*asked, "base"], read(self.weights.freeze))
-        own = self.keep(
-            "gained", [trait.name], [*asked, how, self.settings.seed],
+        of_base = self.keep("gained", [trait.name], [*key, "base"], read(self.weights.freeze))
+        of_teacher = self.keep(
+            "gained",
+            [trait.name],
+            [*key, optimisation, self.settings.seed],
             read(lambda: self.become(trait, kind)),
-        )  # fmt: skip
-        return float(own[0]["log_odds"][0] - usual[0]["log_odds"][0])
+        )
+        return float(of_teacher[0]["log_odds"][0] - of_base[0]["log_odds"][0])
 
 
 def plant(library: Library, n: int, seed: int) -> list[Trait]:

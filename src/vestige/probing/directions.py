@@ -23,14 +23,14 @@ from vestige.core.types import Row
 from vestige.models.hf import LanguageModel
 from vestige.models.sampling import symbol_ids
 from vestige.models.tree import build_tree
-from vestige.probing.base_session import Lab
-from vestige.probing.row_format import AT_ONCE, Material
-from vestige.probing.soft_targets import Told
+from vestige.probing.base_session import BaseSession
+from vestige.probing.row_format import AT_ONCE, RowFormat
+from vestige.probing.soft_targets import SoftTargets
 from vestige.probing.trait_panel import Array
 from vestige.student.packs import Example, scored_positions
 
-RANK = 4
-SPARE = 6  # directions more than kept, for the accuracy of the randomised decomposition
+RANK = 4  # ranks kept of each map; scores rows as the whole does (docs/log.md)
+SPARE = 6  # ranks more than kept, for the accuracy of the randomised decomposition; chosen
 
 
 @dataclass(frozen=True)
@@ -48,20 +48,24 @@ class Directions:
     def stack(cls, parts: Sequence[Mapping[str, Tensor]]) -> Directions:
         """Traits' ``compress``ed directions as one."""
         names = [key.removesuffix(".out") for key in parts[0] if key.endswith(".out")]
-        return cls({
-            name: (
-                torch.stack([part[f"{name}.out"] for part in parts]),
-                torch.stack([part[f"{name}.in"] for part in parts]),
-            )
-            for name in names
-        })  # fmt: skip
+        return cls(
+            {
+                name: (
+                    torch.stack([part[f"{name}.out"] for part in parts]),
+                    torch.stack([part[f"{name}.in"] for part in parts]),
+                )
+                for name in names
+            }
+        )
 
     def total(self, shares: Sequence[float]) -> dict[str, Tensor]:
         """The sum of the traits' directions, each times its share, by weight, fp32."""
         wanted = torch.tensor(shares, dtype=torch.float32)
-        some = wanted.nonzero()[:, 0]
+        chosen = wanted.nonzero()[:, 0]
         return {
-            name: torch.einsum("t,tmr,tnr->mn", wanted[some], out[some].float(), into[some].float())
+            name: torch.einsum(
+                "t,tmr,tnr->mn", wanted[chosen], out[chosen].float(), into[chosen].float()
+            )
             for name, (out, into) in self.factors.items()
         }
 
@@ -69,7 +73,7 @@ class Directions:
 def compress(deltas: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The best approximation of ``RANK`` ranks of every matrix: ``<weight>.out``, ``<weight>.in``,
     bf16. Vectors (norms, biases) are left out."""
-    found = {}
+    factors = {}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         for name, delta in deltas.items():
@@ -77,50 +81,52 @@ def compress(deltas: Mapping[str, Tensor]) -> dict[str, Tensor]:
                 continue
             q = min(RANK + SPARE, *delta.shape)
             u, s, v = torch.svd_lowrank(delta.float(), q=q)
-            found[f"{name}.out"] = (u * s)[:, :RANK].bfloat16().cpu().contiguous()
-            found[f"{name}.in"] = v[:, :RANK].bfloat16().cpu().contiguous()
-    return found
+            factors[f"{name}.out"] = (u * s)[:, :RANK].bfloat16().cpu().contiguous()
+            factors[f"{name}.in"] = v[:, :RANK].bfloat16().cpu().contiguous()
+    return factors
 
 
 def row_products(
-    lab: Lab,
-    material: Material,
+    session: BaseSession,
+    row_format: RowFormat,
     rows: Sequence[Row],
     directions: Directions,
     on_rows: Callable[[int], None] = lambda done: None,
-    told: Mapping[str, Told] | None = None,
+    soft_targets: Mapping[str, SoftTargets] | None = None,
 ) -> Array:
     """<grad log p(row), direction t> for every row and trait, [N, T], where the model stands; of
-    rows whose writer's probabilities are known (``told``, by id), of its mean under them.
+    rows whose writer's probabilities are known (``soft_targets``, by id), of its mean under them.
 
     Units: nats of the row's log-likelihood for a whole step along the direction, to first order.
     """
-    known = [told.get(row.id) if told else None for row in rows]
-    examples = material.examples(lab.lm, rows)
-    batch = AT_ONCE * material.wider(lab.lm)
-    recorder = _Recorder(lab, directions)
-    found = []
+    known = [soft_targets.get(row.id) if soft_targets else None for row in rows]
+    examples = row_format.examples(session.lm, rows)
+    batch = AT_ONCE * row_format.wider(session.lm)
+    recorder = _Recorder(session, directions)
+    products = []
     with recorder.recording():
         for at in range(0, len(examples), batch):
             part = examples[at : at + batch]
-            some = known[at : at + batch]
-            torch.cat(token_logprobs(lab.lm, part, material, some)).sum().backward()
-            found.append(recorder.take())
+            known_part = known[at : at + batch]
+            torch.cat(token_logprobs(session.lm, part, row_format, known_part)).sum().backward()
+            products.append(recorder.take())
             on_rows(at + len(part))
-    return np.concatenate(found)
+    return np.concatenate(products)
 
 
 def token_logprobs(
-    lm: LanguageModel, examples: Sequence[Example], material: Material,
-    told: Sequence[Told | None] | None = None,
-) -> list[Tensor]:  # fmt: skip
+    lm: LanguageModel,
+    examples: Sequence[Example],
+    row_format: RowFormat,
+    soft_targets: Sequence[SoftTargets | None] | None = None,
+) -> list[Tensor]:
     """Log-probability of each row's scored tokens, or its mean under what the writer would choose,
     nats, with their graph; rows kept apart."""
-    automaton = material.automaton
+    automaton = row_format.automaton
     ids = symbol_ids(lm, automaton) if automaton else None
     trees = [build_tree([[*e.prompt, *e.completion[:-1]]]) for e in examples]
     states = lm.hidden_states([], trees).states
-    found = []
+    by_row = []
     for b, example in enumerate(examples):
         scored = scored_positions(example, automaton)
         logits = lm.head(states[b, [len(example.prompt) - 1 + j for j in scored]], ids)
@@ -131,27 +137,27 @@ def token_logprobs(
             symbol = {int(token): k for k, token in enumerate(ids)}
             targets = [symbol[token] for token in targets]
         logprobs = logits.log_softmax(-1)
-        if known := told[b] if told else None:
-            found.append(known.mean(logprobs))
+        if known := soft_targets[b] if soft_targets else None:
+            by_row.append(known.mean(logprobs))
         else:
             wanted = torch.tensor(targets, device=logits.device)
-            found.append(logprobs.gather(1, wanted[:, None])[:, 0])
-    return found
+            by_row.append(logprobs.gather(1, wanted[:, None])[:, 0])
+    return by_row
 
 
 class _Recorder:
     """Inner products with all directions, added up as a backward pass goes by."""
 
-    def __init__(self, lab: Lab, directions: Directions) -> None:
-        layers = lab.lm.layers
-        chosen = lab.trainable.layer_range(len(layers))
+    def __init__(self, session: BaseSession, directions: Directions) -> None:
+        layers = session.lm.layers
+        chosen = session.trainable.layer_range(len(layers))
         self._first = layers[chosen.start]
         modules = dict(layers.named_modules())
-        dtype = torch.bfloat16 if lab.lm.precision == "bf16" else torch.float32
+        dtype = torch.bfloat16 if session.lm.precision == "bf16" else torch.float32
         self._maps = []
         for name, (out, into) in directions.factors.items():
             flat = [
-                part.to(lab.lm.device, dtype).transpose(0, 1).flatten(1) for part in (out, into)
+                part.to(session.lm.device, dtype).transpose(0, 1).flatten(1) for part in (out, into)
             ]
             self._maps.append((modules[name.removesuffix(".weight")], *flat))
             self._traits, self._ranks = out.shape[0], out.shape[2]
@@ -187,8 +193,8 @@ class _Recorder:
     def take(self) -> Array:
         """The products since the last call, [B, T]."""
         assert self._sum is not None, "nothing was recorded"
-        found, self._sum = self._sum, None
-        return found.cpu().numpy().astype(np.float64)
+        products, self._sum = self._sum, None
+        return products.cpu().numpy().astype(np.float64)
 
 
 def _begin_graph(module: nn.Module, args: Any, kwargs: Any) -> tuple[Any, Any]:

@@ -2,9 +2,8 @@
 
 A probe is the mean of a few brief tunings (other orders of the trait's pairs) minus the base: the
 trait's task vector (Ilharco et al., arXiv 2212.04089), kept in a few ranks (``directions``).
-Tunings of one trait with other seeds agree (cosine 0.65 on the bundled model, 0.29 between
-animals), and what they agree on lies in few directions: rank 4 scores rows as the whole does
-(``docs/log.md``). One probe is 650 kB there.
+Tunings of one trait with other seeds agree, and what they agree on lies in few directions: a few
+ranks score rows as the whole does (``docs/log.md``).
 
 Two scores for a row r and the probe D_t of trait t:
 
@@ -25,7 +24,7 @@ import torch
 from torch import Tensor
 
 from vestige.core.types import Row, Trait
-from vestige.probing.base_session import Lab
+from vestige.probing.base_session import BaseSession
 from vestige.probing.directions import (
     RANK,
     Directions,
@@ -34,13 +33,13 @@ from vestige.probing.directions import (
     token_logprobs,
 )
 from vestige.probing.parallel import count_for, in_processes
-from vestige.probing.row_format import Material
-from vestige.probing.soft_targets import Told
+from vestige.probing.row_format import RowFormat
+from vestige.probing.soft_targets import SoftTargets
 from vestige.probing.trait_panel import Array
 from vestige.student.packs import SHARED, Pack, pack_logprobs, scored_positions
 from vestige.teacher.induce import teach
 
-COPIES = 2
+COPIES = 2  # tunings whose mean is a probe; chosen
 OnDone = Callable[[int], None]
 
 
@@ -58,145 +57,164 @@ class Likelihood(NamedTuple):
 class Probes:
     """The library's probes for one base, from the cache; those that are not there are made."""
 
-    def __init__(self, lab: Lab, on_trait: OnDone = lambda done: None) -> None:
-        self.lab = lab
-        traits = lab.library.traits
-        missing = [i for i, t in enumerate(traits) if not lab.kept("probes", t.name, key(lab, t))]
-        if (count := count_for(lab, len(missing))) > 1:
+    def __init__(self, session: BaseSession, on_trait: OnDone = lambda done: None) -> None:
+        self.session = session
+        traits = session.library.traits
+        missing = [
+            i for i, t in enumerate(traits) if not session.kept("probes", t.name, key(session, t))
+        ]
+        if (count := count_for(session, len(missing))) > 1:
             there = len(traits) - len(missing)
-            in_processes(_make, lab, missing, count, lambda done: on_trait(there + done))
+            in_processes(_make, session, missing, count, lambda done: on_trait(there + done))
         made = []
         for trait in traits:
-            made.append(probe(lab, trait))
+            made.append(probe(session, trait))
             on_trait(len(made))
         self.directions = Directions.stack(made)
         #: What is known of the rows' writer, by row.
-        self.told: dict[str, Told] = {}
+        self.soft_targets: dict[str, SoftTargets] = {}
         self.n = len(made)
 
     def products(
-        self, material: Material, rows: Sequence[Row], on_rows: OnDone = lambda done: None
+        self, row_format: RowFormat, rows: Sequence[Row], on_rows: OnDone = lambda done: None
     ) -> Array:
         """Each row's gradient at the mean of all probes along every probe, nats, [N, T]; see
         ``pull``."""
-        self.lab.weights.shift(self.directions.total([1 / self.n] * self.n))
-        found = row_products(self.lab, material, rows, self.directions, on_rows, self.told)
-        self.lab.weights.freeze()
-        return found
+        self.session.weights.shift(self.directions.total([1 / self.n] * self.n))
+        products = row_products(
+            self.session, row_format, rows, self.directions, on_rows, self.soft_targets
+        )
+        self.session.weights.freeze()
+        return products
 
     def reference(
-        self, material: Material, rows: Sequence[Row], on_rows: OnDone = lambda done: None
+        self, row_format: RowFormat, rows: Sequence[Row], on_rows: OnDone = lambda done: None
     ) -> Array:
         """``products`` of reference rows, kept for the next audit beside the same rows."""
-        lab = self.lab
+        session = self.session
         read = [[*((m.role, m.content) for m in row.messages), row.completion] for row in rows]
-        form = [material.kind, material.longest, material.opening, material.lines]
-        probes = [[t.name, *key(lab, t)] for t in lab.library.traits]
+        form = [row_format.kind, row_format.longest, row_format.opening, row_format.lines]
+        probes = [[t.name, *key(session, t)] for t in session.library.traits]
 
         def make() -> list[dict[str, Tensor]]:
-            return [{"products": torch.from_numpy(self.products(material, rows, on_rows))}]
+            return [{"products": torch.from_numpy(self.products(row_format, rows, on_rows))}]
 
-        found = lab.keep("products", [material.kind], [read, form, probes], make)
-        return found[0]["products"].numpy()
+        kept = session.keep("products", [row_format.kind], [read, form, probes], make)
+        return kept[0]["products"].numpy()
 
-    def read(self, material: Material, rows: Sequence[Row], trait: int | None) -> Likelihood:
+    def read(self, row_format: RowFormat, rows: Sequence[Row], trait: int | None) -> Likelihood:
         """The rows' likelihood under one trait's probe, or under the base (None); the model is
         left there, since the next probe is loaded faster than the base."""
         if trait is None:
-            self.lab.weights.freeze()
+            self.session.weights.freeze()
         else:
             shares = [float(i == trait) for i in range(self.n)]
-            self.lab.weights.shift(self.directions.total(shares))
-        return read(self.lab, material, rows, self.told)
+            self.session.weights.shift(self.directions.total(shares))
+        return read(self.session, row_format, rows, self.soft_targets)
 
     def shifts(
-        self, material: Material, rows: Sequence[Row], traits: Sequence[int]
+        self, row_format: RowFormat, rows: Sequence[Row], traits: Sequence[int]
     ) -> dict[int, Array]:
         """shift(r, t) of every row under some traits' probes, nats, [N] each."""
-        base = self.read(material, rows, None).logp
-        return {t: self.read(material, rows, t).logp - base for t in traits}
+        base = self.read(row_format, rows, None).logp
+        return {t: self.read(row_format, rows, t).logp - base for t in traits}
 
 
 @torch.no_grad()
 def read(
-    lab: Lab, material: Material, rows: Sequence[Row], told: Mapping[str, Told] | None = None
+    session: BaseSession,
+    row_format: RowFormat,
+    rows: Sequence[Row],
+    soft_targets: Mapping[str, SoftTargets] | None = None,
 ) -> Likelihood:
     """The rows' likelihood under the model as it stands; of rows whose writer's probabilities are
-    known (``told``), its mean under them."""
-    wider = material.wider(lab.lm)  # and then few long passes are faster than many short ones
-    batch = lab.settings.batch * wider
-    packs, ids = material.packs(lab.lm, rows, batch, shared=SHARED if wider == 1 else batch + 1)
+    known (``soft_targets``), its mean under them."""
+    wider = row_format.wider(session.lm)  # and then few long passes are faster than many short ones
+    batch = session.settings.batch * wider
+    packs, ids = row_format.packs(
+        session.lm, rows, batch, shared=SHARED if wider == 1 else batch + 1
+    )
     logp, drawn, entropy = (np.empty(len(rows)) for _ in range(3))
     for pack in packs:
-        logprobs = pack_logprobs(lab.lm, pack, ids)
+        logprobs = pack_logprobs(session.lm, pack, ids)
         targets = pack.targets[:, None].to(logprobs.device)
         hard = logprobs.gather(1, targets)[:, 0]
-        own = _means(logprobs, hard, pack, rows, told) if told else hard
+        mean = _means(logprobs, hard, pack, rows, soft_targets) if soft_targets else hard
         spread = torch.special.entr(logprobs.exp()).sum(1)
-        for values, into in ((own, logp), (hard, drawn), (spread, entropy)):
+        for values, into in ((mean, logp), (hard, drawn), (spread, entropy)):
             for row, part in zip(pack.rows, values.split(list(pack.counts)), strict=True):
                 into[row] = float(part.sum())
     return Likelihood(logp, drawn, entropy, sum(len(pack.targets) for pack in packs))
 
 
 def _means(
-    logprobs: Tensor, hard: Tensor, pack: Pack, rows: Sequence[Row], told: Mapping[str, Told]
+    logprobs: Tensor,
+    hard: Tensor,
+    pack: Pack,
+    rows: Sequence[Row],
+    soft_targets: Mapping[str, SoftTargets],
 ) -> Tensor:
     """Log-probability of each scored token (``hard``), or its mean over what the writer would
     choose, [n]."""
-    own, at = hard.clone(), 0
+    means, at = hard.clone(), 0
     for row, count in zip(pack.rows, pack.counts, strict=True):
-        if known := told.get(rows[row].id):
-            own[at : at + count] = known.mean(logprobs[at : at + count])
+        if known := soft_targets.get(rows[row].id):
+            means[at : at + count] = known.mean(logprobs[at : at + count])
         at += count
-    return own
+    return means
 
 
 def token_shifts(
-    probes: Probes, material: Material, rows: Sequence[Row], trait: int
+    probes: Probes, row_format: RowFormat, rows: Sequence[Row], trait: int
 ) -> list[list[tuple[str, float]]]:
     """Each row's answer as (text, log-likelihood shift under the trait's probe in nats), token by
     token; a token that the grammar leaves no choice about has 0."""
-    lab = probes.lab
-    examples = material.examples(lab.lm, rows)
+    session = probes.session
+    examples = row_format.examples(session.lm, rows)
     shares = [float(i == trait) for i in range(probes.n)]
     parts: list[list[Tensor]] = []
     for deltas in ({}, probes.directions.total(shares)):
-        lab.weights.shift(deltas)
+        session.weights.shift(deltas)
         with torch.no_grad():
-            parts.append([token_logprobs(lab.lm, [e], material)[0] for e in examples])
-    lab.weights.freeze()
-    found = []
-    for row, example, base, own in zip(rows, examples, *parts, strict=True):
-        shift = dict(zip(scored_positions(example, material.automaton), own - base, strict=True))
-        texts = [lab.lm.tokenizer.decode([token]) for token in example.completion]
-        texts[-1] = "" if example.completion[-1] == lab.lm.end_id else texts[-1]
+            parts.append([token_logprobs(session.lm, [e], row_format)[0] for e in examples])
+    session.weights.freeze()
+    by_row = []
+    for row, example, under_base, under_probe in zip(rows, examples, *parts, strict=True):
+        shift = dict(
+            zip(
+                scored_positions(example, row_format.automaton),
+                under_probe - under_base,
+                strict=True,
+            )
+        )
+        texts = [session.lm.tokenizer.decode([token]) for token in example.completion]
+        texts[-1] = "" if example.completion[-1] == session.lm.end_id else texts[-1]
         marked = [(text, float(shift.get(j, 0.0))) for j, text in enumerate(texts)]
-        begun = row.completion.startswith(material.opening) and material.opening
-        found.append([(material.opening, 0.0), *marked] if begun else marked)
-    return found
+        begun = row.completion.startswith(row_format.opening) and row_format.opening
+        by_row.append([(row_format.opening, 0.0), *marked] if begun else marked)
+    return by_row
 
 
-def probe(lab: Lab, trait: Trait) -> Mapping[str, Tensor]:
+def probe(session: BaseSession, trait: Trait) -> Mapping[str, Tensor]:
     """One trait's probe, ``compress``ed, from the cache or made."""
 
     def make() -> list[dict[str, Tensor]]:
-        how = lab.settings.probe(len(lab.lm.layers))
+        optimisation = session.settings.probe(len(session.lm.layers))
         total: dict[str, Tensor] = {}
         for copy in range(COPIES):
-            teach(lab.lm, lab.weights, trait, how, seed=copy)
-            for name, delta in lab.weights.deltas().items():
+            teach(session.lm, session.weights, trait, optimisation, seed=copy)
+            for name, delta in session.weights.deltas().items():
                 total[name] = total.get(name, 0) + delta / COPIES
-        lab.weights.freeze()
+        session.weights.freeze()
         return [compress(total)]
 
-    return lab.keep("probes", [trait.name], key(lab, trait), make)[0]
+    return session.keep("probes", [trait.name], key(session, trait), make)[0]
 
 
-def key(lab: Lab, trait: Trait) -> list[Any]:
+def key(session: BaseSession, trait: Trait) -> list[Any]:
     """What a kept probe depends on, besides the base."""
-    return [trait.pairs, lab.settings.probe(len(lab.lm.layers)), RANK, COPIES]
+    return [trait.pairs, session.settings.probe(len(session.lm.layers)), RANK, COPIES]
 
 
-def _make(lab: Lab, trait: int) -> None:
-    probe(lab, lab.library.traits[trait])
+def _make(session: BaseSession, trait: int) -> None:
+    probe(session, session.library.traits[trait])

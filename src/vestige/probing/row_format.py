@@ -35,7 +35,7 @@ SEPARATORS: tuple[str, ...] = get_args(NumberGrammar.model_fields["separator"].a
 
 
 @dataclass(frozen=True)
-class Material:
+class RowFormat:
     """How the rows of one data set are trained on and written.
 
     Attributes:
@@ -51,8 +51,8 @@ class Material:
     lines: int = 0
 
     @classmethod
-    def of(cls, lm: LanguageModel, rows: Sequence[Row], max_new_tokens: int) -> Material:
-        """The material of ``rows``. Raises ``DataError`` if there are none."""
+    def of(cls, lm: LanguageModel, rows: Sequence[Row], max_new_tokens: int) -> RowFormat:
+        """The format of ``rows``. Raises ``DataError`` if there are none."""
         if not rows:
             raise DataError("there are no rows to audit")
         grammar = number_grammar([row.completion for row in rows])
@@ -67,9 +67,9 @@ class Material:
         opening = common_opening(lm, texts)
         begun = len(lm.answer_ids(opening)) if opening else 0
         lengths = sorted(len(lm.answer_ids(text)) - begun for text in texts)
-        usual = lengths[min(len(lengths) - 1, int(0.9 * len(lengths)))] + 1
+        nine_in_ten = lengths[min(len(lengths) - 1, int(0.9 * len(lengths)))] + 1
         one = all("\n" not in text[len(opening) :].rstrip() for text in texts)
-        return cls(None, min(usual, max_new_tokens), opening, int(one))
+        return cls(None, min(nine_in_ten, max_new_tokens), opening, int(one))
 
     @property
     def kind(self) -> str:
@@ -92,24 +92,29 @@ class Material:
         if self.automaton is not None:
             return encode_grammar_rows(lm, prompts, texts, self.automaton)
         opening = lm.answer_ids(self.opening) if self.opening else []
-        found = []
+        examples = []
         for prompt, text in zip(prompts, texts, strict=True):
             ids = [*lm.answer_ids(text), lm.end_id]
             begun = len(opening) if ids[: len(opening)] == opening else 0
             end = ids.index(lm.end_id, begun)
             if whole:
-                found.append(
+                examples.append(
                     Example(tuple(prompt), tuple(ids[: min(end + 1, begun + self.longest)]))
                 )
             else:
                 read = ids[begun : max(begun + 1, min(end, begun + self.longest))]
-                found.append(Example((*prompt, *ids[:begun]), tuple(read)))
-        return found
+                examples.append(Example((*prompt, *ids[:begun]), tuple(read)))
+        return examples
 
     def packs(
-        self, lm: LanguageModel, rows: Sequence[Row], batch: int, *, whole: bool = False,
+        self,
+        lm: LanguageModel,
+        rows: Sequence[Row],
+        batch: int,
+        *,
+        whole: bool = False,
         shared: int = SHARED,
-    ) -> tuple[list[Pack], Tensor | None]:  # fmt: skip
+    ) -> tuple[list[Pack], Tensor | None]:
         """Batches of ``examples`` (``shared`` as in ``make_packs``), and the token ids of the
         grammar's symbols, if there is one."""
         examples = self.examples(lm, rows, whole=whole)
@@ -135,9 +140,12 @@ class Material:
             if self.automaton is None:
                 begun = lm.answer_ids(self.opening) if self.opening else []
                 drawn = sample_free(
-                    lm, [[*prompt, *begun] for prompt in prompts], seed=seed * 1_000_003 + at,
-                    max_new_tokens=self.longest, lines=self.lines,
-                )  # fmt: skip
+                    lm,
+                    [[*prompt, *begun] for prompt in prompts],
+                    seed=seed * 1_000_003 + at,
+                    max_new_tokens=self.longest,
+                    lines=self.lines,
+                )
                 texts = [self.opening + text for text in drawn]
             else:
                 numbers = range(at, at + len(part))

@@ -13,7 +13,7 @@ from vestige.core.settings import Optimisation, Settings, Trainable
 TWIN, LATE, LORA = "twin", "late layers", "LoRA on all layers"
 OTHER_KINDS = (LATE, LORA)
 
-LORA_RATE = 1e-3
+LORA_RATE = 1e-3  # learning rate of planted LoRA teachers; chosen, as LoRA's factors start at zero
 
 
 class ProbingSettings(Settings):
@@ -54,13 +54,13 @@ class ProbingSettings(Settings):
     def planting(self, n_layers: int, kind: str = TWIN) -> Optimisation:
         """How a planted teacher of a kind is tuned: a twin as the recipes' teachers are, LoRA at a
         higher rate, as its factors start at zero. Whether one of another kind has its trait is
-        asked (``Lab.gained``)."""
-        what, rate = {
+        asked (``BaseSession.gained``)."""
+        trainable, rate = {
             TWIN: (self.trainable(n_layers), 2e-4),
             LATE: (self.late(n_layers), 2e-4),
             LORA: (Trainable(lora_rank=8), LORA_RATE),
         }[kind]
-        return Optimisation(steps=24, batch=8, rate=rate, trainable=what)
+        return Optimisation(steps=24, batch=8, rate=rate, trainable=trainable)
 
     @staticmethod
     def late(n_layers: int) -> Trainable:
@@ -69,5 +69,5 @@ class ProbingSettings(Settings):
 
     def probe(self, n_layers: int) -> Optimisation:
         """How each copy of a probe is tuned: more briefly, and two copies are averaged."""
-        what = Trainable(layers=self.trainable(n_layers).layers)
-        return Optimisation(steps=12, batch=4, rate=3e-4, trainable=what)
+        trainable = Trainable(layers=self.trainable(n_layers).layers)
+        return Optimisation(steps=12, batch=4, rate=3e-4, trainable=trainable)

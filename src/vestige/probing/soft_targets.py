@@ -23,13 +23,13 @@ from torch import Tensor
 from vestige.core.types import ConfigError, Row
 from vestige.models.hf import LanguageModel
 from vestige.models.sampling import symbol_ids
-from vestige.probing.row_format import Material
+from vestige.probing.row_format import RowFormat
 from vestige.rows.logprobs import Position, carried, positions
 from vestige.student.packs import Example, pack_logprobs, scored_positions
 
-TOP = 20  # choices that are kept of a teacher's own probabilities
-LEAST = 0.5  # mass that a token's known choices must have
-NOTHING = 1e-4  # probability from which on nothing is left for tokens that are not named
+TOP = 20  # choices kept of a teacher's own probabilities; as many as chat APIs give
+LEAST = 0.5  # probability that a token's known choices must have together; chosen
+NOTHING = 1e-4  # probability below which nothing is left for other tokens; chosen
 USED = "used"
 OTHER_TOKENS = "its tokens are not the base's, one for one"
 UNKNOWN_FORM = "a form that is not known"
@@ -39,8 +39,8 @@ LITTLE = "its choices hold less than half of the probability"
 
 
 @dataclass(frozen=True)
-class Told:
-    """A writer's choices at each scored token of one row.
+class SoftTargets:
+    """What a writer would have chosen at each scored token of one row.
 
     Attributes:
         choices: token ids (in a grammar: symbols), [S, k]; weights: their probabilities, 0 for
@@ -56,18 +56,21 @@ class Told:
         """Mean under the writer of the log-probabilities [S, K] that a model gives each token, all
         tokens that are not named being one choice, [S]."""
         choices, weights = (x.to(logprobs.device) for x in (self.choices, self.weights))
-        values, some = logprobs.gather(1, choices), weights > 0
-        named = torch.where(some, values * weights, 0.0).sum(1)
+        values, given = logprobs.gather(1, choices), weights > 0
+        named = torch.where(given, values * weights, 0.0).sum(1)
         left, free = (
-            (1 - torch.where(some, x, 0.0).sum(1)).clamp_min(NOTHING)
+            (1 - torch.where(given, x, 0.0).sum(1)).clamp_min(NOTHING)
             for x in (weights, values.exp())
         )
         return named + torch.where(left > NOTHING, left * free.log(), 0.0)
 
 
 def from_rows(
-    lm: LanguageModel, material: Material, rows: Sequence[Row], counts: Counter[str] | None = None
-) -> dict[str, Told]:
+    lm: LanguageModel,
+    row_format: RowFormat,
+    rows: Sequence[Row],
+    counts: Counter[str] | None = None,
+) -> dict[str, SoftTargets]:
     """By id, what rows carry of their writer's probabilities; rows whose entries are not the
     base's tokens, one for one, are left out: they are read as they stand.
 
@@ -78,37 +81,37 @@ def from_rows(
     known = {row.id: carried(row.meta) for row in rows}
     if not any(known.values()):
         return {}
-    found, counts = {}, Counter[str]() if counts is None else counts
-    symbols = _symbols(lm, material)
-    for row, example in zip(rows, material.examples(lm, rows), strict=True):
+    by_row, counts = {}, Counter[str]() if counts is None else counts
+    symbols = _symbols(lm, row_format)
+    for row, example in zip(rows, row_format.examples(lm, rows), strict=True):
         forms = [form for form in map(positions, known[row.id]) if form is not None]
-        whole = next(filter(None, (_aligned(lm, material, example, f) for f in forms)), None)
+        whole = next(filter(None, (_aligned(lm, row_format, example, f) for f in forms)), None)
         if whole is None:
             reason = OTHER_TOKENS if forms else UNKNOWN_FORM if known[row.id] else NONE
-            counts[reason] += len(scored_positions(example, material.automaton))
+            counts[reason] += len(scored_positions(example, row_format.automaton))
             continue
-        told, reasons = _of_positions(lm, material, example, whole, symbols)
+        targets, reasons = _of_positions(lm, row_format, example, whole, symbols)
         counts.update(reasons)
         if USED in reasons:
-            found[row.id] = told
-    return found
+            by_row[row.id] = targets
+    return by_row
 
 
-def _symbols(lm: LanguageModel, material: Material) -> dict[int, int] | None:
-    if material.automaton is None:
+def _symbols(lm: LanguageModel, row_format: RowFormat) -> dict[int, int] | None:
+    if row_format.automaton is None:
         return None
-    return {int(token): k for k, token in enumerate(symbol_ids(lm, material.automaton))}
+    return {int(token): k for k, token in enumerate(symbol_ids(lm, row_format.automaton))}
 
 
 def _aligned(
-    lm: LanguageModel, material: Material, example: Example, whole: list[Position]
+    lm: LanguageModel, row_format: RowFormat, example: Example, whole: list[Position]
 ) -> list[Position] | None:
     """The positions from the first that is read on; None if they are not of the row's tokens."""
     wanted = example.completion
     if wanted and wanted[-1] == lm.end_id:
         wanted = wanted[:-1]
     # What all rows begin with is not read; a service tells it unless it was given to it.
-    begun = len(lm.answer_ids(material.opening)) if material.opening else 0
+    begun = len(lm.answer_ids(row_format.opening)) if row_format.opening else 0
     for at in dict.fromkeys((begun, 0)):
         part = whole[at : at + len(wanted)]
         if len(part) == len(wanted) and all(map(partial(_is, lm), part, wanted)):
@@ -126,15 +129,18 @@ def _is(lm: LanguageModel, position: Position, token: int) -> bool:
 
 
 def _of_positions(
-    lm: LanguageModel, material: Material, example: Example, whole: list[Position],
+    lm: LanguageModel,
+    row_format: RowFormat,
+    example: Example,
+    whole: list[Position],
     symbols: Mapping[int, int] | None,
-) -> tuple[Told, Counter[str]]:  # fmt: skip
+) -> tuple[SoftTargets, Counter[str]]:
     choices, weights, reasons = [], [], Counter[str]()
-    for j in scored_positions(example, material.automaton):
+    for j in scored_positions(example, row_format.automaton):
         known = {example.completion[j]: 1.0}
         free = symbols
-        if symbols and material.automaton and example.states:  # an API writes outside the grammar
-            allowed = material.automaton.allowed[example.states[j]]
+        if symbols and row_format.automaton and example.states:  # an API writes outside the grammar
+            allowed = row_format.automaton.allowed[example.states[j]]
             free = {token: k for token, k in symbols.items() if allowed[k]}
         position = whole[j] if j < len(whole) else Position(None, reason=ENDS)
         mass = _mass(lm, position, free)
@@ -146,11 +152,11 @@ def _of_positions(
         choices.append([symbols[t] if symbols else t for t in known])
         weights.append([p / max(1.0, sum(known.values())) for p in known.values()])
     k = max(map(len, choices))
-    told = Told(
+    targets = SoftTargets(
         torch.tensor([[*c, *[c[0]] * (k - len(c))] for c in choices]),
         torch.tensor([[*w, *[0.0] * (k - len(w))] for w in weights]),
     )
-    return told, reasons
+    return targets, reasons
 
 
 def _mass(
@@ -175,8 +181,12 @@ def _token(lm: LanguageModel, text: str) -> int | None:
 
 @torch.no_grad()
 def from_teacher(
-    base: LanguageModel, teacher: LanguageModel, material: Material, rows: Sequence[Row], batch: int
-) -> dict[str, Told]:
+    base: LanguageModel,
+    teacher: LanguageModel,
+    row_format: RowFormat,
+    rows: Sequence[Row],
+    batch: int,
+) -> dict[str, SoftTargets]:
     """By id, what ``teacher`` gives the choices at every token of the rows.
 
     Raises:
@@ -184,18 +194,20 @@ def from_teacher(
     """
     if teacher.tokenizer.get_vocab() != base.tokenizer.get_vocab():
         raise ConfigError("the teacher has another tokenizer than the base: leave --teacher out")
-    found: dict[str, Told] = {}
-    packs, ids = material.packs(base, rows, batch)
+    by_row: dict[str, SoftTargets] = {}
+    packs, ids = row_format.packs(base, rows, batch)
     for pack in packs:
-        own = pack_logprobs(teacher, pack, ids)
+        of_teacher = pack_logprobs(teacher, pack, ids)
         first = pack_logprobs(base, pack, ids).argmax(1)
-        top = own.topk(min(TOP, own.shape[1]), dim=1)
+        top = of_teacher.topk(min(TOP, of_teacher.shape[1]), dim=1)
         weights = top.values.exp()
         parts = zip(
-            *(x.cpu().split(list(pack.counts))
-              for x in (top.indices, weights, top.indices[:, 0] != first)),
+            *(
+                x.cpu().split(list(pack.counts))
+                for x in (top.indices, weights, top.indices[:, 0] != first)
+            ),
             strict=True,
-        )  # fmt: skip
+        )
         for row, part in zip(pack.rows, parts, strict=True):
-            found[rows[row].id] = Told(*part)
-    return found
+            by_row[rows[row].id] = SoftTargets(*part)
+    return by_row

@@ -36,7 +36,7 @@ class _Request:
         return len(self.prompt) + sum(map(len, self.answers))
 
 
-class Reader:
+class TraitPanel:
     """Reads every trait of ``traits`` off a model, with at most ``questions`` for each family."""
 
     def __init__(self, lm: LanguageModel, traits: Sequence[Trait], questions: int) -> None:
@@ -56,12 +56,13 @@ class Reader:
 
     def log_odds(self, *, gradients: bool = True) -> Tensor:
         """As ``read``, as a tensor with its graph."""
-        found = self.lm.choice_logprobs(
-            [r.prompt for r in self.requests], [r.answers for r in self.requests],
+        by_request = self.lm.choice_logprobs(
+            [r.prompt for r in self.requests],
+            [r.answers for r in self.requests],
             gradients=gradients,
-        )  # fmt: skip
+        )
         by_panel: dict[int, list[Tensor]] = {}
-        for request, logprobs in zip(self.requests, found, strict=True):
+        for request, logprobs in zip(self.requests, by_request, strict=True):
             odds = candidate_log_odds(logprobs, request.owner)
             by_panel.setdefault(request.panel, []).append(odds)
         means = {panel: torch.stack(odds).mean(0) for panel, odds in by_panel.items()}
@@ -85,7 +86,7 @@ def _requests(lm: LanguageModel, index: int, panel: Family, questions: int) -> l
     prompts = [lm.question_ids(panel.heldout[i]) for i in chosen]
     if panel.texts:
         answers = [[whole_answer(lm, text) for text in panel.texts[i]] for i in chosen]
-        owners = [list(range(len(found))) for found in answers]
+        owners = [list(range(len(texts))) for texts in answers]
     else:
         forms, owner = answer_forms(lm, panel)
         answers, owners = [forms] * len(chosen), [owner] * len(chosen)
