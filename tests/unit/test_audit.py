@@ -22,14 +22,16 @@ from vestige.audit.canary import canary
 from vestige.audit.decision import AGREED, passes
 from vestige.audit.expected import expect, profile
 from vestige.audit.influence import influence, trait_gradients
+from vestige.audit.kind import KIND
 from vestige.audit.prompts import prompted, with_system
 from vestige.audit.race import rounds, run_race
 from vestige.audit.race_result import Race
-from vestige.audit.run import audit
+from vestige.audit.recipe import AuditRecipe
+from vestige.audit.run import audit, replay
 from vestige.audit.settings import AuditSettings
 from vestige.audit.word_shifts import QUESTIONS, first_words, raised_words
 from vestige.core.calibration import latest
-from vestige.core.types import ConfigError, DataError, Message, Row
+from vestige.core.types import ConfigError, DataError, Message, Row, StoreError
 from vestige.evaluate.exact import measure
 from vestige.models.hf import LanguageModel
 from vestige.probing.activations import activations
@@ -636,10 +638,37 @@ def test_a_flag_ends_an_audit_before_anything_is_planted(
     assert found.planted == [] and found.found_share is None and found.rows_read < 400
     assert [p.name for p in (folder / "reference").iterdir()] == ["base-0"]
     assert found.traits[0].expected is None and not (folder / "expected").exists()  # not measured
+    where, again = KIND.replay(folder, overwrite=False, report=lambda *_: None)
+    assert where == folder and again.model_copy(update={"seconds": found.seconds}) == found
+    record = (folder / "run.json").read_text()
+    assert json.loads(record)["inputs"]["data"] == str(tmp_path / "told.jsonl")
+    refuses_to_run_again_what_is_not_as_it_was(folder, tmp_path / "told.jsonl")
     measured = latest().model_copy(update={"base": settings.base})
     monkeypatch.setattr("vestige.core.calibration.calibrations", lambda: (measured,))
     _, found = audit(tmp_path / "told.jsonl", settings, root=tmp_path / "audits")
     assert found.traits[0].expected.value == max(t.expected.value for t in found.traits) > 0
+
+
+def refuses_to_run_again_what_is_not_as_it_was(folder: Path, data: Path) -> None:
+    recipe, record, rows = folder / "recipe.json", folder / "run.json", data.read_text()
+    AuditRecipe.model_validate_json(recipe.read_text())
+    before = {path: path.read_text() for path in (recipe, record)}
+    data.write_text("".join(rows.splitlines(keepends=True)[1:]))
+    with pytest.raises(DataError, match="does not hold the rows that were audited"):
+        replay(folder)
+    data.rename(data.with_suffix(".moved"))
+    with pytest.raises(DataError, match="there is no file"):
+        replay(folder)
+    data.write_text(rows)
+    recipe.write_text(before[recipe].replace(json.loads(before[recipe])["base"], "another"))
+    with pytest.raises(StoreError, match=r"not as in recipe\.json: base"):
+        replay(folder)
+    recipe.write_text(before[recipe])
+    old = {k: v for k, v in json.loads(before[record]).items() if k != "inputs"}
+    record.write_text(json.dumps(old))
+    with pytest.raises(StoreError, match="does not say where its data are"):
+        replay(folder)
+    record.write_text(before[record])
 
 
 def test_teachers_of_other_kinds_end_at_the_first_that_is_missed_and_are_read_back(

@@ -114,10 +114,10 @@ class _Reading:
     def _look(self) -> None:
         alive, families = self.alive, [self.families[t] for t in self.alive]
         table = np.stack([self.shifts[t] for t in alive])
-        seen = look(table, self.place[alive], families, len(self.families), self.settings)
-        self.evidence |= dict(zip(alive, map(float, seen.evidence), strict=True))
+        now = look(table, self.place[alive], families, len(self.families), self.settings)
+        self.evidence |= dict(zip(alive, map(float, now.evidence), strict=True))
         after = max(self.rows, self.least)
-        self.clear = {alive[i]: after for i in np.flatnonzero(seen.clear)} | self.clear
+        self.clear = {alive[i]: after for i in np.flatnonzero(now.clear)} | self.clear
 
     @property
     def result(self) -> Race:

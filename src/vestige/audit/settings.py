@@ -28,9 +28,8 @@ class AuditSettings(ProbingSettings):
         alpha: chance that any trait is flagged falsely, over the whole library and all looks, if
             the untouched base wrote the rows at temperature 1. It covers no other writer.
         drift: nats a row by which a trait has to explain the rows better than any writer of the
-            null does. At 0.1 two of 77 data sets (two makings of the benchmark's) are flagged for a
-            trait of another family; no rate keeps both out and finds most writers
-            (``docs/log.md``).
+            null does. Chosen on data sets that are not held out: no rate keeps every trait of
+            another family out and finds most writers (``docs/log.md``).
     """
 
     teacher: str | None = None

@@ -34,12 +34,12 @@ def blind(
         of the mean gradient of the first 64 rows over that of as many reference rows.
     """
     session.weights.freeze()
-    losses = [read(session, row_format, some).drawn[:, None] for some in (rows, reference)]
-    norms = [update_norm(session, row_format, some[:NORMED]) for some in (rows, reference)]
+    both = (rows, reference)
+    losses = [read(session, row_format, part).drawn[:, None] for part in both]
+    norms = [update_norm(session, row_format, part[:NORMED]) for part in both]
+    forms = [np.array([form(row.completion) for row in part]) for part in both]
     return {
-        "format": apart(
-            *(np.array([form(r.completion) for r in some]) for some in (rows, reference))
-        ),
+        "format": apart(*forms),
         "loss level": apart(*losses),
         "update norm": norms[0] / norms[1],
     }

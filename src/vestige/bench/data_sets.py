@@ -114,8 +114,11 @@ class DataSets:
         expected = readings.kept(
             f"{self.prefix}-expected-{name}", lambda: expect(readings.probes, race).tolist()
         )
-        seen = self.canary(name, rows) if "canary" in readings.methods else None
-        scores = self._scores(name, rows, race, np.array(expected), seen)
+        canary_look = self.canary(name, rows) if "canary" in readings.methods else None
+        scores = self._scores(name, rows, race, np.array(expected), canary_look)
+        sizes = {"expected": scores["expected"]}
+        if canary_look:
+            sizes["canary"] = canary_look.contrast
         return Case(
             name=f"{self.prefix}-{name}",
             trait=trait,
@@ -126,7 +129,8 @@ class DataSets:
             stranger=stranger(race, trait, ids, readings.audit),
             beyond=beyond_a_flag(race, ids, readings.audit),
             tuned_at=rows_to_tuned_writer(race, readings.audit),
-            sizes={"expected": scores["expected"]} | ({"canary": seen.contrast} if seen else {}),
+            sizes={"expected": scores["expected"]}
+            | ({"canary": canary_look.contrast} if canary_look else {}),
             blind=readings.kept(
                 f"{self.prefix}-blind-{name}",
                 lambda: blind(self.session, self.row_format, rows, self.reference.rows),
@@ -159,7 +163,7 @@ class DataSets:
         return from_teacher(self.session.lm, load_writer(), self.row_format, rows, batch)
 
     def _scores(
-        self, name: str, rows: Sequence[Row], race: Race, expected: Array, seen: Look | None
+        self, name: str, rows: Sequence[Row], race: Race, expected: Array, canary_look: Look | None
     ) -> dict[str, Array]:
         """By method a number for each trait, [T]: the audit's, those to compare with, baselines."""
         n = len(self.session.library.ids)
@@ -169,8 +173,8 @@ class DataSets:
             "pull": race.pull,
             "expected": expected,
         }
-        if seen:
-            scores["canary"] = seen.z
+        if canary_look:
+            scores["canary"] = canary_look.z
         for method in (m for m in self.readings.methods if m != "canary"):
             contrast, scale = pulls(
                 self._screened(name, method, lambda: rows),

@@ -35,9 +35,9 @@ def beyond_a_flag(race: Race, ids: Sequence[str], settings: AuditSettings) -> fl
     and pull agree on; None where they agree on none."""
     needed = settings.needed(len(ids))
     most = [
-        float(seen.evidence[seen.agreed].max()) - needed
-        for _, seen in looks(race, ids, settings)
-        if seen.agreed.any()
+        float(at_look.evidence[at_look.agreed].max()) - needed
+        for _, at_look in looks(race, ids, settings)
+        if at_look.agreed.any()
     ]
     return max(most, default=None)
 
@@ -47,9 +47,9 @@ def stranger(race: Race, trait: str, ids: Sequence[str], settings: AuditSettings
     library (the last test aside, against reference rows)."""
     if not enough_rows(race, settings):
         return None
-    for read, seen in looks(race, ids, settings, family_of(trait)):
-        if seen.clear.any():
-            return ids[read[int(np.where(seen.clear, seen.evidence, -np.inf).argmax())]]
+    for read, at_look in looks(race, ids, settings, family_of(trait)):
+        if at_look.clear.any():
+            return ids[read[int(np.where(at_look.clear, at_look.evidence, -np.inf).argmax())]]
     return None
 
 

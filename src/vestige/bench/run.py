@@ -25,7 +25,7 @@ from vestige.bench.settings import BenchRecipe, BenchSettings, Source
 from vestige.core.results import BenchResults
 from vestige.core.types import DataError, StoreError
 from vestige.experiment.recipe import Experiment
-from vestige.store import Run, atomic_write, hash_config, load_run
+from vestige.store import Run, atomic_write, hash_config
 from vestige.store.files import read_json
 
 NAME = "bench-audit"
@@ -60,15 +60,7 @@ def bench_audit(
     settings.check()
     recipes = [read_experiment(run) for run in runs]
     readings = Readings(settings, folder, report)
-    recipe = BenchRecipe(
-        settings=settings,
-        runs=tuple(map(run_source, runs)),
-        known_clean=tuple(file_source(path, settings) for path in known_clean),
-        base=readings.session.fingerprint,
-        library=readings.session.contents,
-        method=METHOD,
-    )
-    config = recipe.model_dump(mode="json")
+    config = recipe_of(readings, runs, known_clean).model_dump(mode="json")
     with Run.open(folder, NAME, config, overwrite=overwrite) as opened:
         cases = [
             case
@@ -116,10 +108,29 @@ def bench_results(
 # ---- run again --------------------------------------------------------------------------------
 
 
+def recipe_of(
+    readings: Readings, runs: Sequence[Path], known_clean: Sequence[Path | str]
+) -> BenchRecipe:
+    """What a benchmark is made from."""
+    return BenchRecipe(
+        settings=readings.settings,
+        runs=tuple(map(run_source, runs)),
+        known_clean=tuple(file_source(path, readings.settings) for path in known_clean),
+        base=readings.session.fingerprint,
+        library=readings.session.contents,
+        method=METHOD,
+    )
+
+
 def run_source(run: Path) -> Source:
-    """A run as a recipe names it: where it is, and a hash of its recipe and its results."""
-    identity = [load_run(run)["config_hash"], read_json(run / RESULTS_FILE, "finish the run")]
-    return Source(path=lasting(run), identity=hash_config(identity))
+    """A run as a recipe names it: where it is, and a hash of its recipe, rows and students."""
+    manifests = {
+        str(path.parent.relative_to(run)): read_json(path, "run it again")["manifest_hash"]
+        for stages in ("rows/*", "student/*/*")
+        for path in run.glob(f"seed-*/{stages}/manifest.json")
+    }
+    identity = hash_config([read_json(run / "recipe.json", "name a run folder"), manifests])
+    return Source(path=lasting(run), identity=identity)
 
 
 def file_source(path: Path | str, settings: BenchSettings) -> Source:
