@@ -29,7 +29,7 @@ def finished(folders, tmp_path: Path, monkeypatch, threads_again) -> Path:
     monkeypatch.setenv("VESTIGE_CACHE", str(tmp_path / "cache"))
     layers = "trainable.layers=1,3"
     changes = [
-        f"model={folders['llama']}", "precision=fp32", "family=colours", "traits=red,blue",
+        f"model={folders['llama']}", "precision=fp32", "family=colours", "traits=red,green",
         "seeds=0,1", f"students.optimisation.{layers}", f"teacher.optimisation.{layers}",
     ]  # fmt: skip
     recipe = load_recipe(ROOT / "recipes/animals_numbers.py", changes, "smoke")

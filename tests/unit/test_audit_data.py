@@ -10,6 +10,7 @@ import pytest
 
 from vestige.audit import data
 from vestige.audit.data import Data
+from vestige.audit.recipe import lasting
 from vestige.core.types import DataError
 
 
@@ -71,3 +72,11 @@ def test_shards_are_one_data_set(tmp_path):
 def test_no_file_is_an_error(tmp_path):
     with pytest.raises(DataError, match="there is no file"):
         Data.of(tmp_path / "none.jsonl", seed=0)
+
+
+def test_places_are_kept_so_that_they_last_and_without_keys(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert lasting("part-*.jsonl") == f"{tmp_path}/part-*.jsonl"
+    assert lasting(f"file://{tmp_path}/a.jsonl") == lasting("a.jsonl") == f"{tmp_path}/a.jsonl"
+    assert lasting("hub:owner/name") == "hub:owner/name"
+    assert lasting("https://me:secret@host/rows.jsonl?sig=abc") == "https://host/rows.jsonl"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -26,7 +28,7 @@ from vestige.audit.decision import (
 )
 from vestige.audit.gathered import Canaries, Control, Evidence
 from vestige.audit.race import rounds
-from vestige.audit.race_result import Race
+from vestige.audit.race_result import METHOD, Race
 from vestige.audit.race_stages import in_doubt
 from vestige.audit.record import audit_results
 from vestige.audit.scope_wording import caveats
@@ -35,7 +37,7 @@ from vestige.audit.word_shifts import WordShift
 from vestige.audit.wording import p_words
 from vestige.cli.audit import status
 from vestige.cli.summaries.audit import base_words, controls
-from vestige.core.calibration import latest
+from vestige.core.calibration import Measured, calibration, latest
 from vestige.core.results import AUDIT_MEASURED, NO_P_VALUE, AuditResults
 from vestige.core.types import DataError, Message, Row, ScoreTable
 from vestige.probing.settings import LATE, LORA, OTHER_KINDS, TWIN
@@ -597,3 +599,17 @@ def test_canaries_tune_the_middle_of_a_model():
     assert settings.trainable(30).layers == (10, 18)
     assert settings.trainable(1).layers == (0, 1)
     assert AuditSettings(base="m", layers=(2, 3)).trainable(30).layers == (2, 3)
+
+
+def test_what_decides_and_what_a_run_folder_holds_load_no_torch():
+    modules = "vestige.audit.decision, vestige.audit.kind, vestige.bench.kind"
+    code = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_figures_are_measured_with_one_base_and_one_method():
+    assert calibration(MEASURED.base, METHOD) == MEASURED
+    assert calibration("another", METHOD) is calibration(MEASURED.base, METHOD + 1) is None
+    figures = [getattr(MEASURED, name) for name in type(MEASURED).model_fields]
+    tables = [table for table in figures if isinstance(table, Measured)]
+    assert len(tables) == 8 and all(table.command and len(table.commit) == 7 for table in tables)

@@ -17,7 +17,7 @@ from vestige.core.redaction import redact
 from vestige.core.settings import Settings
 from vestige.core.types import StoreError
 from vestige.rows.formats import Columns
-from vestige.rows.places import HUB, locate
+from vestige.rows.places import HUB, locate, shown
 from vestige.store import load_run
 from vestige.store.files import read_json
 
@@ -71,11 +71,12 @@ class AuditInputs(Settings):
 
 
 def lasting(place: Path | str) -> str:
-    """A place that means the same from any working directory, without keys."""
-    text = str(place)
-    if text.startswith(HUB) or not isinstance(locate(place), Path):
-        return redact(text)
-    return os.path.abspath(locate(place))
+    """A place that means the same from any working directory; of a URL no user, password or query,
+    which may be keys."""
+    if str(place).startswith(HUB):
+        return str(place)
+    located = locate(place)
+    return os.path.abspath(located) if isinstance(located, Path) else redact(shown(located))
 
 
 def read_recipe(folder: Path) -> AuditRecipe:
