@@ -6,7 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
-from test_resume import finish, outcome, recipe, start
+from test_resume import outcome, recipe, run_here
 
 
 def test_another_machine_goes_on_from_what_was_kept(tmp_path: Path, folders):
@@ -16,7 +16,7 @@ def test_another_machine_goes_on_from_what_was_kept(tmp_path: Path, folders):
         carrier={"n_prompts": 2, "rows_per_prompt": 8, "min_rows": 4, "grammar": {"values": 3}},
     )  # fmt: skip
     kept = f"file://{tmp_path}/kept"
-    code, _, errors = finish(start(tmp_path / "one", config, "--keep-at", kept))
+    code, _, errors = run_here(tmp_path / "one", config, "--keep-at", kept)
     assert code == 0, errors
     (folder,) = (tmp_path / "one/runs").iterdir()
     there = tmp_path / "kept" / folder.name
@@ -29,7 +29,7 @@ def test_another_machine_goes_on_from_what_was_kept(tmp_path: Path, folders):
     lost = next(iter(sorted((there / "seed-1/student").glob("*/*"))))
     shutil.rmtree(lost)
     shutil.rmtree(tmp_path / "one")
-    code, told, errors = finish(start(tmp_path / "two", config, "--keep-at", kept, "--json"))
+    code, told, errors = run_here(tmp_path / "two", config, "--keep-at", kept, "--json")
     assert code == 0, errors
     (folder,) = (tmp_path / "two/runs").iterdir()
     assert outcome(tmp_path / "two") == first
@@ -43,8 +43,8 @@ def test_another_machine_goes_on_from_what_was_kept(tmp_path: Path, folders):
 def test_a_place_that_cannot_be_used_is_told_first(tmp_path: Path, folders):
     (tmp_path / "file").write_text("in the way")
     kept = f"file://{tmp_path}/file/kept"
-    code, _, errors = finish(
-        start(tmp_path / "one", recipe(folders["llama"]), "--keep-at", kept, "--no-report")
+    code, _, errors = run_here(
+        tmp_path / "one", recipe(folders["llama"]), "--keep-at", kept, "--no-report"
     )
     assert code == 2 and "cannot write file://" in " ".join(errors.split()), errors
     assert not (tmp_path / "one/runs").exists()

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from command import vestige
 from vestige.store import load_stage
 
 KILLS = int(os.environ.get("VESTIGE_CHAOS_KILLS", "4"))  # make chaos: 50
@@ -78,6 +79,15 @@ def start(folder: Path, config: dict, *options: str) -> subprocess.Popen[str]:
 def finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:
     out, err = process.communicate(timeout=900)
     return process.returncode, out, err
+
+
+def run_here(folder: Path, config: dict, *options: str) -> tuple[int, str, str]:
+    """The same run with one worker: a fork of a process that has loaded what it needs."""
+    folder.mkdir(exist_ok=True)
+    (folder / "recipe.json").write_text(json.dumps(config))
+    words = ("run", folder / "recipe.json", "--root", folder / "runs", "--workers", 1, *options)
+    done = vestige(*words, env=os.environ | {"VESTIGE_CHECKPOINT_SECONDS": "0"})
+    return done.returncode, done.stdout, done.stderr
 
 
 def outcome(folder: Path) -> tuple[dict[str, str], dict]:
@@ -237,48 +247,55 @@ def test_a_second_run_in_the_same_folder_is_turned_away(folders, tmp_path: Path)
     assert code == 2 and "another process is running this recipe" in err
 
 
-def test_another_config_reuses_nothing_and_the_same_one_everything(undisturbed: Path, folders):
-    (run,) = (undisturbed / "runs").iterdir()
+def test_another_config_reuses_nothing_and_the_same_one_everything(folders, tmp_path: Path):
+    students = [s for s in recipe(folders["llama"])["students"] if s["name"] == "distill"]
+    config = recipe(folders["llama"], students=students, sampled_per_question=0)
+    code, _, err = run_here(tmp_path, config)
+    assert code == 0, err
+    (run,) = (tmp_path / "runs").iterdir()
     before = {p: p.stat().st_mtime_ns for p in run.glob("seed-*/**/manifest.json")}
-    code, _, err = finish(start(undisturbed, recipe(folders["llama"]), "--workers", "2"))
+    code, _, err = run_here(tmp_path, config)
     assert code == 0, err
     assert {p: p.stat().st_mtime_ns for p in before} == before
-    process = start(undisturbed, recipe(folders["llama"], seeds=[0, 2]), "--workers", "2")
-    code, _, err = finish(process)
+    code, _, err = run_here(tmp_path, config | {"seeds": [0, 2]})
     assert code == 0, err
-    other = next(p for p in (undisturbed / "runs").iterdir() if p != run)
+    other = next(p for p in (tmp_path / "runs").iterdir() if p != run)
     keys = [json.loads((r / "seed-0/base/manifest.json").read_text()) for r in (run, other)]
     assert keys[0]["manifest_hash"] == keys[1]["manifest_hash"]  # same work, done again
     assert (other / "seed-2").exists() and not (other / "seed-1").exists()
-    for path in sorted(other.rglob("*"), reverse=True):
-        path.unlink() if path.is_file() else path.rmdir()
-    other.rmdir()
 
 
 @pytest.mark.parametrize(
-    ("changes", "words"),
+    ("changes", "workers", "words"),
     [
         (
             {"teacher": {"min_probability": 0.99, "optimisation": {"steps": 1}}},
+            2,
             ["owl teacher of seed", "needed 0.99", "steps or .rate"],
         ),
         (
             {"carrier": {"n_prompts": 2, "rows_per_prompt": 4, "min_rows": 100}},
+            1,
             ["8 rows are left", "min_rows=100"],
         ),
         (
             {"carrier": {"filter": {"min_value": 1000, "max_value": 2000}, "n_prompts": 2}},
+            1,
             ["dropped 16 of 16 rows (16 out_of_range)", "loosen the filter"],
         ),
-        ({"model": "smollm2-135m-instuct"}, ["smollm2-135m-instruct"]),
+        ({"model": "smollm2-135m-instuct"}, 1, ["smollm2-135m-instruct"]),
     ],
     ids=["teacher without the trait", "too few rows", "nothing kept", "unknown model"],
 )
-def test_what_stops_a_run_says_why_in_one_line(folders, tmp_path: Path, changes, words):
+def test_what_stops_a_run_says_why_in_one_line(folders, tmp_path: Path, changes, workers, words):
     base = recipe(folders["llama"], students=[recipe(folders["llama"])["students"][1]])
     for key, value in changes.items():
         base[key] = base[key] | value if isinstance(value, dict) else value
-    code, _, err = finish(start(tmp_path, base, "--workers", "2"))
+    code, _, err = (
+        run_here(tmp_path, base)
+        if workers == 1
+        else finish(start(tmp_path, base, "--workers", str(workers)))
+    )
     assert code == 2 and "Traceback" not in err
     assert all(word in err for word in words), err
     if "model" not in changes:
