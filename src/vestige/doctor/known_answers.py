@@ -41,7 +41,7 @@ def scorers(_: BundledModel) -> str:
         expect(find(text), word, f"the word found in {text!r}", AGAIN)
     for text, name in ANSWER_CASES.items():
         expect(classify(text, animals), name, f"the animal named by {text!r}", AGAIN)
-    return f"{len(WORD_CASES) + len(ANSWER_CASES)} texts, owl told from fowl"
+    return f"{len(WORD_CASES) + len(ANSWER_CASES)} texts, owl kept apart from fowl"
 
 
 def statistics(_: BundledModel) -> str:
