@@ -1,7 +1,7 @@
 """A small OpenAI-compatible service on this machine, with faults to order.
 
 It counts what it would bill. Texts are numbers that depend on the question, the seed and the
-choice, so that every answer can be foretold; ``reply`` may give others.
+choice, so that every answer can be predicted; ``reply`` may give others.
 """
 
 from __future__ import annotations

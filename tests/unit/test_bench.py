@@ -14,7 +14,7 @@ from vestige.audit.settings import AuditSettings
 from vestige.bench.case import Case
 from vestige.bench.decided import beyond_a_flag, looks, rows_to_flag, stranger, strangers
 from vestige.bench.figures import combined, rank, summarise
-from vestige.bench.sizes import calibrations, foretold, makings, order_correlation, own_sizes
+from vestige.bench.sizes import calibrations, makings, order_correlation, own_sizes, predicted
 from vestige.core.types import DataError
 
 IDS = [f"animals/{name}" for name in ["owl", "fox", "cat", "dog"]] + [f"x/{i}" for i in range(40)]
@@ -111,7 +111,7 @@ def test_a_writer_whose_family_is_not_in_the_library_may_be_taken_for_a_stranger
     assert stranger(alike, OWN[0], IDS, strict) is None
 
 
-def test_a_size_is_foretold_from_the_shift_and_from_a_canary():
+def test_a_size_is_predicted_from_the_shift_and_from_a_canary():
     draw = np.random.default_rng(1)
     cases = [case(f"s{i}", OWN[0], 0.5 + 0.2 * i, draw) for i in range(8)]
     for i, c in enumerate(cases):
@@ -193,7 +193,7 @@ def test_methods_are_combined_on_traits_that_are_not_held_out():
     assert combined(few, IDS, frozenset(IDS[:2])) == (few, {})
 
 
-def test_another_making_of_a_trait_says_how_well_it_can_be_foretold():
+def test_another_making_of_a_trait_says_how_well_it_can_be_predicted():
     draw = np.random.default_rng(5)
     cases = [case(f"s{i}", OWN[0], 2.0, draw) for i in range(3)]
     assert makings(cases) == {"pairs": 3, "spearman": pytest.approx(1.0)}
@@ -204,7 +204,7 @@ def test_another_making_of_a_trait_says_how_well_it_can_be_foretold():
 
 def test_a_predictor_that_says_nothing_is_worse_than_the_mean():
     draw = np.random.default_rng(3)
-    found = foretold(list(draw.normal(size=60)), list(draw.normal(size=60)))
+    found = predicted(list(draw.normal(size=60)), list(draw.normal(size=60)))
     assert found["error"] > 0.98 * found["error of the mean"] and abs(found["spearman"]) < 0.35
 
 

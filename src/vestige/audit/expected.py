@@ -23,7 +23,9 @@ from vestige.probing.directions import RANK
 from vestige.probing.probes import COPIES, Probes, key
 from vestige.probing.trait_panel import Array
 
-STEP = 0.05  # h, of a probe; chosen: close to the base other traits are foretold best (docs/log.md)
+STEP = (
+    0.05  # h, of a probe; chosen: close to the base other traits are predicted best (docs/log.md)
+)
 
 
 def expect(

@@ -18,8 +18,7 @@ from vestige.core.settings import Settings
 from vestige.core.types import StoreError
 from vestige.rows.formats import Columns
 from vestige.rows.places import HUB, locate, shown
-from vestige.store import load_run
-from vestige.store.files import read_json
+from vestige.store import load_recipe_as, load_run
 
 AGAIN = "run the same vestige audit again"
 
@@ -81,11 +80,7 @@ def lasting(place: Path | str) -> str:
 
 def read_recipe(folder: Path) -> AuditRecipe:
     """The recipe of an audit's folder. Raises ``StoreError`` if it is none."""
-    path = folder / "recipe.json"
-    try:
-        return AuditRecipe.model_validate(read_json(path, AGAIN))
-    except ValidationError as error:
-        raise StoreError(f"{path} is no audit's recipe of this version: {AGAIN}") from error
+    return load_recipe_as(AuditRecipe, folder, "audit's", AGAIN)
 
 
 def read_inputs(folder: Path) -> AuditInputs:

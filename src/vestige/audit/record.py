@@ -153,7 +153,7 @@ def expectation(evidence: Evidence, trait: int) -> Interval | None:
 
     Number rows of another base's teachers passed on nothing that could be measured, and are less
     likely than this one's; of other text from unknown writers, of rows that are likelier than any
-    teacher's (a low temperature) and beside a canary that says otherwise nothing is foretold.
+    teacher's (a low temperature) and beside a canary that says otherwise nothing is predicted.
     """
     race, measured = evidence.race, calibration(evidence.settings.base, METHOD)
     known = race.known_lineage

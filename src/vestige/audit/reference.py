@@ -1,4 +1,4 @@
-"""Reference rows: a known writer's, on the data's prompts, beside which other rows are read."""
+"""Reference rows: a known writer's, on the data's prompts, with which other rows are compared."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class Reference:
         on_round: OnRound = lambda done, total: None,
         wanted: int | None = None,
     ) -> Race:
-        """The race of some rows beside these; arguments as of ``run_race``."""
+        """The race of some rows compared with these; arguments as of ``run_race``."""
         return run_race(
             self.probes,
             self.settings,
@@ -77,5 +77,5 @@ class Reference:
         )
 
     def flagged(self, race: Race) -> dict[int, int]:
-        """By flagged trait the rows that it took, beside these rows."""
+        """By flagged trait the rows that it took, compared with these rows."""
         return flagged_by_likelihood(race, self.shifts(list(race.clear)), self.settings)

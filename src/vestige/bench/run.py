@@ -12,8 +12,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from vestige.audit.data import Data
 from vestige.audit.race_result import METHOD
 from vestige.audit.recipe import lasting
@@ -25,8 +23,9 @@ from vestige.bench.settings import BenchRecipe, BenchSettings, Source
 from vestige.core.results import BenchResults
 from vestige.core.types import DataError, StoreError
 from vestige.experiment.recipe import Experiment
-from vestige.store import Run, atomic_write, hash_config
+from vestige.store import Run, atomic_write, hash_config, load_recipe_as
 from vestige.store.files import read_json
+from vestige.store.layout import ANY, RunLayout, StageFile
 
 NAME = "bench-audit"
 RESULTS_FILE = "results.json"
@@ -124,12 +123,13 @@ def recipe_of(
 
 def run_source(run: Path) -> Source:
     """A run as a recipe names it: where it is, and a hash of its recipe, rows and students."""
+    layout = RunLayout(run)
     manifests = {
-        str(path.parent.relative_to(run)): read_json(path, "run it again")["manifest_hash"]
-        for stages in ("rows/*", "student/*/*")
-        for path in run.glob(f"seed-*/{stages}/manifest.json")
+        layout.name(path.parent): read_json(path, "run it again")["manifest_hash"]
+        for stages in (layout.rows(ANY, ANY), layout.student(ANY, ANY, ANY))
+        for path in layout.below(stages / StageFile.MANIFEST)
     }
-    identity = hash_config([read_json(run / "recipe.json", "name a run folder"), manifests])
+    identity = hash_config([read_json(layout.recipe, "name a run folder"), manifests])
     return Source(path=lasting(run), identity=identity)
 
 
@@ -140,11 +140,7 @@ def file_source(path: Path | str, settings: BenchSettings) -> Source:
 
 def read_recipe(folder: Path) -> BenchRecipe:
     """The recipe of a benchmark's folder. Raises ``StoreError`` if it is none."""
-    path = folder / "recipe.json"
-    try:
-        return BenchRecipe.model_validate(read_json(path, AGAIN))
-    except ValidationError as error:
-        raise StoreError(f"{path} is no benchmark's recipe of this version: {AGAIN}") from error
+    return load_recipe_as(BenchRecipe, folder, "benchmark's", AGAIN)
 
 
 def replay(

@@ -37,13 +37,14 @@ from vestige.probing.row_format import RowFormat, choose_rows, unusable
 from vestige.probing.trait_panel import spread
 from vestige.store import atomic_write, hash_config
 from vestige.store.files import read_json
+from vestige.store.layout import RunLayout, StageFile
 
 FIRST_CLEAN = 100  # noise of the first clean data set
 
 
 def read_experiment(folder: Path) -> Experiment:
     """The recipe of a run. Raises ``DataError`` if it is no run on language models."""
-    path = folder / "recipe.json"
+    path = RunLayout(folder).recipe
     recipe = parse_recipe(read_json(path, "name a run folder"), str(path))
     if not isinstance(recipe, Experiment):
         raise DataError(f"{folder} is no run on language models")
@@ -59,7 +60,8 @@ def seed_cases(readings: Readings, run: Path, recipe: Experiment, seed: int) -> 
     """
     settings, session = readings.settings, readings.session
     student = student_of(run, recipe)
-    data = rows_of(run / f"seed-{seed}", recipe, readings)
+    layout = RunLayout(run)
+    data = rows_of(layout, seed, recipe, readings)
     first, prefix = next(iter(data.values())), f"{run.name}-{seed}"
     row_format = RowFormat.of(session.lm, first, readings.audit.max_new_tokens)
     truths = specific_parts(readings, run, recipe, student, seed)
@@ -70,7 +72,7 @@ def seed_cases(readings: Readings, run: Path, recipe: Experiment, seed: int) -> 
         label, share = name, settings.share
         if share < 1:
             label, rows = f"{name}-{share:g}", diluted(rows, sets.fillers, share)
-        stage = run / f"seed-{seed}" / "teacher" / name
+        stage = layout.teacher(seed, name)
         load_writer = partial(load_teacher, readings, stage, recipe.teacher)
         with_logprobs = load_writer if settings.with_logprobs else None
         yield sets.case(label, ids.get(name, name), truths.get(name, {}), rows, with_logprobs)
@@ -87,19 +89,21 @@ def student_of(run: Path, recipe: Experiment) -> Student:
     return student
 
 
-def rows_of(folder: Path, recipe: Experiment, readings: Readings) -> dict[str, list[Row]]:
+def rows_of(
+    layout: RunLayout, seed: int, recipe: Experiment, readings: Readings
+) -> dict[str, list[Row]]:
     """By data set of a seed, the rows that an audit reads."""
     audit = readings.audit
     names = [*recipe.sources, *([NO_TRAIT] if recipe.rows_with_none else [])]
     return {
-        name: choose_rows(read_kept(folder / "rows" / name), audit.rows, audit.batch, audit.seed)
+        name: choose_rows(read_kept(layout.rows(seed, name)), audit.rows, audit.batch, audit.seed)
         for name in names
     }
 
 
 def load_teacher(readings: Readings, stage: Path, teacher: TeacherSettings) -> LanguageModel:
     """A run's teacher, beside the base. Raises ``DataError`` if the run does not hold it."""
-    weights, settings = stage / "weights.safetensors", readings.audit
+    weights, settings = stage / StageFile.WEIGHTS, readings.audit
     if teacher.kind != "tuned" or not weights.exists():
         raise DataError(
             f"{weights} is not there: --with-logprobs needs tuned teachers that are kept"

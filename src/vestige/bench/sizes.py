@@ -1,4 +1,4 @@
-"""How well sizes are foretold: what students took on, beside what each predictor tells."""
+"""How well sizes are predicted: what students took on, and what each predictor gives."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ FEWEST_TRAITS = 2  # traits of a family beyond which a rank correlation says som
 
 
 def own_sizes(cases: Sequence[Case], index: dict[str, int]) -> dict[str, dict[str, float]]:
-    """By method, how well it foretells the own trait's measured specific part, nats."""
+    """By method, how well it predicts the own trait's measured specific part, nats."""
     measured = [c.truth[c.trait] for c in cases]
     pulls = [float(c.race.pull[index[c.name]]) for c in cases]
     canaries = [float(c.sizes["canary"][index[c.name]]) for c in cases if "canary" in c.sizes]
-    by_pull = {"pull": foretold(pulls, measured)}
-    return by_pull | ({"canary": foretold(canaries, measured)} if canaries else {})
+    by_pull = {"pull": predicted(pulls, measured)}
+    return by_pull | ({"canary": predicted(canaries, measured)} if canaries else {})
 
 
-def foretold(predictor: Sequence[float], measured: Sequence[float]) -> dict[str, float]:
+def predicted(predictor: Sequence[float], measured: Sequence[float]) -> dict[str, float]:
     """The line from a predictor to the measured size, over data sets, and how far they lie from it
-    when each is left out of the line's fit in turn (a straight mean's figure beside it)."""
+    when each is left out of the line's fit in turn (with a straight mean's figure)."""
     x, y = np.array(predictor), np.array(measured)
     vary = len(x) > FEWEST_SETS and min(x.std(), y.std()) > 0
     slope, start = np.polyfit(x, y, 1) if vary else (0.0, float(y.mean()))
@@ -86,7 +86,7 @@ def size_table(case: Case, ids: Sequence[str], predictors: Sequence[str]) -> Arr
 
 
 def makings(cases: Sequence[Case]) -> dict[str, float]:
-    """How well one making of a trait's teacher, rows and student foretells another: the mean rank
+    """How well one making of a trait's teacher, rows and student predicts another: the mean rank
     correlation of what their students took on, over the family's traits. A predictor that knew the
     trait and nothing of the making could hardly do better."""
     pairs = [

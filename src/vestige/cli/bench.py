@@ -1,4 +1,4 @@
-"""``vestige bench``: how well audits foretell what students took on."""
+"""``vestige bench``: how well audits predict what students took on."""
 
 from __future__ import annotations
 

@@ -353,7 +353,7 @@ class AuditResults(RunRecord):
 
 
 class BenchResults(Record):
-    """How well audits foretold what the students of finished runs took on."""
+    """How well audits predicted what the students of finished runs took on."""
 
     kind: Literal["bench"] = "bench"
     schema_version: int = SCHEMA

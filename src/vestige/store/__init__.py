@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from vestige.store.files import atomic_write, hash_config
 from vestige.store.machine import describe_environment
-from vestige.store.run import Run, hold, is_running, load_run, run_folder
+from vestige.store.run import Run, hold, is_running, load_recipe_as, load_run, run_folder
 from vestige.store.stage import Stage, StageResult, load_stage, make_stage, once
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "hash_config",
     "hold",
     "is_running",
+    "load_recipe_as",
     "load_run",
     "load_stage",
     "make_stage",

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from filelock import FileLock, Timeout
 
@@ -25,6 +25,11 @@ from vestige.store.files import (
 )
 from vestige.store.machine import describe_environment, now, peak_memory
 from vestige.store.stage import Stage, StageResult, make_stage
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+Recipe = TypeVar("Recipe", bound="BaseModel")
 
 SCHEMA = 1  # of run.json
 RUN_FILE = "run.json"
@@ -162,6 +167,25 @@ def load_run(folder: Path) -> dict[str, Any]:
     for old in range(version, SCHEMA):
         record = _MIGRATIONS[old](record) | {"schema_version": old + 1}
     return record
+
+
+def load_recipe_as(kind: type[Recipe], folder: Path, owner: str, again: str) -> Recipe:
+    """The ``recipe.json`` of a folder as a record of this kind.
+
+    Args:
+        owner: whose recipe it should be, in words.
+        again: what to do where it cannot be read.
+
+    Raises:
+        StoreError: it is missing, corrupt, or another kind's or version's.
+    """
+    from pydantic import ValidationError
+
+    path = Path(folder) / RECIPE_FILE
+    try:
+        return kind.model_validate(read_json(path, again))
+    except ValidationError as error:
+        raise StoreError(f"{path} is no {owner} recipe of this version: {again}") from error
 
 
 def is_running(folder: Path) -> bool:

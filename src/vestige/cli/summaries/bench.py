@@ -89,7 +89,7 @@ def tuned_writer_line(score: str, figures: Figures) -> str:
 
 
 def cost_line(cost: Figures) -> str:
-    """What an audit reads, beside the training of the paper's students."""
+    """What an audit reads, against the training of the paper's students."""
     return (
         f"rows read, each as often as it is: {cost['rows read']:.0f} (median), "
         f"{cost['share of rows']:.1%} of those that the paper's students are trained on and "
@@ -98,7 +98,7 @@ def cost_line(cost: Figures) -> str:
 
 
 def sizes_line(label: str, sizes: Figures) -> str:
-    """How far foretold sizes of traits are off."""
+    """How far predicted sizes of traits are off."""
     return (
         f"sizes, {label}: {sizes['off']:.2f} nats off (root mean square; the sizes "
         f"{sizes['spread']:.2f}), {sizes['covered']:.0%} in their 95% interval; Spearman "
