@@ -68,7 +68,7 @@ def nats_off(
 ) -> dict[str, float]:
     """How far each backend's log-probabilities of whole rows are from fp32 ones, at most."""
     found = {"hf": HfBackend(lm).logprobs(rows), "vllm": engine.logprobs(rows)}
-    lm.precision = "fp32"
+    lm.passes.precision = "fp32"
     exact = HfBackend(lm).logprobs(rows)
     return {
         who: max(abs(a - b) for a, b in zip(values, exact, strict=True))

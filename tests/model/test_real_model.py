@@ -33,10 +33,10 @@ def test_template_and_digits_are_as_the_carrier_needs_them(smol: LanguageModel):
     assert smol.tokenizer.decode([smol.end_id]) == "<|im_end|>"
 
 
-def test_exact_evaluation_equals_plain_passes(smol: LanguageModel):
+def test_exact_evaluation_equals_plain_passes(smol: LanguageModel, monkeypatch: pytest.MonkeyPatch):
     animals = family("animals")
     questions = animals.heldout[:2]
-    precision, smol.precision = smol.precision, "fp32"
+    monkeypatch.setattr(smol.passes, "precision", "fp32")
     got = measure(smol, animals, questions)
     for i, question in enumerate(questions):
         for name in ("owl", "elephant", "octopus"):
@@ -49,7 +49,6 @@ def test_exact_evaluation_equals_plain_passes(smol: LanguageModel):
                 total += logprobs[range(len(answer)), answer].sum().exp().item()
             column = got.candidates.index(name)
             assert np.exp(got.logprobs[i, column]) == pytest.approx(total, rel=2e-3)
-    smol.precision = precision
 
 
 def test_sampled_and_exact_evaluation_agree(smol: LanguageModel):

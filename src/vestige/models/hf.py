@@ -39,7 +39,6 @@ class LanguageModel(chat.Chat):
 
     Attributes:
         model: the transformers (or PEFT) module, parameters in fp32.
-        precision: ``bf16`` runs matrix products in bfloat16 by autocast, ``fp32`` nothing.
         passes: the fast path.
         notes: what is to be said about how the model was loaded and is computed.
     """
@@ -54,8 +53,7 @@ class LanguageModel(chat.Chat):
     ) -> None:
         self.model = model.eval()
         super().__init__(tokenizer, style)
-        self.precision = resolve_precision(precision, self.device)
-        self.passes = Passes(self.causal_lm, self.precision)
+        self.passes = Passes(self.causal_lm, resolve_precision(precision, self.device))
         config: Any = self.causal_lm.config
         self.own_attention: str = config._attn_implementation
         self.notes: list[str] = []
@@ -89,6 +87,11 @@ class LanguageModel(chat.Chat):
         if not lm.verified.fast:
             lm.say(slower(type(model).__name__, lm.verified))
         return lm
+
+    @property
+    def precision(self) -> Literal["bf16", "fp32"]:
+        """``bf16`` runs matrix products in bfloat16 by autocast, ``fp32`` nothing."""
+        return self.passes.precision
 
     def say(self, note: str) -> None:
         """Keep a note, and log it as a warning."""
