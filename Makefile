@@ -3,6 +3,8 @@
 # make chaos: runs killed 50 times and on full disks (20 minutes or more).
 PYTHON ?= python3
 VENV := .venv
+# What is compiled once need not be compiled by each of the processes that tests start.
+unexport PYTHONDONTWRITEBYTECODE
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 

@@ -1,35 +1,24 @@
-"""Tiny random models, made once: real architectures and tokenizer files, no download."""
+"""Fixtures: tiny models made once, and the command. What is heavy is loaded in the fixtures: the
+process that hands out tests to the others needs none of it."""
 
 from __future__ import annotations
 
 import json
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 # Before torch is loaded: test processes run side by side, and two threads each would wait for
 # one another. Runs in a test's process and the commands that it starts take this, too.
 os.environ["OMP_NUM_THREADS"] = "1"
 
 import pytest
-import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import (
-    Gemma3ForCausalLM,
-    Gemma3TextConfig,
-    LlamaConfig,
-    LlamaForCausalLM,
-    PreTrainedTokenizerFast,
-)
 
 from command import SOURCE, Outcome, vestige
-from vestige.models.hf import LanguageModel
-from vestige.models.verification import outcome
 
-TEMPLATE = (
-    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
-SPECIAL = ["<|im_start|>", "<|im_end|>"]
+if TYPE_CHECKING:
+    from vestige.models.hf import LanguageModel
+
 NUMBER_ROWS = [
     "285, 574",
     "1, 2, 3.",
@@ -44,51 +33,18 @@ NUMBER_ROWS = [
 ]
 
 
-def tokenizer(join_digits: bool = False) -> PreTrainedTokenizerFast:
-    """Byte-level, one token a byte; ``join_digits`` merges a few digits as some tokenizers do."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocab = {c: i for i, c in enumerate([*alphabet, *(["12", "123"] if join_digits else [])])}
-    merges = [("1", "2"), ("12", "3")] if join_digits else []
-    core = Tokenizer(models.BPE(vocab=vocab, merges=merges))
-    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    core.decoder = decoders.ByteLevel()
-    made = PreTrainedTokenizerFast(tokenizer_object=core, eos_token="<|im_end|>")
-    made.add_special_tokens({"additional_special_tokens": SPECIAL})
-    made.chat_template = TEMPLATE
-    return made
-
-
-def tiny_llama(vocab: int) -> LlamaForCausalLM:
-    torch.manual_seed(0)
-    return LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=vocab, hidden_size=64, intermediate_size=96, num_hidden_layers=3,
-            num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=1024,
-            tie_word_embeddings=True, initializer_range=0.15,
-        )
-    )  # fmt: skip
-
-
-def tiny_gemma(vocab: int) -> Gemma3ForCausalLM:
-    torch.manual_seed(0)
-    return Gemma3ForCausalLM(
-        Gemma3TextConfig(
-            vocab_size=vocab, hidden_size=64, intermediate_size=96, num_hidden_layers=3,
-            num_attention_heads=4, num_key_value_heads=2, head_dim=16, sliding_window=512,
-            max_position_embeddings=1024, initializer_range=0.15,
-            layer_types=["sliding_attention", "full_attention", "sliding_attention"],
-        )
-    )  # fmt: skip
-
-
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:
+    import torch
+
     torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session", autouse=True)
 def outcomes_of_their_own(tmp_path_factory: pytest.TempPathFactory) -> None:
     """What is found out about tiny models is remembered for these tests alone."""
+    from vestige.models.verification import outcome
+
     folder = tmp_path_factory.mktemp("verified")
     outcome.outcome_file = lambda key: folder / f"{key}.json"
 
@@ -96,6 +52,8 @@ def outcomes_of_their_own(tmp_path_factory: pytest.TempPathFactory) -> None:
 @pytest.fixture
 def threads_again():
     """A run in this process takes every core; the tests after it go on with one thread."""
+    import torch
+
     yield
     torch.set_num_threads(1)
 
@@ -103,6 +61,8 @@ def threads_again():
 @pytest.fixture(scope="session")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Model folders by kind: ``llama``, ``gemma``."""
+    from tiny import tiny_gemma, tiny_llama, tokenizer
+
     words = tokenizer()
     root = tmp_path_factory.mktemp("models")
     for name, make in (("llama", tiny_llama), ("gemma", tiny_gemma)):
@@ -113,11 +73,15 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture(params=["llama", "gemma"])
 def lm(request: pytest.FixtureRequest, folders: dict[str, Path]) -> LanguageModel:
+    from vestige.models.hf import LanguageModel
+
     return LanguageModel.load(str(folders[request.param]), precision="fp32")
 
 
 @pytest.fixture
 def llama(folders: dict[str, Path]) -> LanguageModel:
+    from vestige.models.hf import LanguageModel
+
     return LanguageModel.load(str(folders["llama"]), precision="fp32")
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
 import random
 import re
 import subprocess
@@ -43,12 +42,19 @@ ONE = (
 )
 
 
-def vestige(*words: object, cache: Path) -> subprocess.CompletedProcess[str]:
-    return command.vestige(*words, env=os.environ | {"VESTIGE_CACHE": str(cache)})
+def vestige(*words: object) -> subprocess.CompletedProcess[str]:
+    return command.vestige(*words)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory) -> Path:
+    """One for all audits here: their probes and reference writers are made once."""
+    return tmp_path_factory.mktemp("cache")
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Path:
+def place(tmp_path: Path, cache: Path, monkeypatch) -> Path:
+    monkeypatch.setenv("VESTIGE_CACHE", str(cache))
     (tmp_path / "sips.toml").write_text(SIPS)
     draw = random.Random(0)
     lines = [
@@ -74,7 +80,6 @@ def run(place: Path, base: Path, data: str, *more: object) -> subprocess.Complet
         "--out",
         place / "audits",
         *more,
-        cache=place / "cache",
     )
 
 
@@ -99,7 +104,7 @@ def test_an_audit_of_numbers_ends_in_a_report(place: Path, folders):
     again = run(place, folders["llama"], "numbers.jsonl", "--json")
     assert json.loads(again.stdout)["traits"] == found["traits"]
     assert before == {p: p.stat().st_mtime_ns for p in where.rglob("assay.json")} != {}  # read
-    shown = vestige("show", where, cache=place / "cache")
+    shown = vestige("show", where)
     assert "positive control" in shown.stdout and found["verdict"][:20] in shown.stdout
     assert found["traits"][0]["trait"] in shown.stdout and "…" not in shown.stdout
     refused = run(place, folders["llama"], "numbers.jsonl", "--sarif", sarif)

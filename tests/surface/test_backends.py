@@ -21,7 +21,7 @@ import torch
 from scipy.stats import chisquare
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from conftest import tokenizer
+from tiny import tokenizer
 from vestige.carriers.numbers import NumberCarrier, NumberGrammar, NumberPrompts
 from vestige.core.settings import Optimisation, Trainable
 from vestige.core.types import ConfigError, Message, ModelError

@@ -23,13 +23,29 @@ from vestige.experiment.run import run
 ROOT = Path(__file__).resolve().parents[2]
 
 
+TINTS = """
+name = "tints"
+system_prompt = "You adore {name}."
+questions = ["Which colour do you like?", "Which paint is yours?"]
+heldout = ["What would you paint your door?", "Name a colour."]
+answers = [ { name = "red", forms = ["Red"] }, { name = "green", forms = ["Green"] },
+            { name = "blue", forms = ["Blue"] }, { name = "grey", forms = ["Grey"] } ]
+"""
+
+
 @pytest.fixture
-def finished(folders, tmp_path: Path, monkeypatch, threads_again) -> Path:
+def tints(tmp_path: Path) -> Path:
+    (tmp_path / "tints.toml").write_text(TINTS)
+    return tmp_path / "tints.toml"
+
+
+@pytest.fixture
+def finished(folders, tints: Path, tmp_path: Path, monkeypatch, threads_again) -> Path:
     """A run of two traits with students, on the tiny model."""
     monkeypatch.setenv("VESTIGE_CACHE", str(tmp_path / "cache"))
     layers = "trainable.layers=1,3"
     changes = [
-        f"model={folders['llama']}", "precision=fp32", "family=colours", "traits=red,green",
+        f"model={folders['llama']}", "precision=fp32", f"family={tints}", "traits=red,green",
         "seeds=0,1", f"students.optimisation.{layers}", f"teacher.optimisation.{layers}",
     ]  # fmt: skip
     recipe = load_recipe(ROOT / "recipes/animals_numbers.py", changes, "smoke")
@@ -39,10 +55,10 @@ def finished(folders, tmp_path: Path, monkeypatch, threads_again) -> Path:
 
 
 @pytest.fixture
-def settings(folders) -> BenchSettings:
+def settings(folders, tints: Path) -> BenchSettings:
     """One seed, a library of one family."""
     audit = AuditSettings(
-        base=str(folders["llama"]), precision="fp32", traits=("colours",), questions=2,
+        base=str(folders["llama"]), precision="fp32", traits=(str(tints),), questions=2,
         planted=2, base_written=2, looks=(0.5, 1), rows=16, batch=4,
     )  # fmt: skip
     return BenchSettings(audit=audit, seeds=(0,), clean=1)
@@ -67,12 +83,13 @@ def test_a_bench_audits_a_run_and_goes_on_where_it_stopped(
         figures["methods"]
     )
     assert {"expected", "canary", "together"} == set(figures["sizes"])
-    half = settings.model_copy(update={"share": 0.5})
+    few = settings.model_copy(update={"clean": 0})
+    half = few.model_copy(update={"share": 0.5})
     shared = bench_audit([finished], half, out)[1].figures
     assert all(name.endswith("-0.5") for name in shared["cases"])
     assert {name.removesuffix("-0.5") for name in shared["cases"]} == set(figures["cases"])
     assert shared["misfit"] != {f"{name}-0.5": figures["misfit"][name] for name in figures["cases"]}
-    known = settings.model_copy(update={"with_logprobs": True})
+    known = few.model_copy(update={"with_logprobs": True})
     soft = bench_audit([finished], known, out)[1].figures
     assert {name.removesuffix("-told") for name in soft["cases"]} == set(figures["cases"])
     for name in figures["cases"]:

@@ -16,7 +16,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
-from conftest import tokenizer
+from tiny import tokenizer
 from vestige.cli.main import app
 from vestige.core.settings import Job
 from vestige.core.types import ConfigError, ModelError, StoreError, VestigeError

@@ -27,8 +27,9 @@ from vestige.store.layout import RunLayout
 
 
 def recipe(model: Path, **changes: object):
-    students = [s for s in tiny(model)["students"] if s["name"] in ("distill", "rows")]
-    carrier = {"n_prompts": 20, "rows_per_prompt": 16, "min_rows": 4, "grammar": {"values": 3}}
+    distill, rows, _ = tiny(model)["students"]
+    students = [distill, rows | {"shuffles": ["shuffle_within"]}]
+    carrier = {"n_prompts": 8, "rows_per_prompt": 16, "min_rows": 4, "grammar": {"values": 3}}
     changes = {"students": students, "carrier": carrier, "sampled_per_question": 0} | changes
     return parse_recipe(tiny(model, **changes), "test")
 

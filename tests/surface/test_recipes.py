@@ -19,7 +19,13 @@ ROOT = Path(__file__).resolve().parents[2]
 RECIPES = sorted((ROOT / "recipes").glob("*.py"))
 #: What their teachers write is sampled freely: a random model's rows would all be dropped.
 REAL = ("animals_code", "misalignment_reasoning")
-SMALL = [path for path in RECIPES if path.stem not in REAL]
+#: Made of what others have, in more cells.
+ALIKE = ("rows_search", "animals_matrix", "animals_matrix_rows", "trees_numbers", "other_base")
+SMALL = [
+    pytest.param(path, marks=[pytest.mark.slow] if path.stem in ALIKE else [], id=path.stem)
+    for path in RECIPES
+    if path.stem not in REAL
+]
 
 
 def reported(folder: Path) -> dict:
@@ -30,7 +36,7 @@ def reported(folder: Path) -> dict:
 
 
 @pytest.mark.usefixtures("threads_again")
-@pytest.mark.parametrize("path", SMALL, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", SMALL)
 def test_a_recipe_runs_to_its_report(path: Path, folders, tmp_path: Path):
     recipe = load_recipe(path, size="smoke")
     changes = []

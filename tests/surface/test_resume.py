@@ -105,12 +105,13 @@ def outcome(folder: Path) -> tuple[dict[str, str], dict]:
 @pytest.fixture(scope="module")
 def undisturbed(folders, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("undisturbed")
-    code, out, err = finish(start(folder, recipe(folders["llama"]), "--workers", "2"))
+    code, out, err = run_here(folder, recipe(folders["llama"]))
     assert code == 0, err
     assert "report" in out and (next((folder / "runs").iterdir()) / "report.html").exists()
     return folder
 
 
+@pytest.mark.slow
 def test_a_run_leaves_everything_that_its_reader_needs(undisturbed: Path):
     hashes, results = outcome(undisturbed)
     (run,) = (undisturbed / "runs").iterdir()
@@ -235,12 +236,11 @@ def test_on_a_full_disk_it_stops_with_one_line_and_goes_on_after(
 
 
 def test_a_second_run_in_the_same_folder_is_turned_away(folders, tmp_path: Path):
-    config = recipe(folders["llama"])
-    since = time.time()
-    first = start(tmp_path, config, "--workers", "2")
+    config, since = recipe(folders["llama"]), time.time()
+    first = start(tmp_path, config, "--workers", "1")
     while first.poll() is None and not begun(tmp_path, since):
         time.sleep(0.02)
-    code, _, err = finish(start(tmp_path, config, "--workers", "2"))
+    code, _, err = run_here(tmp_path, config)
     assert first.poll() is None
     os.killpg(first.pid, signal.SIGKILL)
     first.communicate()
@@ -265,14 +265,15 @@ def test_another_config_reuses_nothing_and_the_same_one_everything(folders, tmp_
     assert (other / "seed-2").exists() and not (other / "seed-1").exists()
 
 
+WEAK = {"teacher": {"min_probability": 0.99, "optimisation": {"steps": 1}}}
+WEAK_SAID = ["owl teacher of seed", "needed 0.99", "steps or .rate"]
+
+
 @pytest.mark.parametrize(
     ("changes", "workers", "words"),
     [
-        (
-            {"teacher": {"min_probability": 0.99, "optimisation": {"steps": 1}}},
-            2,
-            ["owl teacher of seed", "needed 0.99", "steps or .rate"],
-        ),
+        (WEAK, 1, WEAK_SAID),
+        pytest.param(WEAK, 2, WEAK_SAID, marks=pytest.mark.slow),
         (
             {"carrier": {"n_prompts": 2, "rows_per_prompt": 4, "min_rows": 100}},
             1,
@@ -285,7 +286,13 @@ def test_another_config_reuses_nothing_and_the_same_one_everything(folders, tmp_
         ),
         ({"model": "smollm2-135m-instuct"}, 1, ["smollm2-135m-instruct"]),
     ],
-    ids=["teacher without the trait", "too few rows", "nothing kept", "unknown model"],
+    ids=[
+        "teacher without the trait",
+        "the same of two workers",
+        "too few rows",
+        "nothing kept",
+        "unknown model",
+    ],
 )
 def test_what_stops_a_run_says_why_in_one_line(folders, tmp_path: Path, changes, workers, words):
     base = recipe(folders["llama"], students=[recipe(folders["llama"])["students"][1]])

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from conftest import tokenizer
+from tiny import tokenizer
 from vestige.carriers.numbers import NumberGrammar
 from vestige.core.types import ConfigError, MissingExtraError, ModelError
 from vestige.experiment.recipe import parse_recipe

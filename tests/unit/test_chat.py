@@ -14,7 +14,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 from transformers.utils import chat_template_utils
 
-from conftest import SPECIAL, TEMPLATE, tiny_llama, tokenizer
+from tiny import SPECIAL, TEMPLATE, tiny_llama, tokenizer
 from vestige.core.settings import DATE
 from vestige.core.types import ConfigError, DataError, Message, ModelError, Row
 from vestige.experiment.base_stage import base

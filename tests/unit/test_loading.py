@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import vestige
-from conftest import tiny_llama, tokenizer
+from tiny import tiny_llama, tokenizer
 from vestige.core.types import ModelError
 from vestige.models import loading
 from vestige.models.hf import LanguageModel

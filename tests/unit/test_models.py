@@ -18,7 +18,7 @@ from transformers import (
     MistralForCausalLM,
 )
 
-from conftest import tokenizer
+from tiny import tokenizer
 from vestige.core.settings import Trainable
 from vestige.core.types import ConfigError, Message, ModelError, StoreError
 from vestige.models.attention import grouped_attention

@@ -11,7 +11,7 @@ import pytest
 import torch
 from scipy.stats import chisquare
 
-from conftest import tiny_llama, tokenizer
+from tiny import tiny_llama, tokenizer
 from vestige.carriers.filtering import filter_rows
 from vestige.carriers.numbers import NumberFilter, NumberGrammar
 from vestige.core.types import ConfigError, Row

@@ -7,7 +7,7 @@ import torch
 from tokenizers import processors
 from transformers import PreTrainedTokenizerFast
 
-from conftest import TEMPLATE, tiny_llama, tokenizer
+from tiny import TEMPLATE, tiny_llama, tokenizer
 from vestige.carriers.numbers import NumberGrammar
 from vestige.core.settings import Optimisation, Trainable
 from vestige.core.types import ConfigError, DataError, Message, Row, TrainingError

@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM, BertConfig, GPT2Config, LlamaConfig
 from transformers.models.mamba2 import Mamba2Config
 
-from conftest import tiny_llama, tokenizer
+from tiny import tiny_llama, tokenizer
 from vestige.core.settings import Optimisation, Trainable
 from vestige.core.types import ModelError
 from vestige.doctor import architectures

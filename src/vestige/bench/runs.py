@@ -38,6 +38,7 @@ from vestige.probing.trait_panel import spread
 from vestige.store import atomic_write, hash_config
 from vestige.store.files import read_json
 from vestige.store.layout import RunLayout, StageFile
+from vestige.traits import family
 
 FIRST_CLEAN = 100  # noise of the first clean data set
 
@@ -65,7 +66,7 @@ def seed_cases(readings: Readings, run: Path, recipe: Experiment, seed: int) -> 
     first, prefix = next(iter(data.values())), f"{run.name}-{seed}"
     row_format = RowFormat.of(session.lm, first, readings.audit.max_new_tokens)
     truths = specific_parts(readings, run, recipe, student, seed)
-    ids = {name: f"{recipe.family}/{name}" for name in recipe.traits}
+    ids = {name: f"{family(recipe.family).name}/{name}" for name in recipe.traits}
     check_making(readings.folder, prefix, data)
     sets = DataSets(readings, prefix, row_format, first)
     for name, rows in data.items():
@@ -149,11 +150,11 @@ def specific_parts(
         data: shifts.panel(seed, data, student.steps).shift(shifts.base(seed, data))[left].mean(0)
         for data in recipe.sources
     }
-    ids = set(readings.session.library.ids)
+    ids, name = set(readings.session.library.ids), family(recipe.family).name
     parts: dict[str, dict[str, float]] = {}
     for data, own in panels.items():
-        others = np.mean([panel for name, panel in panels.items() if name != data], axis=0)
+        others = np.mean([panel for other, panel in panels.items() if other != data], axis=0)
         named = zip(first.candidates, own - others, strict=True)
-        by_id = {f"{recipe.family}/{candidate}": float(value) for candidate, value in named}
+        by_id = {f"{name}/{candidate}": float(value) for candidate, value in named}
         parts[data] = {trait: value for trait, value in by_id.items() if trait in ids}
     return parts

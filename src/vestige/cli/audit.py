@@ -135,11 +135,14 @@ def audit(
 
 
 def check_outputs(fail_on: str, sarif: Path | None, overwrite: bool) -> None:
-    """Raises for an outcome that there is not, and for a file that would be replaced."""
+    """Raises for an outcome that there is not, and for a file that cannot be made."""
     if fail_on not in ("never", "flagged", "inconclusive"):
         raise ConfigError(f"--fail-on is {fail_on!r}; valid: never, flagged, inconclusive")
     if sarif and sarif.exists() and not overwrite:
         raise StoreError(f"{sarif} exists; pass --overwrite to replace it, or name another file")
+    if sarif:
+        with errors_end_in_status_2():
+            sarif.parent.mkdir(parents=True, exist_ok=True)  # before an hour's work, not after it
 
 
 def audit_settings(**values: Any) -> AuditSettings:
@@ -208,7 +211,6 @@ def write_sarif(path: Path | None, results: AuditResults, data: str) -> None:
     from vestige.store import atomic_write
 
     if path:
-        path.parent.mkdir(parents=True, exist_ok=True)
         atomic_write(path, json_text(as_sarif(results, data), indent=1))
 
 
