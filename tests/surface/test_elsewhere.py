@@ -14,6 +14,7 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file, save_file
+from test_resume import PETS
 from typer.testing import CliRunner
 
 from tiny import tokenizer
@@ -43,6 +44,7 @@ def recipe(model: Path):
         "name": "elsewhere",
         "model": str(model),
         "precision": "fp32",
+        "family": PETS,
         "traits": ["owl", "fox"],
         "seeds": [0, 1],
         "teacher": {"min_probability": 0, "min_carrier": 0,
@@ -360,6 +362,7 @@ TWO = {
 }
 
 
+@pytest.mark.slow
 def test_two_processes_train_the_student_of_one(trained: Path, tmp_path: Path):
     """Under accelerate launch, gloo on two CPU processes, each with half of every batch."""
     alone = load_file(trained / "seed-0/lora/owl/model/adapter_model.safetensors")

@@ -19,8 +19,11 @@ ROOT = Path(__file__).resolve().parents[2]
 RECIPES = sorted((ROOT / "recipes").glob("*.py"))
 #: What their teachers write is sampled freely: a random model's rows would all be dropped.
 REAL = ("animals_code", "misalignment_reasoning")
-#: Made of what others have, in more cells.
-ALIKE = ("rows_search", "animals_matrix", "animals_matrix_rows", "trees_numbers", "other_base")
+#: Made of what others have, in more cells, or of what test_controls.py runs.
+ALIKE = (
+    "animals_matrix", "animals_matrix_rows", "in_context", "misalignment_numbers", "other_base",
+    "rows_search", "trees_numbers",
+)  # fmt: skip
 SMALL = [
     pytest.param(path, marks=[pytest.mark.slow] if path.stem in ALIKE else [], id=path.stem)
     for path in RECIPES

@@ -29,6 +29,7 @@ def threads():
     torch.set_num_threads(before)
 
 
+@pytest.mark.slow
 def test_probes_of_two_processes_are_those_of_one(settings, tmp_path: Path, threads):
     threads(1)
     alone = Probes(BaseSession(settings, cache=tmp_path / "one"))

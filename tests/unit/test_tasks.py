@@ -150,6 +150,7 @@ def test_what_has_no_task_is_told(tmp_path):
     assert "number sequence" in task.dataset[0].input[1].content
 
 
+@pytest.mark.slow
 def test_the_command_runs_a_local_model_offline(folders, tmp_path):
     """By the registered names of the task and of the provider, as a user would."""
     command = [
