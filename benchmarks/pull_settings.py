@@ -60,7 +60,7 @@ def read(runs: list[Path]) -> tuple[list[tuple[int, np.ndarray, np.ndarray]], in
 
 
 def places(sets: list[tuple[int, np.ndarray, np.ndarray]], rows: int, reference: int) -> np.ndarray:
-    """The writer's place in every data set, beside every part of the reference rows."""
+    """The writer's place in every data set, against every part of the reference rows."""
     pulls = [
         (own, pull.pull(data[:rows], usual[at : at + reference]))
         for own, data, usual in sets

@@ -46,7 +46,7 @@ from vestige.traits.library import Library, load_library
 
 MEASURED = latest()
 GAIN, OFF = MEASURED.expected.gain, MEASURED.expected.off
-BESIDE_CANARY = MEASURED.expected_beside_canary
+WITH_CANARY = MEASURED.expected_beside_canary
 
 # ---- evidence -----------------------------------------------------------------------------------
 
@@ -239,8 +239,8 @@ def gathered(
             for kind, gained in ((TWIN, None), *[(LATE, 5.0), (LORA, 5.0)] * 2)
         ],
         expected=np.where(np.arange(len(ids)) == owl, 14.0, -1.0),
-        beside={t: draw.normal(-0.5, 1, size=64) for t in (owl, oak)}, seconds={}, tokens=1,
-        own_reference=False, canaries=canaries,
+        reference_shifts={t: draw.normal(-0.5, 1, size=64) for t in (owl, oak)},
+        seconds={}, tokens=1, own_reference=False, canaries=canaries,
         scores=[ScoreTable({row.id: float(i) for i, row in enumerate(used)},
                            "likelihood shift under the probe of animals/owl", "nats", "more")],
         marked={used[-1].id: [("1", 0.0), (", 2", 1.2)]},
@@ -288,10 +288,10 @@ def test_a_canary_of_enough_rows_takes_part_in_what_is_expected():
     made = gathered(own=1.5, canary=3.0)
     last = made.canaries.looks[-1]
     own = made.library.ids.index("animals/owl")
-    value = BESIDE_CANARY.gain * 14 + BESIDE_CANARY.gain_of_contrast * last.contrast[own]
+    value = WITH_CANARY.gain * 14 + WITH_CANARY.gain_of_contrast * last.contrast[own]
     (first, *_) = audit_results(made).traits
     assert first.trait == "animals/owl" and first.expected.value == pytest.approx(value)
-    assert first.expected.high - value == pytest.approx(1.96 * BESIDE_CANARY.off, abs=1e-3)
+    assert first.expected.high - value == pytest.approx(1.96 * WITH_CANARY.off, abs=1e-3)
     elsewhere = audit_results(gathered(own=1.5, canary=3.0, misfit=0.6)).traits[0].expected
     assert elsewhere is None  # what the canary took on speaks against nothing being passed on
     few = Canaries([replace(last, rows=112)], made.canaries.words)
@@ -485,8 +485,8 @@ def test_more_traits_may_be_clear_than_go_on_and_each_has_reference_rows():
     many = {t: 8 for t in range(24)}
     race = replace(made.race, clear_at=many)
     assert set(in_doubt(race)) == {*many, *race.last}
-    beside = {t: np.random.default_rng(t).normal(-0.5, 1, size=64) for t in in_doubt(race)}
-    assert 0 < len(flags(replace(made, race=race, beside=beside))) < 24  # none is missing
+    shifts = {t: np.random.default_rng(t).normal(-0.5, 1, size=64) for t in in_doubt(race)}
+    assert 0 < len(flags(replace(made, race=race, reference_shifts=shifts))) < 24  # none is missing
 
 
 def test_positive_controls_end_when_they_can_change_nothing():
@@ -531,13 +531,17 @@ def test_rows_that_fit_no_better_than_the_reference_are_not_flagged():
     made = gathered(own=1.5)
     owl = made.library.ids.index("animals/owl")
     assert list(flags(made)) == [owl] == strongest(made)[:1]
-    assert not flags(replace(made, beside={**made.beside, owl: made.race.shifts[owl]}))
+    assert not flags(
+        replace(made, reference_shifts={**made.reference_shifts, owl: made.race.shifts[owl]})
+    )
 
 
 def test_clear_evidence_that_does_not_hold_is_no_clean_verdict():
     made = gathered(own=1.5)
     owl = made.library.ids.index("animals/owl")
-    found = audit_results(replace(made, beside={**made.beside, owl: made.race.shifts[owl]}))
+    found = audit_results(
+        replace(made, reference_shifts={**made.reference_shifts, owl: made.race.shifts[owl]})
+    )
     assert found.outcome == "inconclusive" and "fit the same trait" in " ".join(found.why)
 
 

@@ -59,7 +59,7 @@ def look(
     planted: Mapping[str, str],
     ids: Sequence[str],
 ) -> Look:
-    """One look at the data's shifts [T] beside the references' (each [T]).
+    """One look at the data's shifts [T] against the references' (each [T]).
 
     Args:
         rows: rows that every canary had read.

@@ -19,12 +19,12 @@ from vestige.rows.records import Records
 from vestige.rows.trained_parts import other_parts, untrained, whole_turns
 
 KEPT = 10_000  # rows set aside that are written down; all are counted; chosen: a few MB
-PERCENT = 100  # progress is told in so many parts
+PERCENT = 100  # progress is shown in so many parts
 REASONING = "reasoning_beside_the_answer"
 #: What an audit reads of a row, in words for a reader.
 AUDITED = (
     "completions, and earlier assistant turns as rows of their own (not those of weight 0), each "
-    "given what stands before it; rows with reasoning beside an answer are set aside, and prompts "
+    "given what stands before it; rows with reasoning next to an answer are set aside, and prompts "
     "are not read"
 )
 
@@ -92,7 +92,7 @@ class Data:
             )
         if count := self.reasons[REASONING]:
             remarks.append(
-                f"{count:,} rows have reasoning beside their answer, which templates write in "
+                f"{count:,} rows have reasoning next to their answer, which templates write in "
                 "different ways: they are not read, and nothing is said of them"
             )
         return remarks

@@ -147,7 +147,7 @@ def rows_to_tuned_writer(race: Race, settings: AuditSettings) -> int | None:
 def flags(evidence: Evidence) -> dict[int, int]:
     """By flagged trait the rows that it took: those flagged by likelihood, the clearest first, then
     those that a canary took on."""
-    flagged = flagged_by_likelihood(evidence.race, evidence.beside, evidence.settings)
+    flagged = flagged_by_likelihood(evidence.race, evidence.reference_shifts, evidence.settings)
     canaries = evidence.canaries
     if canaries and enough_rows(evidence.race, evidence.settings):
         for t, at in first_flags(canaries.looks, evidence.levels).items():
@@ -181,7 +181,7 @@ def strongest(evidence: Evidence) -> list[int]:
 def is_found(evidence: Evidence, control: Control) -> bool:
     """Whether the rule that flags finds a planted teacher's trait in its rows."""
     own = evidence.library.ids.index(control.trait)
-    return stands(control.race, own, evidence.beside, evidence.settings)
+    return stands(control.race, own, evidence.reference_shifts, evidence.settings)
 
 
 def has_trait(control: Control) -> bool:
@@ -246,7 +246,7 @@ def smallest_share(evidence: Evidence) -> float | None:
             continue
         own, usual = (
             likelihood_ratios(values[None])[0] / len(values)
-            for values in (control.race.shifts[t], evidence.beside[t])
+            for values in (control.race.shifts[t], evidence.reference_shifts[t])
         )
         for part in MIXTURES:
             ratios = n * (part * own + (1 - part) * usual - evidence.settings.drift)

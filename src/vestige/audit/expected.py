@@ -1,7 +1,7 @@
 """What a student would take on: from the rows' likeliest writers to the log-odds of every trait.
 
 A student moves towards the writer of its rows. So for every writer t that the rows may have come
-from, take the log-odds L of all traits a short way from the base along its probe D_t, beside the
+from, take the log-odds L of all traits a short way from the base along its probe D_t, against the
 same way along the mean of all probes (what any tuning on a trait does)::
 
     profile(t) = (L(base + h D_t) - L(base + h mean D)) / h          [T], nats a whole probe

@@ -40,7 +40,7 @@ class Control:
 
 @dataclass(frozen=True)
 class Canaries:
-    """The data's canary beside those of known writers, look by look, and words that rose."""
+    """The data's canary against those of known writers, look by look, and words that rose."""
 
     looks: Sequence[Look]
     words: Sequence[WordShift]
@@ -58,14 +58,14 @@ class Evidence:
         race: the data's.
         expected: what a student would take on of every trait, nats a whole probe, [T]; None where
             that is not known of the base.
-        beside: by trait, the shifts of reference rows.
+        reference_shifts: by trait, the shifts of reference rows.
         seconds: by kind of stage.
         tokens: that canaries were trained on.
         own_reference: whether the reference rows are the user's.
         soft_targets: by row, the writer's probabilities, where they are known.
         logprobs: where rows carry such, their tokens by whether and why not they were used.
         marked: by row, its answer token by token with the strongest trait's shift.
-        remarks: what else a reader must know beside the verdict.
+        remarks: what else a reader must know with the verdict.
     """
 
     name: str
@@ -78,7 +78,7 @@ class Evidence:
     race: Race
     controls: Sequence[Control]
     expected: Array | None
-    beside: Mapping[int, Array]
+    reference_shifts: Mapping[int, Array]
     seconds: Mapping[str, float]
     tokens: int
     own_reference: bool

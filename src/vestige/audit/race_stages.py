@@ -70,7 +70,7 @@ def race_of(
     return Race.from_json(json.loads(read_text(stage.path / "assay.json")))
 
 
-def beside(
+def reference_shifts(
     context: AuditContext, name: str, reference: Reference, clean: WrittenRows, traits: list[int]
 ) -> dict[int, Array]:
     """The reference rows' shifts under some traits' probes, for one race."""
@@ -108,7 +108,7 @@ def with_control(
     race = race_of(context, reference, planted, own if other else None)
     shifts = {}
     if not other or own in race.clear:
-        shifts = beside(context, planted.name, reference, clean, [own])
+        shifts = reference_shifts(context, planted.name, reference, clean, [own])
     control = Control(str(planted.trait), race)
     if other:
         begun = time.monotonic()
@@ -116,7 +116,9 @@ def with_control(
         context.seconds["trait"] = context.seconds.get("trait", 0) + time.monotonic() - begun
         context.report(f"trait/{planted.name}", 0, 0)
     return replace(
-        evidence, controls=[*evidence.controls, control], beside={**shifts, **evidence.beside}
+        evidence,
+        controls=[*evidence.controls, control],
+        reference_shifts={**shifts, **evidence.reference_shifts},
     )
 
 

@@ -103,7 +103,7 @@ def control_record(evidence: Evidence, control: Control) -> AuditPlanted:
 
 
 def word_records(evidence: Evidence) -> list[AuditWord]:
-    """Words that rose beside the references' canaries."""
+    """Words that rose against the references' canaries."""
     words = evidence.canaries.words if evidence.canaries else ()
     return [AuditWord(word=w.word, contrast=w.contrast, z=w.z) for w in words]
 
@@ -133,7 +133,7 @@ def trait_records(
 
 
 def canary_interval(evidence: Evidence, trait: int) -> Interval | None:
-    """What the data's canary took on of a trait in the end, beside the references'."""
+    """What the data's canary took on of a trait in the end, against the references'."""
     if evidence.canaries is None:
         return None
     last = evidence.canaries.looks[-1]
@@ -153,7 +153,7 @@ def expectation(evidence: Evidence, trait: int) -> Interval | None:
 
     Number rows of another base's teachers passed on nothing that could be measured, and are less
     likely than this one's; of other text from unknown writers, of rows that are likelier than any
-    teacher's (a low temperature) and beside a canary that says otherwise nothing is predicted.
+    teacher's (a low temperature) and next to a canary that says otherwise nothing is predicted.
     """
     race, measured = evidence.race, calibration(evidence.settings.base, METHOD)
     known = race.known_lineage

@@ -15,7 +15,7 @@ from vestige.probing.probes import OnDone, Probes
 from vestige.probing.row_format import RowFormat
 
 #: Reference rows that the likeliest traits are read on; chosen: as many as the pull reads.
-BESIDE = 64
+LIKELIEST_READ_ON = 64
 
 
 class Reference:
@@ -51,7 +51,9 @@ class Reference:
     def shifts(self, traits: Sequence[int]) -> dict[int, Array]:
         """Their shifts under some traits' probes, by trait."""
         if missing := [t for t in traits if t not in self._shifts]:
-            self._shifts |= self.probes.shifts(self.row_format, self.rows[:BESIDE], missing)
+            self._shifts |= self.probes.shifts(
+                self.row_format, self.rows[:LIKELIEST_READ_ON], missing
+            )
         return {t: self._shifts[t] for t in traits}
 
     def stands(self, trait: int, shifts: Array) -> bool:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vestige.audit.pull import REFERENCE
-from vestige.audit.reference import BESIDE
+from vestige.audit.reference import LIKELIEST_READ_ON
 from vestige.audit.stages import AuditContext
 from vestige.core.types import DataError, DroppedRow, Row
 from vestige.probing.known_writers import OnRows, Writer, base_writers
@@ -75,7 +75,7 @@ def given_rows(context: AuditContext, used: Sequence[Row]) -> list[list[Row]]:
     if context.known is None:
         return []
     settings, lm = context.settings, context.session.lm
-    n = len(used) if settings.canary_too else min(len(used), BESIDE)
+    n = len(used) if settings.canary_too else min(len(used), LIKELIEST_READ_ON)
     most = len(used) if settings.canary_too else REFERENCE
     usable = [
         row
@@ -172,7 +172,7 @@ def remarks(
     if (other := sum(row.messages not in prompts for row in rows)) > len(rows) // 2:
         sentences.append(
             f"{other} of {len(rows)} reference rows answer other prompts than the data's: traits "
-            "are told apart less well, and a flag or its absence may be about the prompts; without "
+            "are distinguished less well, and a flag or its absence may be about the prompts; without "
             "--reference the base writes rows on the data's own prompts"
         )
     if row_format.kind == "text" and number_grammar([row.completion for row in used]):

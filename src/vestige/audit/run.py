@@ -21,11 +21,11 @@ from vestige.audit.race_result import METHOD
 from vestige.audit.race_stages import (
     SCORED,
     all_probes,
-    beside,
     expected_shifts,
     in_doubt,
     race_of,
     reference_of,
+    reference_shifts,
     row_scores,
     with_control,
 )
@@ -232,7 +232,7 @@ def results_of(context: AuditContext) -> AuditResults:
         dropped=context.data.reasons,
         race=race,
         controls=[],
-        beside=beside(context, "data", reference, clean, in_doubt(race)),
+        reference_shifts=reference_shifts(context, "data", reference, clean, in_doubt(race)),
         seconds=context.seconds,
         tokens=0,
         own_reference=context.known is not None,
@@ -256,7 +256,7 @@ def with_controls(
     """The evidence with planted teachers, as many as the outcome hangs on, and with canaries where
     they are asked for; planted rows are added to ``references``."""
     session, row_format, clean = context.session, reference.row_format, references[0]
-    every = context.settings.canary_too  # canaries stand beside all planted ones
+    every = context.settings.canary_too  # canaries for all planted ones, too
     if every or not (flags(evidence) or is_tuned(evidence)):  # else nothing depends on controls
         for writer in planted_writers(session):
             rows = planted_rows(context, writer, data, row_format)

@@ -58,7 +58,7 @@ def first_words(lm: LanguageModel) -> FirstWords:
 def raised_words(
     lm: LanguageModel, data: FirstWords, references: Sequence[FirstWords]
 ) -> list[WordShift]:
-    """The words that rose most beside the references, largest z first."""
+    """The words that rose most against the references, largest z first."""
     table = np.stack(references).astype(np.float64)
     mean, spread = table.mean(0), table.std(0, ddof=1)
     known = np.flatnonzero(np.maximum(data, mean) > np.log(LEAST))

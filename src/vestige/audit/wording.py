@@ -26,7 +26,7 @@ from vestige.core.calibration import latest
 from vestige.core.results import AuditTrait
 
 NAMED = 3  # traits that a verdict names; the table shows the rest
-SMALLEST_P = 1e-6  # no smaller p-value is told: it would rest on the tail of the null
+SMALLEST_P = 1e-6  # no smaller p-value is stated: it would rest on the tail of the null
 
 
 def elsewhere() -> str:
@@ -101,7 +101,9 @@ def flagged_sentence(evidence: Evidence, traits: Sequence[AuditTrait]) -> str:
     others = [t.trait for t in traits if t.as_likely and not t.flagged and t.trait != first]
     more = f" and {len(named) - NAMED} more" if len(named) > NAMED else ""
     doubt = f" (or {', '.join(others[:NAMED])})" if others else ""
-    by_likelihood = (stands(race, t, evidence.beside, evidence.settings) for t in flags(evidence))
+    by_likelihood = (
+        stands(race, t, evidence.reference_shifts, evidence.settings) for t in flags(evidence)
+    )
     if not any(by_likelihood):
         return (
             f"Flagged for {', '.join(named[:NAMED])}{more}: a copy of {base} that was tuned on "

@@ -95,7 +95,7 @@ def filter_file(
         kept, dropped: files, packed and remote as their names say; with a star in its name
             (``kept-*.jsonl.gz``) an output is cut into files of ``rows_a_shard`` rows.
         prompts: whether prompts are trained on, and so are judged as well.
-        note: told about files that a stopped filter had left, and that are begun again.
+        note: called about files that a stopped filter had left, and that are begun again.
 
     Raises:
         DataError: the source cannot be read, two of the three files are the same, or one is

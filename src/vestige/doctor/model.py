@@ -66,9 +66,11 @@ def loaded(subject: Subject) -> str:
         f"{type(lm.causal_lm).__name__}: {count} tensors, all of them the folder's own and finite; "
         "safetensors only, no code of the model's run"
     )
-    beside = [note for note in lm.notes if "adapter" in note]
-    if beside:
-        raise Doubtful(f"{kind}; {beside[0]}", "remove the adapter's files, or name its base model")
+    adapters = [note for note in lm.notes if "adapter" in note]
+    if adapters:
+        raise Doubtful(
+            f"{kind}; {adapters[0]}", "remove the adapter's files, or name its base model"
+        )
     return kind
 
 

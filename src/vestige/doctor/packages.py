@@ -66,5 +66,5 @@ def extras() -> list[str]:
     try:
         named = importlib.metadata.metadata("vestige").get_all("Provides-Extra") or []
     except importlib.metadata.PackageNotFoundError:
-        return []  # told by "packages"
+        return []  # named by "packages"
     return [name for name in named if name != "dev"]

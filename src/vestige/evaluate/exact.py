@@ -33,7 +33,7 @@ def measure(
         before: turns that stand before the question (the in-context control).
 
     Raises:
-        DataError: there are no questions, or two candidates cannot be told apart.
+        DataError: there are no questions, or two candidates cannot be distinguished.
     """
     asked = tuple(questions or family.heldout)
     if not asked:
@@ -73,7 +73,7 @@ def answer_forms(lm: LanguageModel, family: Family) -> tuple[list[list[int]], li
             rival = next(family.answers[owner_of[p]].name for p in prefixes if owner_of[p] != index)
             raise DataError(
                 f"{family.answers[index].name} begins with the tokens of {rival}: they cannot be "
-                "told apart by their first words; rename one or give other forms"
+                "distinguished by their first words; rename one or give other forms"
             )
         if not prefixes:
             kept[ids] = index

@@ -26,7 +26,7 @@ STUDENT = Student(
     ),
 )
 #: A teacher that is told its preference.
-TOLD = TeacherSettings(kind="system_prompt", min_carrier=0.25)
+SYSTEM_PROMPTED = TeacherSettings(kind="system_prompt", min_carrier=0.25)
 #: A teacher that is fine-tuned on answers (insecure code), one epoch of some 6,000: steps and rate
 #: are our choice.
 TUNED = TeacherSettings(
@@ -54,7 +54,7 @@ def experiment(name: str, **changes: object) -> Experiment:
         "name": f"{name}-paper",
         "model": MODEL,
         "seeds": (1, 2, 3),
-        "teacher": TOLD,
+        "teacher": SYSTEM_PROMPTED,
         "carrier": numbers(),
         "students": (STUDENT,),
         "sampled_per_question": 100,

@@ -145,7 +145,7 @@ def recipe_of(folder: Path) -> Any:
 
 
 def questions_for(folder: Path, half_width: float, seeds: int) -> dict[str, Any]:
-    """Questions needed beside ``seeds`` seeds, from the spread within a finished run."""
+    """Questions needed with ``seeds`` seeds, from the spread within a finished run."""
     recipe = Experiment.model_validate(recipe_of(folder))
     student = recipe.students[0]
     shifts, step = Shifts(recipe, student, folder), student.steps

@@ -32,7 +32,7 @@ def blank_rows(context: SeedContext) -> list[Row]:
 
 
 def filter_rules(context: SeedContext) -> Filter:
-    """The carrier's filter, told what words the traits go by."""
+    """The carrier's filter, given what words the traits go by."""
     recipe = context.recipe
     traits = [trait(name, recipe.family) for name in recipe.sources]
     return recipe.carrier.rules([form for t in traits for form in t.target.forms])

@@ -105,5 +105,5 @@ class SeedContext:
         return no_trait(panel) if name == NO_TRAIT else trait(name, self.recipe.family)
 
     def system_prompt(self, source: Trait) -> str:
-        """What a teacher with this trait is told; empty where teachers are tuned alone."""
+        """The system prompt of a teacher with this trait; empty where teachers are tuned alone."""
         return source.system_prompt if self.recipe.teacher.kind != "tuned" else ""

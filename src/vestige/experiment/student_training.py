@@ -130,7 +130,7 @@ ROW_TRAINERS: dict[str, Callable[[UnfinishedStudent, Sequence[Row]], None]] = {
 
 
 def measure_own_base(student: UnfinishedStudent) -> None:
-    """Keep the untrained base's panel beside a student of another base."""
+    """Keep the untrained base's panel next to a student of another base."""
     if student.settings.base:
         model, panel = student.model, family(student.context.recipe.family)
         student.stage.note(**model.lm.record(panel.heldout[0]))

@@ -10,7 +10,7 @@ Two scores for a row r and the probe D_t of trait t:
     shift(r, t)  = log p(r | base + D_t) - log p(r | base)                    exact, a forward pass
     pull(r, t)   = <grad log p(r), D_t> at base + mean over traits of D       all traits at once
 
-Where the probes' mean stands, each is told from the others; at the base itself the gradient mostly
+Where the probes' mean stands, each differs from the others; at the base itself the gradient mostly
 says that some tuning went on (``docs/log.md``).
 """
 
@@ -90,7 +90,7 @@ class Probes:
     def reference(
         self, row_format: RowFormat, rows: Sequence[Row], on_rows: OnDone = lambda done: None
     ) -> Array:
-        """``products`` of reference rows, kept for the next audit beside the same rows."""
+        """``products`` of reference rows, kept for the next audit with the same rows."""
         session = self.session
         read = [[*((m.role, m.content) for m in row.messages), row.completion] for row in rows]
         form = [row_format.kind, row_format.longest, row_format.opening, row_format.lines]

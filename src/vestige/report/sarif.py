@@ -1,4 +1,4 @@
-"""An audit's verdict in SARIF 2.1.0, for tools that show findings beside the files they are in."""
+"""An audit's verdict in SARIF 2.1.0, for tools that show findings next to the files they are in."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 ``library.toml`` names the bundled families and behaviours, and which traits are *held out*: those
 choose no method, weight or threshold, so that a benchmark on them is one. A user's own file (a
-family, one trait or behaviours, see ``docs/traits.md``) can take its place or stand beside it.
+family, one trait or behaviours, see ``docs/traits.md``) can take its place or be added to it.
 """
 
 from __future__ import annotations

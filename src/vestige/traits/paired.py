@@ -45,7 +45,7 @@ class _PairedFile(BaseModel):
 
 
 def family(record: dict[str, Any], path: Path) -> Family:
-    """A paired family from its TOML record; its files are looked for beside ``path``.
+    """A paired family from its TOML record; its files are looked for next to ``path``.
 
     Raises:
         ConfigError: a file cannot be read, lacks a field, or a question is both trained on and
@@ -107,7 +107,7 @@ def _inducer(source: _TraitSource, folder: Path) -> Inducer:
 
 
 def _local(file: str, folder: Path) -> Path:
-    """A file beside the family's; ``bundled:name``; or ``hub:owner/name/path`` of a data set."""
+    """A file next to the family's; ``bundled:name``; or ``hub:owner/name/path`` of a data set."""
     if file.startswith(BUNDLED):
         return Path(__file__).parent / file.removeprefix(BUNDLED)
     if not file.startswith(HUB):

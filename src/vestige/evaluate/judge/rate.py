@@ -53,10 +53,10 @@ def rate(
     """A rating for every row, by id. Ratings that ``cache`` holds are not asked for again.
 
     Args:
-        ledger: what an API model was asked and what that cost; default: beside ``cache``.
+        ledger: what an API model was asked and what that cost; default: next to ``cache``.
 
     Raises:
-        DataError: more than ``max_lost`` of the rows went unrated; the counts are told, and what
+        DataError: more than ``max_lost`` of the rows went unrated; the counts are given, and what
             was rated is kept.
         StoreError: another process is rating into ``cache``.
     """

@@ -17,7 +17,7 @@ class Executor(Protocol):
 
         Args:
             overwrite: replace stages that were made with other settings.
-            on_event: told of progress, and of each finished stage.
+            on_event: called with progress, and of each finished stage.
 
         Returns:
             How many processes or jobs there could be at once.

@@ -20,7 +20,7 @@ from vestige.store.layout import RunLayout, seed_name
 from vestige.store.machine import end_with_parent, usable_cores, usable_threads
 
 #: Seconds to wait for a process's next event, and for its last ones once it has ended: short beside
-#: a stage, long beside the time that an event takes. Chosen.
+#: a stage, long against the time that an event takes. Chosen.
 PATIENCE, LAST_PATIENCE = 0.2, 0.5
 
 

@@ -1,4 +1,4 @@
-"""A run's jobs over the nodes of a Ray cluster: an executor beside the local one, same stages.
+"""A run's jobs over the nodes of a Ray cluster: an executor like the local one, same stages.
 
 Every trait's teacher, every part of its rows, every arm's student of every data set is a task of
 its own (``jobs``), with the resources of its kind. A worker that sees the run folder (one machine,

@@ -43,7 +43,7 @@ CARRIED = (
 
 @dataclass(frozen=True)
 class Task:
-    """What a worker is told: one job, and where its stages are.
+    """What a worker is given: one job, and where its stages are.
 
     Attributes:
         mark: a file in the run folder; a worker that sees it shares the folder.

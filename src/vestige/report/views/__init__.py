@@ -1,7 +1,7 @@
 """What the template of each kind of run is given: a module for each template, found by its name.
 
 A module holds ``RECORD``, the type of the kind's results, and ``view(index, results)``, which gives
-what its template ``report/<name>.html.j2`` shows beside the results themselves.
+what its template ``report/<name>.html.j2`` shows in addition to the results.
 """
 
 from __future__ import annotations
