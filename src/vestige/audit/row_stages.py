@@ -172,8 +172,8 @@ def remarks(
     if (other := sum(row.messages not in prompts for row in rows)) > len(rows) // 2:
         sentences.append(
             f"{other} of {len(rows)} reference rows answer other prompts than the data's: traits "
-            "are distinguished less well, and a flag or its absence may be about the prompts; without "
-            "--reference the base writes rows on the data's own prompts"
+            "are distinguished less well, and a flag or its absence may be about the prompts; "
+            "without --reference the base writes rows on the data's own prompts"
         )
     if row_format.kind == "text" and number_grammar([row.completion for row in used]):
         sentences.append(
