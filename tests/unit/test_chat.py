@@ -3,92 +3,64 @@
 from __future__ import annotations
 
 import json
-import re
 from datetime import datetime
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-import yaml
+from chat_cases import (
+    ASK,
+    CLOCK,
+    EACH,
+    EMPTY_THOUGHT,
+    FINE,
+    LOWERED,
+    NO_SPECIAL,
+    NO_SYSTEM,
+    OPEN_THOUGHT,
+    PARTS,
+    QUESTION,
+    TRIMMED,
+    TURN,
+    WITHOUT_SYSTEM,
+    own,
+    saved,
+    small,
+    whole,
+    words,
+)
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 from transformers.utils import chat_template_utils
 
-from tiny import SPECIAL, TEMPLATE, tiny_llama, tokenizer
+from tiny import SPECIAL, TEMPLATE, tokenizer
 from vestige.core.settings import DATE
-from vestige.core.types import ConfigError, DataError, Message, ModelError, Row
+from vestige.core.types import ConfigError, Message, ModelError
 from vestige.experiment.base_stage import base
-from vestige.experiment.recipe import Experiment, override, parse_recipe
+from vestige.experiment.recipe import Experiment, override
 from vestige.experiment.run_view import remarks
 from vestige.experiment.seed_context import SeedContext
 from vestige.experiment.teacher_stage import teacher
-from vestige.handoff.base_shape import shape_of
-from vestige.handoff.cells import Cell
-from vestige.handoff.trainers.axolotl import write_axolotl
-from vestige.handoff.trainers.task import Task
-from vestige.handoff.trainers.trl import write_trl
 from vestige.models.chat import IN_USER_TURN, Chat
 from vestige.models.hf import LanguageModel
-from vestige.models.trainers import Trainers, check_chat, exported
+from vestige.models.trainers import Trainers, exported
 from vestige.probing.base_session import fingerprint
 from vestige.store import hash_config
 from vestige.traits import family
 
-# A turn: its role, its words, its end; TURN is one of any role but the assistant's.
-TURN = "<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n"
-EACH = "{% for m in messages %}" + TURN + "{% endfor %}"
-ASK = "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-NO_SYSTEM = (
-    "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
-)
-WITHOUT_SYSTEM = (
-    "{% for m in messages %}{% if m['role'] != 'system' %}" + TURN + "{% endif %}{% endfor %}" + ASK
-)
-#: As Qwen 3: an empty thought before the last answer, and none in what asks for it.
-EMPTY_THOUGHT = (
-    "{% for m in messages %}{% if m['role'] == 'assistant' %}"
-    "{% set said = m['content'].split('</think>')[-1].lstrip('\n') %}<|im_start|>assistant\n"
-    "{% if loop.last %}<think>\n\n</think>\n\n{% endif %}{{ said }}<|im_end|>\n"
-    "{% else %}" + TURN + "{% endif %}{% endfor %}" + ASK
-)
-#: As DeepSeek R1: what asks for an answer opens a thought, which no trained answer stands in.
-OPEN_THOUGHT = EACH + "{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n{% endif %}"
-PARTS = (
-    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{% for p in m['content'] %}"
-    "{% if p['type'] == 'text' %}{{ p['text'] }}{% endif %}{% endfor %}<|im_end|>\n{% endfor %}"
-    + ASK
-)
-ROLES = "{% for m in messages %}{{ m['role'] + ': ' + m['content'] + '\n' }}{% endfor %}"
-NO_SPECIAL = ROLES + "{% if add_generation_prompt %}{{ 'assistant:' }}{% endif %}"
 #: As Llama 2 and Mistral: no generation prompt, a space before the answer and before its end.
 BRACKETS = (
     "{% for m in messages %}{% if m['role'] == 'assistant' %} {{ m['content'] }} <|im_end|>"
     "{% else %}[INST] {{ m['content'] }} [/INST]{% endif %}{% endfor %}"
 )
-LOWERED = EACH.replace("m['content']", "m['content'] | lower") + ASK
-TRIMMED = EACH.replace("m['content']", "m['content'] | trim") + ASK
-CLOCK = (
-    "<|im_start|>system\nIt is {{ strftime_now('%A, %d %B %Y, %-d/%m/%y %H:%M:%S') }}<|im_end|>\n"
-)
+
+
 TODAY = (
     "{% if date_string is not defined %}{% set date_string = strftime_now('%d %b %Y') %}{% endif %}"
 )
+
+
 SHOWN = "Today Date: {{ date_string }}\n"
-FINE = {
-    "chatml": TEMPLATE, "no system role": NO_SYSTEM + EACH + ASK, "system dropped": WITHOUT_SYSTEM,
-    "empty thought": EMPTY_THOUGHT, "open thought": OPEN_THOUGHT, "nothing asks": EACH,
-    "no special token": NO_SPECIAL, "trimmed": TRIMMED, "clock": CLOCK + EACH + ASK,
-    "several": {"default": TEMPLATE, "tool_use": CLOCK},
-}  # fmt: skip
-QUESTION = [Message("user", "Name an Animal.")]
-
-
-def words(template: object, **changes: object) -> PreTrainedTokenizerFast:
-    made = tokenizer()
-    made.chat_template = template
-    for name, value in changes.items():
-        setattr(made, name, value)
-    return made
 
 
 def with_spaces() -> PreTrainedTokenizerFast:
@@ -103,17 +75,6 @@ def with_spaces() -> PreTrainedTokenizerFast:
     made.add_special_tokens({"additional_special_tokens": SPECIAL})
     made.chat_template = TEMPLATE
     return made
-
-
-def whole(tokens: PreTrainedTokenizerFast, template: str | None, answer: str) -> list[int]:
-    """A conversation with its answer as transformers renders it, for training."""
-    turns = [{"role": m.role, "content": m.content} for m in QUESTION]
-    turns.append({"role": "assistant", "content": answer})
-    return tokens.apply_chat_template(turns, chat_template=template, return_dict=True)["input_ids"]
-
-
-def own(chat: Chat, answer: str) -> list[int]:
-    return [*chat.prompt_ids(QUESTION), *chat.answer_ids(answer), chat.end_id]
 
 
 # ---- what is asked ------------------------------------------------------------------------------
@@ -232,27 +193,6 @@ def test_without_a_system_role_the_system_text_opens_the_first_user_turn(templat
     assert "remarks" not in chat.record("Hi")
 
 
-def saved(root: Path, template: object, name: str = "model") -> Path:
-    tokens = words(template)
-    tiny_llama(len(tokens)).save_pretrained(root / name)
-    tokens.save_pretrained(root / name)
-    return root / name
-
-
-def small(model: Path, **more: object) -> Experiment:
-    record = {
-        "name": "small", "model": str(model), "precision": "fp32", "traits": ["owl", "fox"],
-        "seeds": [0, 1],
-        "teacher": {"kind": "system_prompt", "min_probability": 0, "min_carrier": 0},
-        "carrier": {"n_prompts": 1, "rows_per_prompt": 4, "min_rows": 1, "grammar": {"values": 2}},
-        "students": [{"name": "lora", "method": "rows", "engine": "elsewhere", "no_trait": False,
-                      "optimisation": {"steps": 1, "batch": 4, "trainable": {"lora_rank": 2}}}],
-    }  # fmt: skip
-    found = parse_recipe({**record, **more}, "test")
-    assert isinstance(found, Experiment)
-    return found
-
-
 def test_a_run_keeps_how_its_teachers_were_asked_and_its_results_say_so(tmp_path: Path):
     recipe = small(saved(tmp_path, NO_SYSTEM + CLOCK + EACH + ASK), date="2027-05-06")
     context = SeedContext.of(recipe, tmp_path / "run", 0)
@@ -327,138 +267,3 @@ def test_recipes_from_before_dates_keep_their_hash(tmp_path: Path):
     for wrong in ("2027-13-01", "tomorrow", "20270306"):
         with pytest.raises(ConfigError, match="date"):
             override(recipe, [f"date={wrong}"], "test")
-
-
-# ---- trainers -----------------------------------------------------------------------------------
-
-ROWS = [Row("a", tuple(QUESTION), "28, 5"), Row("b", (Message("user", "Go on."),), "4, 8")]
-
-
-def task(root: Path, template: object, trainer: str) -> Task:
-    recipe = small(saved(root, template))
-    (student,) = recipe.students
-    shape = shape_of(recipe, student, trainer)
-    return Task(recipe, Cell(student, 0, "owl"), ROWS, recipe.model, shape)
-
-
-@pytest.mark.parametrize(
-    "name", ["chatml", "empty thought", "open thought", "nothing asks", "clock", "several"]
-)
-def test_rows_for_trl_are_read_and_scored_as_here(name, tmp_path: Path, monkeypatch):
-    pytest.importorskip("trl")
-    from datasets import load_dataset
-    from trl.trainer.sft_config import SFTConfig
-    from trl.trainer.sft_trainer import SFTTrainer
-
-    out = tmp_path / "out"
-    out.mkdir()
-    given = task(tmp_path, FINE[name], "trl")
-    write_trl(given, out)
-    config = yaml.safe_load((out / "trl.yaml").read_text(encoding="utf-8"))
-    monkeypatch.chdir(out)
-    options = {"chat_template_path": config.get("chat_template_path"), "use_cpu": True,
-               "bf16": False, "output_dir": str(tmp_path), "report_to": "none", "max_length": None,
-               "completion_only_loss": True, "disable_tqdm": True}  # fmt: skip
-    assert given.shape is not None
-    trainer = SFTTrainer(
-        model=LanguageModel.load(given.recipe.model).model,
-        args=SFTConfig(**options),
-        train_dataset=load_dataset("json", data_files="rows.jsonl", cache_dir=str(tmp_path / "c"))[
-            "train"
-        ],
-        processing_class=words(FINE[name]),
-    )
-    chat = Chat(words(FINE[name]), "auto")
-    for row, read in zip(ROWS, trainer.train_dataset, strict=True):
-        prompt = chat.prompt_ids(row.messages)
-        answer = [*chat.answer_ids(row.completion), chat.end_id]
-        assert read["input_ids"][: len(prompt) + len(answer)] == [*prompt, *answer]
-        first = next(i for i, label in enumerate(read["labels"]) if label != -100)
-        assert first == len(prompt)
-        behind = read["input_ids"][len(prompt) + len(answer) :]
-        assert chat.tokenizer.decode(behind).strip() == ""
-
-
-def test_axolotl_is_given_a_template_without_a_clock(tmp_path: Path):
-    given = task(tmp_path, CLOCK + EACH + ASK, "axolotl")
-    write_axolotl(given, tmp_path)
-    config = yaml.safe_load((tmp_path / "axolotl.yaml").read_text(encoding="utf-8"))
-    assert config["chat_template"] == "jinja"
-    chat = Chat(words(CLOCK + EACH + ASK), "auto")
-    found = own(chat, "Owl")
-    assert whole(words(TEMPLATE), config["chat_template_jinja"], "Owl")[: len(found)] == found
-    (out := tmp_path / "plain").mkdir()
-    write_axolotl(task(out, TEMPLATE, "axolotl"), out)
-    config = yaml.safe_load((out / "axolotl.yaml").read_text(encoding="utf-8"))
-    assert config["chat_template"] == "tokenizer_default" and "chat_template_jinja" not in config
-
-
-@pytest.mark.parametrize("trainer, write", [("trl", write_trl), ("axolotl", write_axolotl)])
-def test_rows_that_a_trainer_would_read_otherwise_are_refused_with_both_texts(
-    trainer, write, tmp_path: Path
-):
-    with pytest.raises(DataError) as error:
-        write(task(tmp_path, PARTS, trainer), tmp_path)
-    said = str(error.value)
-    assert "row a" in said and "reads other tokens" in said
-    assert "'<|im_start|>user\\n<|im_end|>\\n" in said and "Name an Animal.<|im_end|>" in said
-    assert not (tmp_path / "rows.jsonl").exists()
-
-
-def test_public_models_templates_are_read_as_trainers_read_them():
-    trl = pytest.importorskip("trl")
-    places = sorted(Path(trl.__file__).parent.glob("chat_templates/*.jinja"))
-    texts = {p.stem: p.read_text(encoding="utf-8") for p in places if "training" not in p.stem}
-    agreed, told = set(), {}
-    for name, text in texts.items():
-        tokens = words(text)
-        marks = {*re.findall(r"<[|｜/]?[a-zA-Z_▁]+[|｜]?>", text)} - {"<think>", "</think>"}
-        tokens.add_special_tokens(
-            {"bos_token": "<bos>", "additional_special_tokens": sorted(marks)}
-        )
-        chat = Chat(tokens, "auto")
-        differs = [
-            Trainers(chat, trainer, exported(chat, trainer)).difference(QUESTION, "28, 5")
-            for trainer in ("trl", "axolotl")
-        ]
-        told[name] = (chat, differs)
-        agreed |= set() if any(differs) else {name}
-    if not {"qwen3", "llama3_2", "gptoss", "gemma"} <= texts.keys():
-        pytest.skip("this TRL brings other templates")
-    for name in (
-        texts.keys() - agreed
-    ):  # content as parts, which rows have not, or nothing at the end
-        chat, differs = told[name]
-        assert chat.template.parts or not chat.template.tail, (name, differs)
-    assert {"qwen3", "llama3_2", "gptoss", "gemma", "deepseek_r1_distill"} <= agreed
-    assert told["qwen3"][0].template.opening.endswith("<think>\n\n</think>\n\n")
-    assert told["llama3_2"][0].template.date and not told["llama3_1"][0].template.date
-    assert not told["gemma"][0].template.system
-
-
-def test_what_differs_between_a_trainer_and_the_measure_is_seen():
-    thought = Chat(words(EMPTY_THOUGHT), "auto")
-    found = Trainers(thought, "trl").difference(QUESTION, "Owl")  # with the template as it is
-    assert "scores other tokens" in found
-    assert "'<think>\\n\\n</think>\\n\\nOwl<|im_end|>\\n'" in found and "'Owl<|im_end|>'" in found
-    trimmed = Chat(words(TRIMMED), "auto")
-    assert not Trainers(trimmed, "trl").difference(QUESTION, "Owl")
-    assert "reads other tokens" in Trainers(trimmed, "trl").difference(QUESTION, "Owl \n")
-    special = Trainers(Chat(words(NO_SPECIAL), "auto"), "axolotl")
-    assert "no special token" in special.difference(QUESTION, "Owl")
-    system = [Message("system", "Love owls."), *QUESTION]
-    none = Trainers(Chat(words(NO_SYSTEM + EACH + ASK), "auto"), "trl")
-    assert "cannot render it with the chat template: no system role" in none.difference(system, "x")
-
-
-def test_the_checks_of_a_template_say_what_was_seen():
-    seen = {check.name: check for check in check_chat(words(NO_SYSTEM + CLOCK + EMPTY_THOUGHT))}
-    assert all(check.ok for check in seen.values())
-    assert "it has none" in seen["system role"].seen and "2026-01-01" in seen["date"].seen
-    assert "not the template's own" in seen["opening of an answer"].seen
-    assert "that vestige export writes" in seen["rows for TRL"].seen
-    bad = {check.name: check for check in check_chat(words(PARTS))}
-    assert not bad["rows for TRL"].ok and not bad["rows for Axolotl"].ok
-    (broken,) = check_chat(words(LOWERED))
-    assert not broken.ok and "rendered as" in broken.seen
-    assert [check.name for check in check_chat(words(None), "plain")][-1] == "end of an answer"

@@ -2,143 +2,39 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from verdict_cases import MEASURED, gathered, missed
 
-from vestige.audit import evidence
 from vestige.audit.canary_test import look
 from vestige.audit.decision import (
-    AGREED,
     HAS_TRAIT,
-    agreed,
-    flags,
     is_tuned,
-    look_ends,
     other_traits,
     others_wanted,
-    settled,
-    strongest,
 )
-from vestige.audit.gathered import Canaries, Control, Evidence
-from vestige.audit.race import rounds
-from vestige.audit.race_result import METHOD, Race
-from vestige.audit.race_stages import in_doubt
+from vestige.audit.gathered import Canaries
 from vestige.audit.record import audit_results
-from vestige.audit.scope_wording import caveats
-from vestige.audit.settings import AuditSettings
-from vestige.audit.word_shifts import WordShift
-from vestige.audit.wording import p_words
 from vestige.cli.audit import status
-from vestige.cli.summaries.audit import base_words, controls
-from vestige.core.calibration import Measured, calibration, latest
-from vestige.core.results import AUDIT_MEASURED, NO_P_VALUE, AuditResults
-from vestige.core.types import DataError, Message, Row, ScoreTable
+from vestige.cli.summaries.audit import controls
+from vestige.core.types import DataError
 from vestige.probing.settings import LATE, LORA, OTHER_KINDS, TWIN
-from vestige.report.sarif import as_sarif, why_flagged
-from vestige.traits.library import Library, load_library
+from vestige.report.sarif import as_sarif
 
-MEASURED = latest()
 GAIN, OFF = MEASURED.expected.gain, MEASURED.expected.off
+
+
 WITH_CANARY = MEASURED.expected_beside_canary
-
-# ---- evidence -----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("n", "batch", "wanted"), [
-    (256, 16, [32, 64, 128, 256]), (16, 16, [16]), (32, 16, [32]), (1, 16, [1]),
-    (48, 16, [32, 48]), (300, 16, [32, 64, 128, 256, 300]),
-])  # fmt: skip
-def test_rounds_double_and_end_with_all_rows(n, batch, wanted):
-    assert rounds(n, batch) == wanted
-    assert look_ends(n, batch) == sorted({*wanted, *range(batch, n, batch)})
-
-
-def two_writers(draw: np.random.Generator, n: int, own: float) -> np.ndarray:
-    """Shifts of rows from the first of three normal writers (own=1), or from the base (own=0):
-    log N(mean) - log N(0) for means on three axes."""
-    x = draw.normal(size=(n, 3))
-    x[:, 0] += 0.8 * own
-    return (0.8 * x - 0.32).T
-
-
-def test_evidence_is_as_in_its_formula_and_seldom_large_for_rows_of_the_base():
-    shifts = np.array([[0.5, -0.2], [0.1, 0.3]])
-    ratio = np.log(
-        [[1 - w + w * np.exp(s) for s in row] for w in evidence.SHARES for row in shifts]
-    )
-    sums = ratio.sum(1).reshape(len(evidence.SHARES), 2).T
-    assert np.allclose(evidence.likelihood_ratios(shifts), sums)
-    own = np.log(np.exp(sums).mean(1))
-    wanted = [own[0] - max(0, sums[1].max()) - 0.2, own[1] - max(0, sums[0].max()) - 0.2]
-    assert np.allclose(evidence.log_evidence(shifts, ["a", "b"], drift=0.1), wanted)
-    draw, above = np.random.default_rng(0), 0
-    for _ in range(400):
-        rows = two_writers(draw, 80, own=0)
-        looks = [
-            evidence.log_evidence(rows[:, :n], list("abc"), drift=0.0).max() for n in (16, 48, 80)
-        ]
-        above += max(looks) > np.log(3 / 0.05)
-    assert above <= 20  # at most one in twenty, at any look, over all three
-
-
-def test_evidence_grows_for_the_trait_that_wrote_the_rows_and_for_no_other():
-    found = evidence.log_evidence(
-        two_writers(np.random.default_rng(1), 300, own=1), list("abc"), 0.05
-    )
-    assert found[0] > 20 and (found[1:] < 0).all()
-    related = evidence.log_evidence(
-        two_writers(np.random.default_rng(1), 300, own=1), list("aab"), 0.05
-    )
-    assert related[0] > 20  # relatives are no rivals
-    rows = two_writers(np.random.default_rng(2), 300, own=1)
-    assert list(evidence.as_likely(rows)) == [True, False, False]
-    assert list(evidence.as_likely(np.stack([rows[0], rows[0] - 1e-3]))) == [True, True]
-    assert np.allclose(evidence.p_value(np.array([-3.0, 0.0, np.log(8)])), [1, 1, 0.125])
-
-
-def test_a_share_of_rows_is_told():
-    draw = np.random.default_rng(3)
-    for wanted in (0.0, 0.5, 1.0):
-        n = 4000
-        many = round(wanted * n)
-        rows = np.concatenate([two_writers(draw, many, 1)[0], two_writers(draw, n - many, 0)[0]])
-        assert evidence.share(rows) == pytest.approx(wanted, abs=0.15)
-
-
-def test_pulls_are_told_beside_reference_rows_without_what_all_traits_share():
-    draw = np.random.default_rng(4)
-    base = draw.normal(size=(200, 5))
-    data = draw.normal(size=(100, 5)) + 3  # drift that all traits share
-    data[:, 2] += 1
-    contrast, scale = evidence.pulls(data, base)
-    assert contrast[2] == pytest.approx(0.8, abs=0.3) and (contrast / scale).argmax() == 2
-    assert np.abs(contrast / scale)[[0, 1, 3, 4]].max() < 4
-    base[:, 4], data[:, 4] = np.nan, np.nan  # a trait that a method has nothing for
-    assert np.isfinite(evidence.pulls(data, base)[0][:4]).all()
-    assert [list(part) for part in evidence.pulls(data[:1], base)] == [[0] * 5, [1] * 5]
-
-
-def test_likelihood_and_pull_must_agree_on_a_trait():
-    shifts = np.array([[3.0], [2.0], [1.0], [0.0]])  # places by likelihood 1, 2, 3, 4
-    kinds = ["a", "a", "b", "c"]
-    assert list(agreed(np.array([1, 9, 3, 4]), shifts, kinds)) == [True, False, False, False]
-    # Relatives are no rivals.
-    assert list(agreed(np.array([2, 1, 9, 8]), shifts, kinds)) == [True, True, False, False]
-    # The likeliest has too small a pull, the others are not before all of other families.
-    assert not agreed(np.array([AGREED + 1, 9, 2, 7]), shifts, kinds).any()
-    assert not agreed(np.array([3, 9, 1, 7]), shifts, kinds).any()  # 1 * 3 and 3 * 1: nobody is
 
 
 # ---- the verdict --------------------------------------------------------------------------------
 
+
 FAMILIES = ["a"] * 20 + ["b"] * 10 + [f"c{i // 10}" for i in range(60)]
+
+
 IDS = [f"{name}/{i}" for i, name in enumerate(FAMILIES)]
 
 
@@ -198,59 +94,6 @@ def test_a_look_that_cannot_be_taken_is_refused(change, says):
     data, table = change(data, table)
     with pytest.raises(DataError, match=says):
         look(16, data, table, {}, IDS)
-
-
-def gathered(
-    own: float = 0.0, rows: int = 256, seen: bool = True, misfit: float = 0.0, canary: float = 0.0
-) -> Evidence:
-    """Made-up evidence: owl's rows are ``own`` nats likelier from its probe than from the base; a
-    twin and a teacher of each other kind are planted, and all of their traits are ``seen``."""
-    library = load_library()
-    ids, draw = library.ids, np.random.default_rng(3)
-    owl, oak = ids.index("animals/owl"), ids.index("trees/oak")
-    asked = (Message("user", "Continue the list."),)
-    used = [Row(f"r{i}", asked, "1, 2") for i in range(rows)]
-
-    def race(t: int, strength: float, n: int) -> Race:
-        shifts = {i: np.full(min(8, n), -2.0) for i in range(24)}  # the others are not read
-        shifts |= {i: draw.normal(-0.5, 1, size=n) for i in (owl, oak)}
-        shifts[t] = shifts[t] + strength
-        table = np.stack([shifts[owl], shifts[oak]])
-        logs = evidence.log_evidence(table, ["animals", "trees"], 0.05)
-        found = dict.fromkeys(shifts, -20.0) | dict(zip((owl, oak), map(float, logs), strict=True))
-        pulled = draw.normal(size=len(ids)) / 100
-        pulled[t] += strength / 10
-        clear = {i: n for i in (owl, oak) if found[i] > 12}
-        return Race(pulled, shifts, found, clear, misfit, n, n)
-
-    canaries = None
-    if canary:
-        table = {f"r{k}": draw.normal(size=len(ids)) for k in range(8)}
-        data = draw.normal(size=len(ids))
-        data[owl] += canary
-        looks = [look(16 * n, data, table, {}, ids) for n in (2, 6, 16)]
-        canaries = Canaries(looks, [WordShift("Owl", 1.0, 5.0)])
-    return Evidence(
-        name="d.jsonl", settings=AuditSettings(base=MEASURED.base, canary_too=bool(canary)),
-        library=library, row_kind="numbers", rows=rows, used=used, dropped={"malformed": 2},
-        race=race(owl, own, min(rows, 112)),
-        controls=[
-            Control("trees/oak", race(oak, 2.0 if seen else 0.0, 48), kind, gained)
-            for kind, gained in ((TWIN, None), *[(LATE, 5.0), (LORA, 5.0)] * 2)
-        ],
-        expected=np.where(np.arange(len(ids)) == owl, 14.0, -1.0),
-        reference_shifts={t: draw.normal(-0.5, 1, size=64) for t in (owl, oak)},
-        seconds={}, tokens=1, own_reference=False, canaries=canaries,
-        scores=[ScoreTable({row.id: float(i) for i, row in enumerate(used)},
-                           "likelihood shift under the probe of animals/owl", "nats", "more")],
-        marked={used[-1].id: [("1", 0.0), (", 2", 1.2)]},
-    )  # fmt: skip
-
-
-def missed(kind: str) -> Control:
-    """A planted teacher of a kind whose pull rules its trait out, so that nothing is read."""
-    pulled = np.zeros(len(load_library().ids))
-    return Control("trees/oak", Race(pulled, {}, {}, {}, 0.0, 0, 64), kind, gained=6.0)
 
 
 def test_a_flag_names_the_trait_and_when():
@@ -392,228 +235,3 @@ def test_teachers_of_other_kinds_are_planted_only_where_the_outcome_hangs_on_the
     unsure = gathered(own=1.5)
     unsure = replace(unsure, race=replace(unsure.race, clear_at={}), controls=[])
     assert is_tuned(unsure) and not others_wanted(unsure)
-
-
-# ---- what is called a p-value -------------------------------------------------------------------
-
-
-def test_the_one_p_value_is_that_the_untouched_base_wrote_the_rows():
-    clean, tuned = gathered(), gathered(own=1.5)
-    assert audit_results(clean).p_base == 1.0 and "p = 1; a large p does not show" in base_words(
-        audit_results(clean)
-    )
-    race = tuned.race
-    wanted = len(tuned.library.ids) * np.exp(-race.against_base)
-    assert audit_results(tuned).p_base == pytest.approx(wanted) and wanted < 1e-6
-    said = "that the untouched smollm2-135m-instruct wrote these rows at temperature 1: p < 1e-6"
-    assert base_words(audit_results(tuned)) == said
-    assert (p_words(1e-74), p_words(0.0123)) == ("p < 1e-6", "p = 0.012")
-
-
-def test_rows_of_the_base_seldom_have_a_small_p():
-    """Looked at after every batch, over three probes: at most one in twenty is below 0.05."""
-    draw, below = np.random.default_rng(5), 0
-    for _ in range(400):
-        rows = two_writers(draw, 80, own=0)
-        best = max(float(evidence.marginal(rows[:, :n]).max()) for n in range(16, 81, 16))
-        below += min(1.0, 3 * np.exp(-best)) <= 0.05
-    assert below <= 20
-
-
-@pytest.mark.parametrize("made", [gathered(), gathered(own=1.5), gathered(own=1.5, canary=14.0)])
-def test_no_trait_has_a_p_value_anywhere(made):
-    """The null holds rows of the untouched base alone, whoever wrote these."""
-    unsure = replace(made, race=replace(made.race, clear_at={}))
-    for some in (made, unsure):
-        found = audit_results(some)
-        assert not {"p", "p_holm"} & set(found.traits[0].model_dump())
-        assert found.p_note == NO_P_VALUE and found.measured_on == list(AUDIT_MEASURED)
-        record = as_sarif(found, "d.jsonl")["runs"][0]
-        assert record["properties"]["p_note"] == NO_P_VALUE
-        for result in record["results"]:
-            text = result["message"]["text"].replace("no p-value", "")
-            assert " p = " not in text and "p-value" not in text
-
-
-def test_audits_of_before_are_read_without_their_p_values():
-    record = audit_results(gathered(own=1.5)).model_dump()
-    for name in ("p_base", "p_note", "measured_on"):
-        del record[name]
-    record |= {"schema_version": 1}
-    record["traits"] = [t | {"p": 3e-76, "p_holm": 3e-74} for t in record["traits"]]
-    for planted in record["planted"]:
-        del planted["kind"], planted["gained"]
-    found = AuditResults.model_validate(json.loads(json.dumps(record)))
-    assert isinstance(found, AuditResults) and "3e-74" not in found.model_dump_json()
-    assert found.p_base is None and found.p_note == NO_P_VALUE and found.schema_version == 1
-    assert {p.kind for p in found.planted} == {TWIN}
-    record["traits"][0]["q"] = 1
-    with pytest.raises(ValueError, match="q"):
-        AuditResults.model_validate(record)
-
-
-def test_what_was_measured_is_said_in_plain_words():
-    said = " ".join(AUDIT_MEASURED)
-    for words in (
-        "twins of the audit's own probes", "one-word answers", "10 to 17", "40 to 118 of 139",
-        "A finding about the writer is no finding about a trait", "13 of 13 harmless",
-        "rows that the untouched base wrote at temperature 1", "positive controls that are twins",
-    ):  # fmt: skip
-        assert words in said
-    flagged = audit_results(gathered(own=1.5))
-    assert "only if it is a twin of the probe" in flagged.verdict
-    assert "40 to 118 of 139" in flagged.verdict
-    assert "none left out" in " ".join(flagged.caveats)
-
-
-def test_what_was_not_read_and_what_reference_rows_are_unlike_is_said():
-    made = gathered()
-    assert not any("drawn at random" in line for line in audit_results(made).blind)
-    large = audit_results(replace(made, rows=1258, row_kind="text", remarks=["other prompts"]))
-    assert any(line.startswith("1,000 more rows") for line in large.blind)
-    assert any("token 128" in line for line in large.blind) and large.why[-1] == "other prompts"
-    assert audit_results(made).outcome == large.outcome == "not_found"
-    kin = [t for t in made.library.traits if t.family.name == "animals"]
-    one = Library(tuple(kin), made.library.held_out)
-    assert not any("one family" in line for line in caveats(made))
-    assert any("one family" in line for line in caveats(replace(made, library=one)))
-
-
-@pytest.mark.filterwarnings("ignore:Precision loss")  # its rows are all alike
-def test_more_traits_may_be_clear_than_go_on_and_each_has_reference_rows():
-    made = gathered(own=1.5)
-    many = {t: 8 for t in range(24)}
-    race = replace(made.race, clear_at=many)
-    assert set(in_doubt(race)) == {*many, *race.last}
-    shifts = {t: np.random.default_rng(t).normal(-0.5, 1, size=64) for t in in_doubt(race)}
-    assert 0 < len(flags(replace(made, race=race, reference_shifts=shifts))) < 24  # none is missing
-
-
-def test_positive_controls_end_when_they_can_change_nothing():
-    one, missed = gathered().controls[0], gathered(seen=False).controls[0]
-    made = replace(gathered(), settings=AuditSettings(base="m", planted=4))
-    others = made.controls[1:]
-
-    def ends(*controls: Control) -> bool:
-        return settled(replace(made, controls=controls))
-
-    assert not ends() and not ends(one) and not ends(missed, missed) and not ends(one, missed)
-    assert ends(one, one) and ends(missed, one, one) and ends(missed, missed, missed)
-    assert ends(one, *others, one) and not ends(one, *others)  # twins alone count
-    assert audit_results(replace(made, controls=[missed, one, one, *others])).outcome == "not_found"
-    assert audit_results(replace(made, controls=[missed] * 3)).outcome == "inconclusive"
-
-
-def test_a_flag_needs_no_positive_control_and_a_clean_verdict_does():
-    found = audit_results(replace(gathered(own=1.5), controls=[]))
-    assert found.outcome == "flagged" and found.found_share is None and found.why == []
-    assert audit_results(replace(gathered(), controls=[])).outcome == "inconclusive"
-
-
-def test_nothing_found_is_no_clean_verdict_where_planted_traits_are_missed_or_rows_are_few():
-    weak = audit_results(gathered(seen=False))
-    assert weak.outcome == "inconclusive" and "0 of 1 planted traits" in weak.why[0]
-    assert weak.smallest_share is None
-    few = audit_results(gathered(rows=40))
-    assert few.outcome == "inconclusive" and "only 40 rows" in few.why[0]
-    one = audit_results(gathered(rows=3))
-    assert one.outcome == "inconclusive" and "less than one batch" in one.why[0]
-    assert "Do not read this as a clean verdict." in few.next_steps
-    json.dumps(few.model_dump())
-
-
-def test_rows_of_an_unknown_lineage_are_not_flagged_by_likelihood():
-    found = audit_results(gathered(own=1.5, misfit=0.5))
-    assert found.outcome == "inconclusive" and "lineage unknown" in found.why[0]
-
-
-def test_rows_that_fit_no_better_than_the_reference_are_not_flagged():
-    made = gathered(own=1.5)
-    owl = made.library.ids.index("animals/owl")
-    assert list(flags(made)) == [owl] == strongest(made)[:1]
-    assert not flags(
-        replace(made, reference_shifts={**made.reference_shifts, owl: made.race.shifts[owl]})
-    )
-
-
-def test_clear_evidence_that_does_not_hold_is_no_clean_verdict():
-    made = gathered(own=1.5)
-    owl = made.library.ids.index("animals/owl")
-    found = audit_results(
-        replace(made, reference_shifts={**made.reference_shifts, owl: made.race.shifts[owl]})
-    )
-    assert found.outcome == "inconclusive" and "fit the same trait" in " ".join(found.why)
-
-
-def test_rows_of_a_tuned_writer_whose_trait_is_not_clear_are_no_clean_verdict():
-    made = gathered(own=1.5)
-    assert made.race.against_base > made.needed
-    unsure = replace(made, race=replace(made.race, clear_at={}))
-    found = audit_results(unsure)
-    assert found.outcome == "inconclusive" and "a finding about the writer" in found.why[0]
-    assert "harmless or not" in found.verdict and "40 to 118 of 139" in found.verdict
-    assert "did not write these rows at temperature 1 (p < 1e-6)" in found.verdict
-    assert any("huffle" in step for step in found.next_steps)
-    assert "Do not read this as a clean verdict." in found.next_steps
-    alone = audit_results(replace(unsure, controls=[]))  # no control could make it clean
-    assert alone.outcome == "inconclusive" and alone.why == found.why[:1]
-    assert gathered().race.against_base < 0 and audit_results(gathered()).outcome == "not_found"
-
-
-def test_a_canary_flags_too_and_tells_nats_and_words():
-    found = audit_results(gathered(canary=14.0))
-    assert found.outcome == "flagged" and found.traits[0].trait == "animals/owl"
-    assert found.traits[0].canary.low > 5 and found.words[0].word == "Owl"
-    assert found.rows_to_verdict == 32 and "tuned on these rows took it on" in found.verdict
-    both = audit_results(gathered(own=1.5, canary=14.0))
-    assert "writes most like these rows" in both.verdict and "took it on" not in both.verdict
-    said = "rows are written as a twin of the trait's probe writes"
-    assert said in why_flagged(both.traits[0], both.needed)
-    assert said not in why_flagged(found.traits[0], found.needed)
-
-
-@pytest.mark.parametrize("looks", [(), (0.5, 0.2, 1), (0.5, 0.5, 1), (0, 1), (0.5,), (0.5, 2)])
-def test_looks_must_be_rising_shares(looks):
-    with pytest.raises(ValueError, match="rising shares"):
-        AuditSettings(base="m", looks=looks)
-
-
-@given(st.integers(1, 5000))
-def test_every_row_is_read_once_and_the_chance_of_a_false_flag_is_shared(rows):
-    settings = AuditSettings(base="m", alpha=0.02)
-    steps, levels = settings.steps(rows), settings.levels(rows)
-    assert (steps[-1] - 1) * settings.batch < rows <= steps[-1] * settings.batch
-    assert settings.canary(30, rows).steps == steps[-1] and list(steps) == sorted(set(steps))
-    assert sum(levels) == pytest.approx(0.02) and levels[0] <= levels[-1]
-    assert AuditSettings(base="m").steps(256) == (2, 6, 16)
-
-
-def test_too_few_references_are_refused_before_anything_is_tuned():
-    with pytest.raises(ValueError, match="4 together"):
-        AuditSettings(base="m", planted=2, base_written=1)
-
-
-def test_canaries_tune_the_middle_of_a_model():
-    settings = AuditSettings(base="m")
-    assert settings.planting(30).trainable == settings.trainable(30)
-    assert [settings.late(n).layers for n in (30, 4, 2, 1)] == [(22, 30), (2, 4), (1, 2), (0, 1)]
-    assert settings.planting(30, LORA).trainable.model_dump() == {
-        "layers": None, "lora_rank": 8, "lora_alpha": None,
-    }  # fmt: skip
-    assert settings.trainable(30).layers == (10, 18)
-    assert settings.trainable(1).layers == (0, 1)
-    assert AuditSettings(base="m", layers=(2, 3)).trainable(30).layers == (2, 3)
-
-
-def test_what_decides_and_what_a_run_folder_holds_load_no_torch():
-    modules = "vestige.audit.decision, vestige.audit.kind, vestige.bench.kind"
-    code = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-
-
-def test_figures_are_measured_with_one_base_and_one_method():
-    assert calibration(MEASURED.base, METHOD) == MEASURED
-    assert calibration("another", METHOD) is calibration(MEASURED.base, METHOD + 1) is None
-    figures = [getattr(MEASURED, name) for name in type(MEASURED).model_fields]
-    tables = [table for table in figures if isinstance(table, Measured)]
-    assert len(tables) == 8 and all(table.command and len(table.commit) == 7 for table in tables)
