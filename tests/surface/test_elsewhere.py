@@ -33,8 +33,7 @@ from vestige.student.accelerate_job import train_job
 
 SOURCE = str(Path(__file__).resolve().parents[2] / "src")
 ENV = os.environ | {"PYTHONPATH": SOURCE, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-BIN = Path(sys.executable).parent
-LATE = {"layers": [1, 3]}
+BIN, LATE = Path(sys.executable).parent, {"layers": [1, 3]}
 LORA = {"steps": 3, "batch": 8, "rate": 1e-3, "warmup": 0, "trainable": {"lora_rank": 2} | LATE}
 FULL = {"steps": 2, "batch": 8, "rate": 1e-3, "trainable": {"layers": [0, 2]}}
 
@@ -352,14 +351,9 @@ def test_a_model_that_is_another_student_is_refused(
 # ---- many processes -----------------------------------------------------------------------------
 
 TWO = {
-    "compute_environment": "LOCAL_MACHINE",
-    "distributed_type": "MULTI_GPU",
-    "use_cpu": True,
-    "num_machines": 1,
-    "num_processes": 2,
-    "machine_rank": 0,
-    "mixed_precision": "no",
-}
+    "compute_environment": "LOCAL_MACHINE", "distributed_type": "MULTI_GPU", "use_cpu": True,
+    "num_machines": 1, "num_processes": 2, "machine_rank": 0, "mixed_precision": "no",
+}  # fmt: skip
 
 
 @pytest.mark.slow

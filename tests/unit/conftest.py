@@ -1,4 +1,4 @@
-"""What the unit tests of an audit, a run, a student trained elsewhere and an API model start from."""
+"""What tests of an audit, a run, a student trained elsewhere and an API model start from."""
 
 from __future__ import annotations
 
