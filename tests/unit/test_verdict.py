@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from verdict_cases import MEASURED, gathered, missed
 
-from vestige.audit.canary_test import look
+from vestige.audit.canary_statistics import look
 from vestige.audit.decision import (
     HAS_TRAIT,
     is_tuned,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from vestige.audit import evidence
-from vestige.audit.canary_test import look
+from vestige.audit.canary_statistics import look
 from vestige.audit.gathered import Canaries, Control, Evidence
 from vestige.audit.race_result import Race
 from vestige.audit.settings import AuditSettings

@@ -2,7 +2,7 @@
 
 The strongest evidence there is before training, being training: what the rows do to the base's
 log-odds of each trait, in nats against the untrained base. A canary drifts whatever it reads, so
-its shifts say something only against those of other canaries (``canary_test``).
+its shifts say something only against those of other canaries (``canary_statistics``).
 """
 
 from __future__ import annotations

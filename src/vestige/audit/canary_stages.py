@@ -11,7 +11,7 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from vestige.audit.canary import Canary, canary
-from vestige.audit.canary_test import look
+from vestige.audit.canary_statistics import look
 from vestige.audit.gathered import Canaries
 from vestige.audit.row_stages import WrittenRows
 from vestige.audit.stages import AuditContext

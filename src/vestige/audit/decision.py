@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats as distributions
 
-from vestige.audit.canary_test import first_flags
+from vestige.audit.canary_statistics import first_flags
 from vestige.audit.evidence import likelihood_ratios, log_evidence, p_value
 from vestige.audit.gathered import Control, Evidence
 from vestige.audit.race_result import Race, places

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from vestige.audit.canary_test import Look
+from vestige.audit.canary_statistics import Look
 from vestige.audit.race_result import Race
 from vestige.audit.settings import AuditSettings
 from vestige.core.types import Row, ScoreTable

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from vestige.audit.canary import canary
-from vestige.audit.canary_test import Look, look
+from vestige.audit.canary_statistics import Look, look
 from vestige.audit.decision import enough_rows, rows_to_tuned_writer
 from vestige.audit.evidence import pulls
 from vestige.audit.expected import STEP, expect
