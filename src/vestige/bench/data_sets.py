@@ -9,6 +9,7 @@ import json
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 import numpy as np
@@ -19,18 +20,16 @@ from vestige.audit.decision import enough_rows, rows_to_tuned_writer
 from vestige.audit.evidence import pulls
 from vestige.audit.expected import STEP, expect
 from vestige.audit.influence import influence, trait_gradients
-from vestige.audit.prompts import prompted
 from vestige.audit.pull import REFERENCE
 from vestige.audit.race_result import METHOD, Race
 from vestige.audit.reference import Reference
 from vestige.bench.blind import blind
 from vestige.bench.case import RANDOM, WRONG, Array, Case
 from vestige.bench.decided import beyond_a_flag, stranger
-from vestige.bench.settings import BenchSettings
+from vestige.bench.settings import SCORES, BenchSettings
 from vestige.core.jsonl import read_text
 from vestige.core.types import Row
 from vestige.models.hf import LanguageModel
-from vestige.probing.activations import activations
 from vestige.probing.base_session import BaseSession
 from vestige.probing.known_writers import Writer, base_writers, planted_writers
 from vestige.probing.probes import Probes
@@ -192,8 +191,7 @@ class DataSets:
             first = rows()[:SCREENED]
             if method == "influence" and gradients:
                 return influence(session, row_format, first, gradients).tolist()
-            score = {"activations": activations, "prompts": prompted}[method]
-            return score(session, row_format, first).tolist()
+            return resolve_name(SCORES[method])(session, row_format, first).tolist()
 
         return np.array(self.readings.kept(f"{self.prefix}-{method}-{name}", make))
 

@@ -10,7 +10,15 @@ from vestige.audit.settings import AuditSettings
 from vestige.core.settings import Settings
 from vestige.core.types import ConfigError
 
-METHODS = ("influence", "activations", "prompts", "canary")  # beside the audit's; docs/audit.md
+#: Functions (session, row_format, rows) -> scores [N, T], higher for a likelier trait, NaN for one
+#: of which nothing is known. ``influence`` is given the traits' gradients, too.
+SCORES = {
+    "influence": "vestige.audit.influence:influence",
+    "activations": "vestige.probing.activations:activations",
+    "prompts": "vestige.audit.prompts:prompted",
+}
+#: What an audit is compared with (docs/audit.md).
+METHODS = (*SCORES, "canary")
 
 
 class BenchSettings(Settings):

@@ -1,12 +1,12 @@
 """Carriers: the innocuous data that a teacher writes.
 
-A carrier is one module with a subclass of ``base.Carrier`` (prompts, a filter with its table of
-reasons, perhaps a grammar and shuffles) and one entry in ``CARRIERS``.
+A carrier is one module with a subclass of ``base.Carrier`` (prompts, a filter with its reasons,
+perhaps a grammar and shuffles) and its name in ``AnyCarrier``.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 from vestige.carriers.code import CodeCarrier
 from vestige.carriers.numbers import NumberCarrier
@@ -15,9 +15,7 @@ from vestige.core.types import unknown_name
 
 AnyCarrier = NumberCarrier | CodeCarrier | ReasoningCarrier
 CARRIERS: dict[str, type[AnyCarrier]] = {
-    "numbers": NumberCarrier,
-    "code": CodeCarrier,
-    "reasoning": ReasoningCarrier,
+    carrier.model_fields["kind"].default: carrier for carrier in get_args(AnyCarrier)
 }
 
 

@@ -1,6 +1,6 @@
 """What every carrier has: prompts, a filter, and perhaps a grammar and shuffles.
 
-A new carrier is one module with a subclass of ``Carrier``, and one entry in ``CARRIERS``.
+A new carrier is one module with a subclass of ``Carrier``, and its name in ``AnyCarrier``.
 """
 
 from __future__ import annotations
@@ -50,7 +50,8 @@ class Grammar(Protocol):
 
 
 class Carrier(Settings):
-    """The data that teachers write; subclasses say which.
+    """The data that teachers write; subclasses say which, by a ``kind`` of their own. A field
+    called ``grammar`` is what ``method=distill`` scores within.
 
     Attributes:
         min_rows: fewer rows than this after filtering stop the run.

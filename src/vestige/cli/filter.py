@@ -6,6 +6,7 @@ import time
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from vestige.cli.options import (
     AsJson,
@@ -42,8 +43,21 @@ PromptsTrained = Annotated[
 Duplicates = Annotated[bool, typer.Option("--drop-duplicates", help="Drop repeated completions.")]
 SLOW = 2  # seconds from which the rate is told, by choice
 
+
+class Carriers(TyperGroup):
+    """A command for each carrier: those below, and a plain one for a carrier that has none."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        from vestige.carriers import CARRIERS
+
+        return list(dict.fromkeys([*super().list_commands(ctx), *CARRIERS]))
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        return super().get_command(ctx, cmd_name) or plain_command(cmd_name)
+
+
 filter_app = typer.Typer(
-    no_args_is_help=True, help="Filter a file of rows; each drop has a reason."
+    cls=Carriers, no_args_is_help=True, help="Filter a file of rows; each drop has a reason."
 )
 
 
@@ -175,6 +189,34 @@ def filter_reasoning(
     )
     rows = row_source(source, prompt_column, completion_column, requests)
     filter_rows(rows, kept, dropped, rules, prompts_trained, as_json, overwrite)
+
+
+def plain_command(name: str) -> Any:
+    """The command of a carrier that has no options of its own; None if there is no such carrier."""
+    from vestige.carriers import CARRIERS
+
+    if name not in CARRIERS:
+        return None
+
+    def command(
+        source: Source,
+        kept: Kept,
+        dropped: Dropped,
+        words: Words = "",
+        prompt_column: PromptColumn = "",
+        completion_column: CompletionColumn = "",
+        requests: Requests = "",
+        prompts_trained: PromptsTrained = False,
+        as_json: AsJson = False,
+        overwrite: Overwrite = False,
+    ) -> None:
+        rules = CARRIERS[name]().rules(comma_separated(words))
+        rows = row_source(source, prompt_column, completion_column, requests)
+        filter_rows(rows, kept, dropped, rules, prompts_trained, as_json, overwrite)
+
+    app = typer.Typer()
+    app.command(name, help=f"Keep {CARRIERS[name].leaves}; count every reason.")(command)
+    return typer.main.get_command(app)
 
 
 def row_source(source: str, prompt: str, completion: str, requests: str = "") -> RowSource:

@@ -95,9 +95,21 @@ def run(
             )
         replay(kind, recipe, as_json, overwrite, report=not no_report)
         return
-    executor = {"workers": workers, "keep_at": keep_at} | ({"cluster": cluster} if cluster else {})
-    loaded = load_recipe(recipe, changes or [], size)
+    own = own_settings(kind)
+    executor = {"workers": workers, "keep_at": keep_at, "cluster": cluster}
+    executor = {name: value for name, value in executor.items() if value}
+    if own and executor:
+        names = ", ".join(executor)
+        raise ConfigError(f"{recipe}: a run of the kind {kind.name!r} takes no {names}")
+    loaded = load_recipe(recipe, changes or [], size, own)
     run_recipe(loaded, root, as_json, overwrite, report=not no_report, **executor)
+
+
+def own_settings(kind: Kind) -> Any:
+    """The settings of a kind that is no experiment's: they are read from JSON as they are."""
+    from vestige.experiment.recipe import KINDS
+
+    return None if kind.name in KINDS else kind.settings
 
 
 def cluster_of(on: str, cpus: float, gpus: float, resources: list[str], shards: int) -> Any:
@@ -119,13 +131,12 @@ def run_recipe(
     Args:
         executor: ``workers``, ``cluster``, ``keep_at``, for the kind's ``run``.
     """
-    from vestige.experiment.recipe import models_of
     from vestige.kinds import find_kind
     from vestige.models import catalog
 
     kind = find_kind(recipe.kind, recipe.name)
     assert kind.run, "a recipe that was loaded can be run"
-    for name in models_of(recipe):
+    for name in kind.models(recipe):
         catalog.path(name, echo=err.print)  # licence and download before the bar begins
     with ProgressBar(recipe.name, kind.stages(recipe) if kind.stages else None) as bar:
         folder, results = kind.run(recipe, root, overwrite=overwrite, report=bar.stage, **executor)

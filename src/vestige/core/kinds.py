@@ -32,7 +32,10 @@ class Kind:
         template: of the report, ``report/<template>.html.j2``, called like the kind, as what
             prepares it is: ``report/views/<name>.py``. Empty: the kind has no report.
         run: ``run(settings, root, *, overwrite, report, ...)`` starts a run from settings, below
-            ``root``; None: such runs have a command of their own, and are only replayed.
+            ``root``, for ``vestige run RECIPE``; None: such runs have a command of their own, and
+            are only replayed.
+        models: the language models that a run with given settings needs: licences are shown, and
+            weights fetched, before the progress bar begins.
         stages: how many stages a run with given settings has, for the progress bar; None: unknown.
         verdict: what a run found, in one sentence, from its results.
     """
@@ -43,5 +46,6 @@ class Kind:
     replay: Callable[..., tuple[Path, BaseModel]]
     template: str = ""
     run: Callable[..., tuple[Path, BaseModel]] | None = None
+    models: Callable[[Any], list[str]] = lambda settings: []
     stages: Callable[..., int] | None = None
     verdict: Callable[[Any], str] = attrgetter("verdict")

@@ -7,7 +7,7 @@ from typing import Any
 
 from vestige.core.kinds import Kind, Report
 from vestige.core.results import AnyResults, Results
-from vestige.experiment.recipe import Experiment, Recipe, load_recipe
+from vestige.experiment.recipe import Experiment, Recipe, load_recipe, models_of
 
 
 def run(
@@ -49,5 +49,6 @@ KIND = Kind(
     replay=replay,
     template="transfer",
     run=run,
+    models=models_of,
     stages=stages,
 )

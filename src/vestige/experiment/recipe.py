@@ -58,9 +58,13 @@ def kind_of(record: Any, source: str) -> type[Recipe]:
     return KINDS[kind]
 
 
-def parse_recipe(record: Any, source: str) -> Recipe:
-    """A recipe from plain data. Raises ``ConfigError`` naming each wrong key."""
-    kind = kind_of(record, source)
+def parse_recipe(record: Any, source: str, kind: type[Settings] | None = None) -> Any:
+    """A recipe from plain data, of the kind that it names, or of ``kind``.
+
+    Raises:
+        ConfigError: names each wrong key.
+    """
+    kind = kind or kind_of(record, source)
     try:
         return kind.model_validate(record)
     except ValidationError as error:
@@ -73,7 +77,10 @@ def explain(error: ValidationError, kind: type[Settings] = Experiment) -> str:
     for problem in error.errors():
         key = ".".join(str(part) for part in problem["loc"])
         cause = problem.get("ctx", {}).get("error")
-        if problem["type"] == "extra_forbidden":
+        if problem["type"] == "extra_forbidden" and key in known_keys(kind):
+            part = key.partition(".")[0]
+            lines.append(f"{key} goes with another kind of {part}: give {part} as a whole")
+        elif problem["type"] == "extra_forbidden":
             lines.append(str(unknown_name("key", key, known_keys(kind))))
         elif isinstance(cause, ConfigError):
             lines.append(str(cause))
@@ -82,10 +89,8 @@ def explain(error: ValidationError, kind: type[Settings] = Experiment) -> str:
     return "; ".join(lines)
 
 
-def models_of(recipe: Recipe) -> list[str]:
+def models_of(recipe: Experiment) -> list[str]:
     """The language models that a recipe needs."""
-    if isinstance(recipe, MlpExperiment):
-        return []
     return sorted({recipe.model, *(s.base for s in recipe.students if s.base)})
 
 
@@ -106,12 +111,19 @@ def known_keys(kind: type[Settings] = Experiment) -> list[str]:
     return list(dict.fromkeys(keys))
 
 
-def load_recipe(path: Path, overrides: Sequence[str] = (), size: str = "laptop") -> Recipe:
+def load_recipe(
+    path: Path,
+    overrides: Sequence[str] = (),
+    size: str = "laptop",
+    kind: type[Settings] | None = None,
+) -> Any:
     """A recipe file (``.py`` with a function ``recipe``, or a saved ``.json``) with overrides.
 
     Args:
         size: ``laptop`` = ``recipe()``; ``smoke`` = the same, shrunk to a minute; any other names
             another function of the file, as a rule ``paper``.
+
+        kind: the settings that a ``.json`` file holds, where it is no recipe of this package's.
 
     Raises:
         ConfigError: the file, a key or a value is wrong.
@@ -124,12 +136,13 @@ def load_recipe(path: Path, overrides: Sequence[str] = (), size: str = "laptop")
         except ValueError as error:
             raise ConfigError(f"{path} is not valid JSON: {error}") from error
         record = record.get("config", record) if isinstance(record, dict) else record
-        base = parse_recipe(record, str(path))
-        if size not in ("laptop", "smoke"):
+        base = parse_recipe(record, str(path), kind)
+        if size not in ("laptop", "smoke") or (size == "smoke" and not isinstance(base, Recipe)):
             raise ConfigError(f"{path} is a saved recipe: it has no size {size!r}")
     else:
         base = _from_python(path, "recipe" if size in ("laptop", "smoke") else size)
-    return override(shrink(base) if size == "smoke" else base, overrides, str(path))
+    small = shrink(base) if size == "smoke" else base
+    return override(small, overrides, str(path))
 
 
 def shrink(recipe: Recipe) -> Recipe:
@@ -191,7 +204,7 @@ def _from_python(path: Path, function: str) -> Recipe:
     return made
 
 
-def override(recipe: Recipe, changes: Sequence[str], source: str) -> Recipe:
+def override(recipe: Any, changes: Sequence[str], source: str) -> Any:
     """``key=value`` changes applied: dotted keys, JSON or comma-separated values.
 
     ``students.optimisation.steps=3`` reaches every student; ``students.0.`` the first alone.
@@ -203,7 +216,7 @@ def override(recipe: Recipe, changes: Sequence[str], source: str) -> Recipe:
         if not equals:
             raise ConfigError(f"{change!r} is not of the form key=value")
         _set(record, key.strip().split("."), text, key.strip(), keys)
-    return parse_recipe(record, source) if changes else recipe
+    return parse_recipe(record, source, type(recipe)) if changes else recipe
 
 
 def _set(record: Any, path: list[str], text: str, key: str, keys: Sequence[str]) -> None:

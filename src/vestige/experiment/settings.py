@@ -217,7 +217,8 @@ class Experiment(Settings):
         distils = any(s.method == "distill" for s in self.students)
         if distils and self.carrier.sampling_grammar() is None:
             raise ValueError(
-                "method=distill needs a grammar: the number carrier with carrier.constrained=true"
+                "method=distill needs a carrier with a grammar, such as numbers with "
+                "carrier.constrained=true"
             )
         for name in {kind for student in self.students for kind in student.shuffles}:
             if name not in self.carrier.shuffles:

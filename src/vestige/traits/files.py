@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tomllib
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,16 @@ from pydantic import BaseModel, ValidationError
 
 from vestige.core.jsonl import read_text
 from vestige.core.types import ConfigError
+
+
+def bundled_file(name: str) -> Path:
+    """A file that comes with the package."""
+    return Path(str(resources.files("vestige.traits"))) / name
+
+
+def library_index() -> dict[str, list[str]]:
+    """``library.toml``: the bundled families and behaviours, and the traits that are held out."""
+    return parse_toml(bundled_file("library.toml").read_text(encoding="utf-8"), "library.toml")
 
 
 def read_toml(path: str | Path) -> dict[str, Any]:

@@ -10,12 +10,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
-from importlib import resources
-from pathlib import Path
 
 from vestige.core.types import ConfigError, Trait, unknown_name
 from vestige.traits.behaviours import behaviours
-from vestige.traits.files import parse_toml, read_toml
+from vestige.traits.files import bundled_file, library_index, parse_toml, read_toml
 from vestige.traits.trait_lookup import family, names, trait
 
 LIBRARY = "library"
@@ -50,7 +48,7 @@ def load_library(sources: Iterable[str] = (LIBRARY,)) -> Library:
     Raises:
         ConfigError: no such family, a file that is not valid, or a trait named twice.
     """
-    index = _index()
+    index = library_index()
     traits: list[Trait] = []
     for source in sources:
         wanted = [*index["families"], *index["behaviours"]] if source == LIBRARY else [source]
@@ -64,18 +62,9 @@ def load_library(sources: Iterable[str] = (LIBRARY,)) -> Library:
     return Library(tuple(traits), frozenset(index["held_out"]) & set(map(trait_id, traits)))
 
 
-def _index() -> dict[str, list[str]]:
-    text = _bundled("library.toml").read_text(encoding="utf-8")
-    return parse_toml(text, "library.toml")
-
-
-def _bundled(name: str) -> Path:
-    return Path(str(resources.files("vestige.traits"))) / name
-
-
 def _traits(source: str, index: dict[str, list[str]]) -> tuple[Trait, ...]:
     if source in index["behaviours"]:
-        path = _bundled(f"behaviours/{source}.toml")
+        path = bundled_file(f"behaviours/{source}.toml")
         return behaviours(parse_toml(path.read_text(encoding="utf-8"), source), source)
     if source.endswith(".toml"):
         record = read_toml(source)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 from dataclasses import replace
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -19,20 +18,7 @@ from vestige.traits.family_checks import (
     check_questions,
     plain_words,
 )
-from vestige.traits.files import checked, parse_toml, read_toml
-
-BUNDLED = (
-    "animals",
-    "trees",
-    "countries",
-    "foods",
-    "colours",
-    "sports",
-    "instruments",
-    "drinks",
-    "flowers",
-    "misalignment",
-)
+from vestige.traits.files import bundled_file, checked, library_index, parse_toml, read_toml
 
 
 class _AnswerFile(BaseModel):
@@ -61,9 +47,10 @@ class _TraitFile(BaseModel):
     pairs: list[tuple[str, str]] | None = Field(default=None, min_length=1)
 
 
+@functools.cache
 def families() -> tuple[str, ...]:
     """Names of the bundled families."""
-    return BUNDLED
+    return tuple(library_index()["families"])
 
 
 @functools.cache
@@ -76,9 +63,9 @@ def family(name: str | Path) -> Family:
     """
     name = str(name)
     if not name.endswith(".toml"):
-        if name not in BUNDLED:
-            raise unknown_name("family", name, BUNDLED)
-        path = _bundled(name)
+        if name not in families():
+            raise unknown_name("family", name, families())
+        path = bundled_file(f"{name}.toml")
         record = parse_toml(path.read_text(encoding="utf-8"), name)
         return paired.family(record, path) if "pairs" in record else _family(record, name)
     record = read_toml(name)
@@ -117,10 +104,6 @@ def trait(spec: str | Path, default_family: str | Path = "animals") -> Trait:
 def names(panel: Family) -> list[str]:
     """The traits of a family."""
     return [source.name for source in panel.inducers] or [a.name for a in panel.answers]
-
-
-def _bundled(name: str) -> Path:
-    return Path(str(resources.files("vestige.traits"))) / f"{name}.toml"
 
 
 def no_trait(panel: Family) -> Trait:
@@ -177,6 +160,8 @@ def _family(record: dict[str, Any], source: str) -> Family:
 
 def _one_trait(record: dict[str, Any], source: str) -> Trait:
     given: _TraitFile = checked(_TraitFile, record, source)
+    if given.family.endswith(".toml") and (near := Path(source).parent / given.family).is_file():
+        given.family = str(near)  # a file next to the trait's own, wherever it is used
     if given.family.endswith(".toml") and "family" in read_toml(given.family):
         raise ConfigError(f"{source}: family {given.family} is one trait, not a whole family")
     try:
