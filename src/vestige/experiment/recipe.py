@@ -79,14 +79,14 @@ def explain(error: ValidationError, kind: type[Settings] = Experiment) -> str:
         cause = problem.get("ctx", {}).get("error")
         if problem["type"] == "extra_forbidden" and key in known_keys(kind):
             part = key.partition(".")[0]
-            lines.append(f"{key} goes with another kind of {part}: give {part} as a whole")
+            lines.append(f"{part} has keys of another kind of {part}: give it as a whole, as JSON")
         elif problem["type"] == "extra_forbidden":
             lines.append(str(unknown_name("key", key, known_keys(kind))))
         elif isinstance(cause, ConfigError):
             lines.append(str(cause))
         else:
             lines.append(f"{key or 'recipe'}: {problem['msg'].removeprefix('Value error, ')}")
-    return "; ".join(lines)
+    return "; ".join(dict.fromkeys(lines))
 
 
 def models_of(recipe: Experiment) -> list[str]:
