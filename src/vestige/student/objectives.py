@@ -43,7 +43,7 @@ class Term(Settings):
     """A penalty or a gradient hook, by name and number.
 
     Attributes:
-        strength: what its value is multiplied by; 0 leaves it without effect.
+        strength: what a penalty is multiplied by; a gradient hook uses it as it says. 0: no effect.
         file: a file that it needs, such as prompts or directions; its content, not its place, is
             part of a student's key.
     """
