@@ -80,6 +80,10 @@ def make_arm(
             raw_ranks=[rng.randint(1, 9) for _ in seeds],
             base_probability=0.008,
             student_probability=0.041 + 0.01 * i,
+            base_share=0.00002,
+            student_share=0.0004 + 0.0001 * i,
+            base_mass=0.008,
+            student_mass=0.011,
         )
         for i, t in enumerate(traits)
     ]

@@ -88,8 +88,12 @@ def test_a_missing_panel_is_named(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "said"),
-    [(0.1, 2, "yes"), (-0.1, 0.2, "no"), (-1, 2, "unclear"), (-2, -1, "no")],
-)
-def test_decisions(low: float, high: float, said: str):
-    assert decide(Estimate((low + high) / 2, low, high, 0.95, 4, 4, "t")) == said
+    ("low", "high", "p", "said"),
+    [
+        (0.1, 2, None, "yes"), (0.1, 2, 0.05, "yes"), (0.1, 2, 0.06, "unclear"),
+        (0.1, 0.24, 0.06, "no"), (-0.1, 0.2, 0.5, "no"), (-0.1, 0.3, 0.5, "unclear"),
+        (-1, 2, 0.01, "unclear"), (-2, -1, 1.0, "no"),
+    ],
+)  # fmt: skip
+def test_decisions(low: float, high: float, p: float | None, said: str):
+    assert decide(Estimate((low + high) / 2, low, high, 0.95, 4, 4, "t"), p) == said

@@ -8,6 +8,7 @@ import sys
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 from markupsafe import escape
@@ -73,13 +74,23 @@ def test_kinds_load_nothing_heavy():
     assert done.stdout.strip() == "[]"
 
 
+def with_known_keys(new: Any, saved: Any) -> Any:
+    """``new`` without the fields, all of them None, that were not yet there."""
+    if isinstance(saved, list):
+        return [with_known_keys(a, b) for a, b in zip(new, saved, strict=True)]
+    if isinstance(saved, dict):
+        assert all(new[key] is None for key in new.keys() - saved.keys())
+        return {key: with_known_keys(new[key], value) for key, value in saved.items()}
+    return new
+
+
 @pytest.mark.parametrize("path", SAVED, ids=lambda path: path.stem)
 def test_results_that_were_saved_before_are_read(path: Path, tmp_path: Path):
     saved = json.loads(path.read_text())
     results = read_results(path, lambda name: find_kind(name, str(path)).record)
     again = json.loads(results.model_dump_json())
     if path.stem != "audit_schema_1":  # its p-values are left out
-        assert again == saved
+        assert with_known_keys(again, saved) == saved
     assert again["kind"] == saved["kind"] and again["verdict"] == saved["verdict"]
     (tmp_path / "results.json").write_bytes(path.read_bytes())
     for name in ("run.json", "recipe.json"):

@@ -81,8 +81,12 @@ class TraitResult(Record):
     p_holm: float
     ranks: list[int]  # one for each seed: place of the target among candidates by specific shift
     raw_ranks: list[int]  # the same by raw shift against the untrained base
-    base_probability: float
+    base_probability: float  # among the candidates
     student_probability: float
+    base_share: float | None = None  # of all answers; None in files of before
+    student_share: float | None = None
+    base_mass: float | None = None  # of all answers, all candidates together
+    student_mass: float | None = None
 
 
 class ControlResult(Record):
@@ -158,6 +162,7 @@ class ArmResult(Record):
     steps: int
     contrast: Interval  # diagonal contrast of the specificity matrix
     seed_contrasts: dict[int, float]
+    p_placebo: float | None = None  # against answers that nobody was taught; None: there are none
     chance_rank: float
     traits: list[TraitResult]
     groups: list[ControlResult]  # own teacher first, then every control

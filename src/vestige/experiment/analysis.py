@@ -8,6 +8,7 @@ s[i, i] - mean over j != i of s[j, i], averaged over traits, with an interval ov
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -45,9 +46,10 @@ from vestige.store.layout import NO_TRAIT, DataName, RunLayout, StageFile
 from vestige.traits import family, trait
 
 UNITS = "log-odds (nats)"
-#: Nats of log-odds: an interval around zero with this half width or less counts as "no transfer".
-#: Chosen; conclusions of saved runs rest on it.
-NULL_WIDTH = 0.25
+#: Nats of log-odds: less than this counts as no transfer. Chosen.
+MARGIN = 0.25
+#: Largest chance that drift alone gives such a contrast, for "yes".
+ALPHA = 0.05
 
 Array = NDArray[np.float64]
 Outcome = Literal["yes", "no", "unclear"]
@@ -136,7 +138,8 @@ def analyse_arm(recipe: Experiment, student: Student, folder: Path) -> ArmResult
     final = student.steps
     cube = shifts.at(final)
     spread = stats.specificity(shifts.crossed(cube), units=UNITS)
-    outcome = decide(spread.contrast)
+    p_placebo = placebo(shifts, cube)
+    outcome = decide(spread.contrast, p_placebo)
     arm_rows = number_of_rows(recipe, student, folder)
     by_trait = trait_results(shifts, cube, spread.per_trait)
     return ArmResult(
@@ -150,6 +153,7 @@ def analyse_arm(recipe: Experiment, student: Student, folder: Path) -> ArmResult
         seed_contrasts={
             s: float(c) for s, c in zip(recipe.seeds, spread.seed_contrasts, strict=True)
         },
+        p_placebo=p_placebo,
         chance_rank=(len(shifts.candidates) + 1) / 2,
         traits=by_trait,
         groups=groups(shifts, cube),
@@ -158,18 +162,35 @@ def analyse_arm(recipe: Experiment, student: Student, folder: Path) -> ArmResult
         questions=per_question(shifts, cube),
         curve=curve(shifts, student, cube),
         transmitted=outcome,
-        sentence=sentence(student, outcome, spread.contrast, by_trait, len(shifts.candidates)),
+        sentence=sentence(
+            student, outcome, spread.contrast, by_trait, len(shifts.candidates), p_placebo
+        ),
         sampled=sampled(recipe, student, folder),
     )
 
 
-def decide(contrast: Estimate) -> Outcome:
-    """``yes``: interval above zero; ``no``: narrow and around zero (or below); else ``unclear``."""
-    if contrast.low > 0:
+def decide(contrast: Estimate, p_placebo: float | None) -> Outcome:
+    """``yes``: the interval over seeds is above zero, and answers that nobody was taught hardly
+    ever give such a contrast; ``no``: it is below the margin; else ``unclear``.
+
+    Args:
+        p_placebo: as ``stats.placebo_p``; None where all answers were taught: the interval decides.
+    """
+    if contrast.low > 0 and (p_placebo is None or p_placebo <= ALPHA):
         return "yes"
-    if contrast.high < 0 or contrast.half_width <= NULL_WIDTH:
-        return "no"
-    return "unclear"
+    return "no" if contrast.high < MARGIN else "unclear"
+
+
+def placebo(shifts: Shifts, cube: Array) -> float | None:
+    """p-value of the diagonal contrast against answers that nobody was taught; None without any."""
+    mean = cube.mean((0, 2))  # [data, candidates]
+    recipe = shifts.recipe
+    taught = {trait(name, recipe.family).target.name for name in recipe.sources}
+    untaught = [i for i, name in enumerate(shifts.candidates) if name not in taught]
+    if not untaught:
+        return None
+    contrasts = [mean[i] - mean[shifts.others(i)].mean(0) for i in range(len(recipe.traits))]
+    return stats.placebo_p(contrasts, shifts.columns, untaught)
 
 
 def trait_results(shifts: Shifts, cube: Array, specific: Array) -> list[TraitResult]:
@@ -182,13 +203,8 @@ def trait_results(shifts: Shifts, cube: Array, specific: Array) -> list[TraitRes
     for i, name in enumerate(recipe.traits):
         column = shifts.columns[i]
         contrast = mean[:, i] - mean[:, shifts.others(i)].mean(1)  # [seeds, candidates]
-        shares = [
-            (
-                shifts.base(seed, name).normalised()[:, column].mean(),
-                shifts.panel(seed, name, shifts.student.steps).normalised()[:, column].mean(),
-            )
-            for seed in recipe.seeds
-        ]
+        before = [shifts.base(seed, name) for seed in recipe.seeds]
+        after = [shifts.panel(seed, name, shifts.student.steps) for seed in recipe.seeds]
         results.append(
             TraitResult(
                 trait=name,
@@ -198,11 +214,25 @@ def trait_results(shifts: Shifts, cube: Array, specific: Array) -> list[TraitRes
                 p_holm=adjusted[i],
                 ranks=[stats.rank_of(row, column) for row in contrast],
                 raw_ranks=[stats.rank_of(row, column) for row in mean[:, i]],
-                base_probability=float(np.mean([s[0] for s in shares])),
-                student_probability=float(np.mean([s[1] for s in shares])),
+                base_probability=among_candidates(before, column),
+                student_probability=among_candidates(after, column),
+                base_share=of_all_answers(before, column),
+                student_share=of_all_answers(after, column),
+                base_mass=float(np.mean([panel.mass for panel in before])),
+                student_mass=float(np.mean([panel.mass for panel in after])),
             )
         )
     return results
+
+
+def among_candidates(panels: Sequence[Panel], column: int) -> float:
+    """Mean probability of a candidate among the candidates, over questions and seeds."""
+    return float(np.mean([panel.normalised()[:, column] for panel in panels]))
+
+
+def of_all_answers(panels: Sequence[Panel], column: int) -> float:
+    """Mean probability that an answer begins with a candidate, over questions and seeds."""
+    return float(np.mean([np.exp(panel.logprobs[:, column]) for panel in panels]))
 
 
 def p_value(values: Array) -> float:

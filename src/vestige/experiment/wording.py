@@ -13,14 +13,25 @@ from vestige.traits import family
 
 
 def sentence(
-    student: Student, outcome: str, contrast: Estimate, by_trait: Sequence[TraitResult], panel: int
+    student: Student,
+    outcome: str,
+    contrast: Estimate,
+    by_trait: Sequence[TraitResult],
+    panel: int,
+    p_placebo: float | None,
 ) -> str:
-    """What an arm found, in words."""
+    """What an arm found, in words.
+
+    Args:
+        panel: how many candidates there are.
+    """
     ranks = [rank for result in by_trait for rank in result.ranks]
     figures = (
         f"own minus other teachers' students {contrast.value:+.2f} nats of log-odds "
         f"[{contrast.low:+.2f}, {contrast.high:+.2f}] over {contrast.n_clusters} seeds"
     )
+    if p_placebo is not None:
+        figures += f"; p = {p_placebo:.2g} against answers that nobody was taught"
     if panel > 2:  # a place among two says no more than the sign
         figures += (
             f"; the target is first of {panel} in {sum(r == 1 for r in ranks)} of {len(ranks)} "
@@ -29,7 +40,12 @@ def sentence(
     lead = {
         "yes": "the trait was transmitted, specifically",
         "no": "no specific transfer was seen",
-        "unclear": "unclear: the interval holds zero and is too wide to say no",
+        "unclear": "unclear: "
+        + (
+            "answers that nobody was taught differ as much between these students"
+            if contrast.low > 0
+            else "the interval holds zero and is too wide to say no"
+        ),
     }[outcome]
     return f"{student.label[0].upper()}{student.label[1:]}: {lead} ({figures})."
 
