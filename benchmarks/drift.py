@@ -1,0 +1,90 @@
+"""How often "transmitted: yes" is said where there is only drift, and where there is more.
+
+Training on a teacher's data moves answers that nobody was taught, some of it in the same way in
+every seed. Its size is taken from the untaught answers of a finished run: the spread of
+``contrast[s, i, c]`` (own minus other teachers' students, answer c, seed s, teacher i) that stays
+over seeds, and the spread that does not. Runs with that drift and with an effect are then drawn
+and decided by the rule in use, and by its interval alone. Run after ``make demo``:
+python benchmarks/drift.py runs/demo-*
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vestige.core import stats
+from vestige.experiment.analysis import Shifts, decide
+from vestige.experiment.recipe import load_recipe
+from vestige.traits import trait
+
+EFFECTS = (0.0, 0.1, 0.2, 0.3, 0.5, 0.8)  # nats
+RUNS = 2000
+Array = NDArray[np.float64]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("runs", type=Path, nargs="+", help="finished runs")
+    parser.add_argument("--runs-drawn", type=int, default=RUNS)
+    options = parser.parse_args()
+    print(json.dumps([figures(run, options.runs_drawn) for run in options.runs], indent=1))
+
+
+def figures(run: Path, drawn: int) -> dict[str, object]:
+    """The drift of each arm of a run, and the shares of "yes" under it."""
+    recipe = load_recipe(run / "recipe.json")
+    taught = {trait(name, recipe.family).target.name for name in recipe.sources}
+    arms = {}
+    for student in recipe.students:
+        shifts = Shifts(recipe, student, run)
+        mean = shifts.at(student.steps).mean(2)  # [seeds, data, candidates]
+        n = len(recipe.traits)
+        contrasts = np.stack(
+            [mean[:, i] - mean[:, shifts.others(i)].mean(1) for i in range(n)], axis=1
+        )
+        untaught = [i for i, name in enumerate(shifts.candidates) if name not in taught]
+        lasting, passing = drift(contrasts[:, :, untaught])
+        arms[student.name] = {
+            "lasting sd, nats": lasting,
+            "passing sd, nats": passing,
+            "share of yes": {
+                effect: shares(len(mean), n, len(untaught), lasting, passing, effect, drawn)
+                for effect in EFFECTS
+            },
+        }
+    return {"run": run.name, "arms": arms}
+
+
+def drift(contrasts: Array) -> tuple[float, float]:
+    """Standard deviations of what stays over seeds and of what does not, from [seeds, k, C]."""
+    passing = contrasts.var(axis=0, ddof=1).mean()
+    # Each teacher's mean over answers is a drift of all of them, which no rank among them sees.
+    between = contrasts.mean(0).var(axis=1, ddof=1).mean()
+    return float(np.sqrt(max(0.0, between - passing / len(contrasts)))), float(np.sqrt(passing))
+
+
+def shares(
+    seeds: int, traits: int, untaught: int, lasting: float, passing: float, effect: float, runs: int
+) -> dict[str, float]:
+    """Shares of "yes" by the interval alone and by the rule in use."""
+    draw, alone, rule = np.random.default_rng(0), 0, 0
+    own, others = list(range(traits)), range(traits, traits + untaught)
+    for _ in range(runs):
+        stays = draw.normal(0, lasting, size=(traits, traits + untaught))
+        contrasts = stays + draw.normal(0, passing, size=(seeds, *stays.shape))
+        contrasts[:, own, own] += effect
+        interval = stats.t_interval(contrasts[:, own, own].mean(1))
+        alone += interval.low > 0
+        if interval.low > 0:
+            p = stats.placebo_p(contrasts.mean(0), own, others)
+            rule += decide(interval, p) == "yes"
+    return {"interval alone": alone / runs, "with untaught answers": rule / runs}
+
+
+if __name__ == "__main__":
+    main()
