@@ -136,4 +136,4 @@ def test_numbers_are_written_for_readers() -> None:
         "112th",
     ]
     assert places([1, 2, 1], 20) == "1st, 2nd, 1st of 20"
-    assert [percent(p) for p in (0.0, 0.0004, 0.5, 1.0)] == ["0.0%", "0.04%", "50.0%", "100.0%"]
+    assert [percent(p) for p in (0.0, 0.0004, 0.5, 1.0)] == ["0.0%", "0.040%", "50.0%", "100.0%"]

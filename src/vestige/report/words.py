@@ -21,8 +21,9 @@ def value_with_interval(interval: Interval) -> Markup:
 
 
 def percent(share: float) -> str:
-    """A share in per cent, with a second digit where it is below one per cent."""
-    return f"{100 * share:.2f}%" if 0 < share < 0.01 else f"{100 * share:.1f}%"
+    """A share in per cent, with more digits where it is small."""
+    digits = 1 if share == 0 or share >= 0.01 else 2 if share >= 0.001 else 3
+    return f"{100 * share:.{digits}f}%"
 
 
 def p_value(p: float) -> str:
