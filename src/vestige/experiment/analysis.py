@@ -41,15 +41,13 @@ from vestige.experiment.run_view import (
     teachers,
 )
 from vestige.experiment.settings import Experiment, Student
-from vestige.experiment.wording import caveats, sentence, verdict
+from vestige.experiment.wording import ALPHA, caveats, sentence, verdict
 from vestige.store.layout import NO_TRAIT, DataName, RunLayout, StageFile
 from vestige.traits import family, trait
 
 UNITS = "log-odds (nats)"
 #: Nats of log-odds: less than this counts as no transfer. Chosen.
 MARGIN = 0.25
-#: Largest chance that drift alone gives such a contrast, for "yes".
-ALPHA = 0.05
 
 Array = NDArray[np.float64]
 Outcome = Literal["yes", "no", "unclear"]

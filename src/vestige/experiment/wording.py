@@ -11,6 +11,10 @@ from vestige.core.types import Estimate
 from vestige.experiment.settings import Experiment, Student
 from vestige.traits import family
 
+#: Largest chance of a "yes" without transmission: against untaught answers, and for each trait that
+#: a verdict names (Holm). The field's usual.
+ALPHA = 0.05
+
 
 def sentence(
     student: Student,
@@ -52,8 +56,7 @@ def sentence(
 
 def verdict(recipe: Experiment, arms: Sequence[ArmResult]) -> str:
     """One sentence for the whole run."""
-    *first, last = recipe.traits
-    names = f"{', '.join(first)} and {last}" if first else last
+    names = listed(recipe.traits)
     data = recipe.carrier.writes
     # On whole answers a shift is measured, and no behaviour of the student's own.
     whole = bool(family(recipe.family).texts)
@@ -64,7 +67,8 @@ def verdict(recipe: Experiment, arms: Sequence[ArmResult]) -> str:
     parts = []
     if passed:
         by = " and by ".join(arm.label for arm in passed)
-        parts.append(f"Students {did} their teachers' {kind} ({names}) from {data} alone, by {by}")
+        held = by_themselves(recipe.traits, passed)
+        parts.append(f"Students {did} their teachers' {kind} ({held}) from {data} alone, by {by}")
     if missed:
         by = " and by ".join(arm.label for arm in missed)
         state = "it stayed unclear" if missed[0].transmitted == "unclear" else "it did not happen"
@@ -79,6 +83,25 @@ def verdict(recipe: Experiment, arms: Sequence[ArmResult]) -> str:
             }
             parts.append(f"students of another base ({arm.base}) {outcome[arm.transmitted]}")
     return "; ".join(parts) + "."
+
+
+def by_themselves(traits: Sequence[str], arms: Sequence[ArmResult]) -> str:
+    """The traits, with those set apart that are not clear by themselves in every one of the arms:
+    an arm may be clear where the mean over its traits is."""
+    clear = {t.trait for arm in arms for t in arm.traits}
+    clear -= {t.trait for arm in arms for t in arm.traits if t.p_holm > ALPHA}
+    named = [name for name in traits if name in clear]
+    others = [name for name in traits if name not in clear]
+    if not others:
+        return listed(traits)
+    rest = f"{listed(others)} not clear by {'itself' if len(others) == 1 else 'themselves'}"
+    return f"{listed(named)}; {rest}" if named else f"on average: {rest}"
+
+
+def listed(names: Sequence[str]) -> str:
+    """``a, b and c``."""
+    *first, last = names
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 def caveats(recipe: Experiment) -> list[str]:
