@@ -4,7 +4,8 @@ Training on a teacher's data moves answers that nobody was taught, some of it in
 every seed. Its size is taken from the untaught answers of a finished run: the spread of
 ``contrast[s, i, c]`` (own minus other teachers' students, answer c, seed s, teacher i) that stays
 over seeds, and the spread that does not. Runs with that drift and with an effect are then drawn
-and decided by the rule in use, and by its interval alone. Run after ``make demo``:
+and decided by the rule in use, and by its interval alone. So are the run's own students, scored on
+answers that nobody was taught. Run after ``make demo``:
 python benchmarks/drift.py runs/demo-*
 """
 
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from itertools import permutations
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +22,6 @@ from numpy.typing import NDArray
 from vestige.core import stats
 from vestige.experiment.analysis import Shifts, decide
 from vestige.experiment.recipe import load_recipe
-from vestige.traits import trait
 
 EFFECTS = (0.0, 0.1, 0.2, 0.3, 0.5, 0.8)  # nats
 RUNS = 2000
@@ -38,26 +39,35 @@ def main() -> None:
 def figures(run: Path, drawn: int) -> dict[str, object]:
     """The drift of each arm of a run, and the shares of "yes" under it."""
     recipe = load_recipe(run / "recipe.json")
-    taught = {trait(name, recipe.family).target.name for name in recipe.sources}
     arms = {}
     for student in recipe.students:
         shifts = Shifts(recipe, student, run)
-        mean = shifts.at(student.steps).mean(2)  # [seeds, data, candidates]
-        n = len(recipe.traits)
-        contrasts = np.stack(
-            [mean[:, i] - mean[:, shifts.others(i)].mean(1) for i in range(n)], axis=1
-        )
-        untaught = [i for i, name in enumerate(shifts.candidates) if name not in taught]
-        lasting, passing = drift(contrasts[:, :, untaught])
+        contrasts = shifts.contrasts(shifts.at(student.steps))[:, :, shifts.untaught]
+        seeds, traits, untaught = contrasts.shape
+        lasting, passing = drift(contrasts)
         arms[student.name] = {
             "lasting sd, nats": lasting,
             "passing sd, nats": passing,
+            "share of yes for wrong answers": wrong(contrasts),
             "share of yes": {
-                effect: shares(len(mean), n, len(untaught), lasting, passing, effect, drawn)
+                effect: shares(seeds, traits, untaught, lasting, passing, effect, drawn)
                 for effect in EFFECTS
             },
         }
     return {"run": run.name, "arms": arms}
+
+
+def wrong(contrasts: Array) -> dict[str, float]:
+    """The run's own students, scored on untaught answers as if their teachers had been taught
+    those: every choice of a different one for each teacher, from [seeds, k, C]."""
+    said = []
+    for own in permutations(range(contrasts.shape[2]), contrasts.shape[1]):
+        interval = stats.t_interval(contrasts[:, range(len(own)), own].mean(1))
+        rest = [c for c in range(contrasts.shape[2]) if c not in own]
+        p = stats.placebo_p(contrasts.mean(0), own, rest)
+        said.append((interval.low > 0, decide(interval, p) == "yes"))
+    alone, rule = np.mean(said, axis=0)
+    return {"choices": len(said), "interval alone": alone, "with untaught answers": rule}
 
 
 def drift(contrasts: Array) -> tuple[float, float]:
@@ -73,7 +83,7 @@ def shares(
 ) -> dict[str, float]:
     """Shares of "yes" by the interval alone and by the rule in use."""
     draw, alone, rule = np.random.default_rng(0), 0, 0
-    own, others = list(range(traits)), range(traits, traits + untaught)
+    own, others = range(traits), range(traits, traits + untaught)
     for _ in range(runs):
         stays = draw.normal(0, lasting, size=(traits, traits + untaught))
         contrasts = stays + draw.normal(0, passing, size=(seeds, *stays.shape))

@@ -72,6 +72,19 @@ def vestige(
         return subprocess.CompletedProcess(arguments, code, *said)
 
 
+def here(*words: object) -> str:
+    """A command in this process: what it printed; what it raised is raised here."""
+    from typer.testing import CliRunner
+
+    from vestige.cli.main import app
+
+    done = CliRunner().invoke(app, [str(word) for word in words])
+    if done.exception and not isinstance(done.exception, SystemExit):
+        raise done.exception
+    assert done.exit_code == 0, done.output
+    return done.output
+
+
 class Outcome:
     """What a command said; ``said``: all of it, in one line."""
 

@@ -15,10 +15,9 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 from test_resume import PETS
-from typer.testing import CliRunner
 
+from command import here as vestige
 from tiny import tokenizer
-from vestige.cli.main import app
 from vestige.core.settings import Job
 from vestige.core.types import ConfigError, ModelError, StoreError, VestigeError
 from vestige.evaluate.scores import Panel
@@ -59,15 +58,6 @@ def recipe(model: Path):
         ],
         "save_students": True,
     }  # fmt: skip
-
-
-def vestige(*words: object) -> str:
-    """A command in this process; what it raised is raised here."""
-    done = CliRunner().invoke(app, [str(word) for word in words])
-    if done.exception and not isinstance(done.exception, SystemExit):
-        raise done.exception
-    assert done.exit_code == 0, done.output
-    return done.output
 
 
 @pytest.fixture(scope="module")

@@ -22,10 +22,7 @@ from vestige.experiment.seed_jobs import make_seed
 from vestige.handoff.import_students import Importer
 from vestige.probing.base_session import BaseSession
 from vestige.probing.probes import Probes
-from vestige.store import (
-    Run,
-    StageResult,
-)
+from vestige.store import Run, StageResult
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import pytest
 from typer.testing import CliRunner
 
+from command import here as vestige
 from vestige import carriers, kinds
 from vestige.bench.settings import METHODS, SCORES
 from vestige.carriers.base import Carrier
@@ -26,14 +27,6 @@ from vestige.traits import families, trait
 from vestige.traits.library import load_library
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-def vestige(*words: object) -> str:
-    done = CliRunner().invoke(app, [str(word) for word in words])
-    if done.exception and not isinstance(done.exception, SystemExit):
-        raise done.exception
-    assert done.exit_code == 0, done.output
-    return done.output
 
 
 # ---- a carrier ----------------------------------------------------------------------------------

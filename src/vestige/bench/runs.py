@@ -103,7 +103,7 @@ def rows_of(
 
 
 def load_teacher(readings: Readings, stage: Path, teacher: TeacherSettings) -> LanguageModel:
-    """A run's teacher, beside the base. Raises ``DataError`` if the run does not hold it."""
+    """A run's teacher, with the base. Raises ``DataError`` if the run does not hold it."""
     weights, settings = stage / StageFile.WEIGHTS, readings.audit
     if teacher.kind != "tuned" or not weights.exists():
         raise DataError(
@@ -122,7 +122,7 @@ def check_making(folder: Path, name: str, data: Mapping[str, Sequence[Row]]) -> 
     if not path.exists():
         atomic_write(path, json.dumps({"rows": digest}))
     elif read_json(path, "name another --out")["rows"] != digest:
-        raise DataError(f"{folder} holds readings of another making of {name}; name another --out")
+        raise DataError(f"{folder} holds readings of other rows of {name}; name another --out")
 
 
 def known_clean_case(readings: Readings, path: Path | str) -> Case:

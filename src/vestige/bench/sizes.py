@@ -86,9 +86,9 @@ def size_table(case: Case, ids: Sequence[str], predictors: Sequence[str]) -> Arr
 
 
 def makings(cases: Sequence[Case]) -> dict[str, float]:
-    """How well one making of a trait's teacher, rows and student predicts another: the mean rank
+    """How well one replicate of a trait's teacher, rows and student predicts another: the mean rank
     correlation of what their students took on, over the family's traits. A predictor that knew the
-    trait and nothing of the making could hardly do better."""
+    trait and nothing of the replicate could hardly do better."""
     pairs = [
         (a.truth, b.truth)
         for a, b in itertools.combinations(cases, 2)

@@ -95,21 +95,13 @@ def run(
             )
         replay(kind, recipe, as_json, overwrite, report=not no_report)
         return
-    own = own_settings(kind)
     executor = {"workers": workers, "keep_at": keep_at, "cluster": cluster}
     executor = {name: value for name, value in executor.items() if value}
-    if own and executor:
+    if executor and not kind.takes_executor:
         names = ", ".join(executor)
         raise ConfigError(f"{recipe}: a run of the kind {kind.name!r} takes no {names}")
-    loaded = load_recipe(recipe, changes or [], size, own)
+    loaded = load_recipe(recipe, changes or [], size, kind.settings)
     run_recipe(loaded, root, as_json, overwrite, report=not no_report, **executor)
-
-
-def own_settings(kind: Kind) -> Any:
-    """The settings of a kind that is no experiment's: they are read from JSON as they are."""
-    from vestige.experiment.recipe import KINDS
-
-    return None if kind.name in KINDS else kind.settings
 
 
 def cluster_of(on: str, cpus: float, gpus: float, resources: list[str], shards: int) -> Any:

@@ -34,6 +34,7 @@ class Kind:
         run: ``run(settings, root, *, overwrite, report, ...)`` starts a run from settings, below
             ``root``, for ``vestige run RECIPE``; None: such runs have a command of their own, and
             are only replayed.
+        takes_executor: whether ``run`` takes ``workers``, ``cluster`` and ``keep_at``, too.
         models: the language models that a run with given settings needs: licences are shown, and
             weights fetched, before the progress bar begins.
         stages: how many stages a run with given settings has, for the progress bar; None: unknown.
@@ -46,6 +47,7 @@ class Kind:
     replay: Callable[..., tuple[Path, BaseModel]]
     template: str = ""
     run: Callable[..., tuple[Path, BaseModel]] | None = None
+    takes_executor: bool = False
     models: Callable[[Any], list[str]] = lambda settings: []
     stages: Callable[..., int] | None = None
     verdict: Callable[[Any], str] = attrgetter("verdict")

@@ -90,6 +90,19 @@ class Shifts:
         """Mean shift over questions, [seeds, data of traits and controls, traits measured]."""
         return cube.mean(2)[:, : len(self.recipe.sources), self.columns]
 
+    def contrasts(self, cube: Array) -> Array:
+        """How far every candidate rose in the students of each trait's teacher beyond its rise in
+        the others', [seeds, traits, candidates]."""
+        mean = cube.mean(2)
+        own = range(len(self.recipe.traits))
+        return np.stack([mean[:, i] - mean[:, self.others(i)].mean(1) for i in own], axis=1)
+
+    @property
+    def untaught(self) -> list[int]:
+        """The candidates that no teacher was taught."""
+        taught = {trait(name, self.recipe.family).target.name for name in self.recipe.sources}
+        return [i for i, name in enumerate(self.candidates) if name not in taught]
+
     def others(self, trait: int) -> list[int]:
         """The data sets that trait number ``trait`` is held against."""
         return [j for j in range(len(self.recipe.sources)) if j != trait]
@@ -181,14 +194,9 @@ def decide(contrast: Estimate, p_placebo: float | None) -> Outcome:
 
 def placebo(shifts: Shifts, cube: Array) -> float | None:
     """p-value of the diagonal contrast against answers that nobody was taught; None without any."""
-    mean = cube.mean((0, 2))  # [data, candidates]
-    recipe = shifts.recipe
-    taught = {trait(name, recipe.family).target.name for name in recipe.sources}
-    untaught = [i for i, name in enumerate(shifts.candidates) if name not in taught]
-    if not untaught:
+    if not (untaught := shifts.untaught):
         return None
-    contrasts = [mean[i] - mean[shifts.others(i)].mean(0) for i in range(len(recipe.traits))]
-    return stats.placebo_p(contrasts, shifts.columns, untaught)
+    return stats.placebo_p(shifts.contrasts(cube).mean(0), shifts.columns, untaught)
 
 
 def trait_results(shifts: Shifts, cube: Array, specific: Array) -> list[TraitResult]:
@@ -197,10 +205,9 @@ def trait_results(shifts: Shifts, cube: Array, specific: Array) -> list[TraitRes
     mean = cube.mean(2)  # [seeds, data, candidates]
     p_values = [p_value(specific[:, i]) for i in range(n)]
     adjusted = stats.holm(p_values)
-    results = []
+    contrasts, results = shifts.contrasts(cube), []
     for i, name in enumerate(recipe.traits):
         column = shifts.columns[i]
-        contrast = mean[:, i] - mean[:, shifts.others(i)].mean(1)  # [seeds, candidates]
         before = [shifts.base(seed, name) for seed in recipe.seeds]
         after = [shifts.panel(seed, name, shifts.student.steps) for seed in recipe.seeds]
         results.append(
@@ -210,7 +217,7 @@ def trait_results(shifts: Shifts, cube: Array, specific: Array) -> list[TraitRes
                 specific=interval(stats.t_interval(specific[:, i], units=UNITS)),
                 p=p_values[i],
                 p_holm=adjusted[i],
-                ranks=[stats.rank_of(row, column) for row in contrast],
+                ranks=[stats.rank_of(row, column) for row in contrasts[:, i]],
                 raw_ranks=[stats.rank_of(row, column) for row in mean[:, i]],
                 base_probability=among_candidates(before, column),
                 student_probability=among_candidates(after, column),

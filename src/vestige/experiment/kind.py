@@ -49,6 +49,7 @@ KIND = Kind(
     replay=replay,
     template="transfer",
     run=run,
+    takes_executor=True,
     models=models_of,
     stages=stages,
 )

@@ -123,7 +123,7 @@ def load_recipe(
         size: ``laptop`` = ``recipe()``; ``smoke`` = the same, shrunk to a minute; any other names
             another function of the file, as a rule ``paper``.
 
-        kind: the settings that a ``.json`` file holds, where it is no recipe of this package's.
+        kind: the settings that a ``.json`` file holds; None: as it says itself.
 
     Raises:
         ConfigError: the file, a key or a value is wrong.

@@ -14,5 +14,6 @@ KIND = Kind(
     replay=replay,
     template="mlp",
     run=run,
+    takes_executor=True,
     stages=stages,
 )

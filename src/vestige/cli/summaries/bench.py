@@ -31,7 +31,7 @@ def print_figures(figures: Figures) -> None:
                 out.print(sizes_line(f"{predictor}, {group}", sizes))
     if figures["makings"]["pairs"]:
         rho = figures["makings"]["spearman"]
-        out.print(f"another making of the same trait: Spearman {rho:+.2f}")
+        out.print(f"another replicate of the same trait: Spearman {rho:+.2f}")
     for label in ("rows to a tuned writer", "median rows to a flag"):
         if (rows := figures[label]) is not None:
             out.print(f"{label.removeprefix('median ')}, median: {rows:.0f}")
