@@ -14,6 +14,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from vestige.core.settings import Settings
+
 #: Called with the name of a stage, how much of it is done, and of how much; total 0: just finished.
 Report = Callable[[str, int, int], None]
 
@@ -42,7 +44,7 @@ class Kind:
     """
 
     name: str
-    settings: type[BaseModel]
+    settings: type[Settings]
     record: type[BaseModel]
     replay: Callable[..., tuple[Path, BaseModel]]
     template: str = ""
