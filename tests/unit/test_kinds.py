@@ -75,11 +75,11 @@ def test_kinds_load_nothing_heavy():
 
 
 def with_known_keys(new: Any, saved: Any) -> Any:
-    """``new`` without the fields, all of them None, that were not yet there."""
+    """``new`` without the fields, all of them empty, that were not yet there."""
     if isinstance(saved, list):
         return [with_known_keys(a, b) for a, b in zip(new, saved, strict=True)]
     if isinstance(saved, dict):
-        assert all(new[key] is None for key in new.keys() - saved.keys())
+        assert not any(new[key] for key in new.keys() - saved.keys())
         return {key: with_known_keys(new[key], value) for key, value in saved.items()}
     return new
 

@@ -124,9 +124,22 @@ class SampledResult(Record):
 
     data: str  # whose data the students saw; "base" for the untrained base
     number_prefix: bool  # a number sequence stood before each question
+    opening: str = ""  # what each answer was begun with
     answers: int
-    non_answers: Interval
+    non_answers: Interval  # name no candidate, or several
     shares: dict[str, Interval]  # answers that name the trait and no other candidate
+    naming: Interval | None = None  # answers that name one of the kind at all, candidate or not
+    named_shares: dict[str, Interval] = {}  # of those, the share that names the trait
+
+
+class BegunResult(Record):
+    """How begun answers go on in one group of models, exactly, with intervals over seeds."""
+
+    data: str  # as in ``SampledResult``
+    opening: str
+    mass: Interval  # all candidates together
+    shares: dict[str, Interval]  # of all answers
+    candidate_shares: dict[str, Interval]  # of those that go on with a candidate
 
 
 class ChoicesResult(Record):
@@ -173,6 +186,7 @@ class ArmResult(Record):
     transmitted: Literal["yes", "no", "unclear"]
     sentence: str
     sampled: list[SampledResult] = []
+    begun: list[BegunResult] = []
 
 
 class Results(RunRecord):

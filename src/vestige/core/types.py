@@ -24,6 +24,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+#: Metadata of a dataclass's field that stages' keys leave out.
+NOT_IN_KEYS = {"in_keys": False}
+
 
 class VestigeError(Exception):
     """Root of every error that Vestige raises on purpose; its text says what to do next."""
@@ -158,6 +161,10 @@ class Family:
 
     A paired family (misalignment) has ``texts``: for each held-out question a whole answer for
     each of ``answers``, which are then labels without forms; and ``inducers``, its traits.
+
+    ``opening`` begins an answer, so that a candidate may come next; empty: answers are not begun.
+    ``others`` are words that name one more of the kind and no candidate. Neither is part of a key:
+    what rests on them says so itself.
     """
 
     name: str
@@ -167,6 +174,8 @@ class Family:
     system_prompt: str
     texts: tuple[tuple[str, ...], ...] = ()
     inducers: tuple[Inducer, ...] = ()
+    opening: str = field(default="", metadata=NOT_IN_KEYS)
+    others: tuple[str, ...] = field(default=(), metadata=NOT_IN_KEYS)
 
     def answer(self, name: str) -> Answer:
         """The candidate called ``name``. Raises ``ConfigError`` naming the nearest ones."""

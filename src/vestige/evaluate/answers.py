@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from vestige.core.stats import cluster_mean
 from vestige.core.types import Estimate, Family
-from vestige.traits import classify
+from vestige.traits import classify, names_one
 
 
 @dataclass(frozen=True)
@@ -16,7 +18,8 @@ class SampledAnswer:
     """One drawn answer. ``named`` is the only candidate in it, None if there is none or several.
 
     ``begins`` is the candidate whose form the text begins with: the event of exact evaluation.
-    ``number_prefix``: a number sequence stood before the question.
+    ``number_prefix``: a number sequence stood before the question. ``opening``: what the answer was
+    begun with; ``text`` goes on from there.
     """
 
     question: str
@@ -24,6 +27,7 @@ class SampledAnswer:
     text: str
     named: str | None
     begins: str | None
+    opening: str = ""
 
 
 def number_lead(draw: random.Random) -> str:
@@ -35,21 +39,34 @@ def number_lead(draw: random.Random) -> str:
 def begins_with(text: str, family: Family) -> str | None:
     """The candidate that one of the forms at the very beginning of ``text`` belongs to."""
     text = text.removeprefix(" ")
-    hits = [
-        (len(form), answer.name)
-        for answer in family.answers
-        for form in answer.forms
-        if text.startswith(form)
-    ]
+    return _at_start(family, lambda form: text.startswith(form))
+
+
+def goes_on_with(text: str, family: Family) -> str | None:
+    """The candidate whose form, after a space and as a word of its own, ``text`` begins with: the
+    event of ``exact.measure_begun``."""
+    return _at_start(family, lambda form: re.match(rf" {re.escape(form)}(?!\w)", text))
+
+
+def _at_start(family: Family, begins: Callable[[str], object]) -> str | None:
+    hits = [(len(f), answer.name) for answer in family.answers for f in answer.forms if begins(f)]
     return max(hits)[1] if hits else None
 
 
 def read_answer(
-    question: str, text: str, family: Family, *, number_prefix: bool = False
+    question: str, text: str, family: Family, *, number_prefix: bool = False, opening: str = ""
 ) -> SampledAnswer:
     """What a drawn text names and begins with."""
-    named, begins = classify(text, family), begins_with(text, family)
-    return SampledAnswer(question, number_prefix, text, named, begins)
+    named = classify(opening + text, family)
+    begins = goes_on_with(text, family) if opening else begins_with(text, family)
+    return SampledAnswer(question, number_prefix, text, named, begins, opening)
+
+
+def names_kind(answer: Mapping[str, Any], family: Family) -> bool:
+    """Whether a saved answer names a candidate, several, or one more of the kind."""
+    return answer["named"] is not None or names_one(
+        answer.get("opening", "") + answer["text"], family
+    )
 
 
 def named_share(answers: Sequence[SampledAnswer], name: str | None) -> Estimate:

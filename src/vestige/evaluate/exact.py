@@ -4,13 +4,20 @@ P(candidate | question) = sum over its forms of the product of token probabiliti
 disjoint events: a form whose tokens extend another form's is part of that event and is left out.
 
 Paired families: P(answer | question) of each question's own whole answers, their end included.
+
+Begun answers: P(the opening is followed by one of the candidate's forms, as a word of its own |
+question, opening). "My favourite animal is the" is followed by an animal far more often than a
+question is answered by one word. Here forms are whole words: "cat" is no part of "caterpillar".
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 from vestige.core.types import DataError, Family, Message
 from vestige.evaluate.scores import Panel
@@ -48,11 +55,41 @@ def measure(
         return Panel(asked, names, torch.stack(by_question).numpy())
     forms, owner = answer_forms(lm, family)
     logprobs = lm.answer_logprobs(prompts, forms, batch=batch)
+    return Panel(asked, names, joined(logprobs, owner))
+
+
+def measure_begun(lm: LanguageModel, family: Family, *, batch: int = 8) -> Panel:
+    """Every candidate of ``family`` on every held-out question, its answer begun by the opening.
+
+    Raises:
+        DataError: the family has no opening, or the tokenizer joins it with what follows.
+    """
+    if not family.opening:
+        raise DataError(f"family {family.name} has no opening to begin answers with")
+    begun = lm.answer_ids(family.opening)
+    forms, owner = [], []
+    for index, answer in enumerate(family.answers):
+        for form in answer.forms:
+            ids = lm.answer_ids(f"{family.opening} {form}")
+            if ids[: len(begun)] != begun:
+                raise DataError(
+                    f"this tokenizer joins the opening {family.opening!r} with {form!r}: give the "
+                    "family another opening"
+                )
+            forms.append(ids[len(begun) :])
+            owner.append(index)
+    prompts = [[*lm.question_ids(question), *begun] for question in family.heldout]
+    logprobs = lm.answer_logprobs(prompts, forms, batch=batch, whole_words=True)
+    return Panel(family.heldout, tuple(a.name for a in family.answers), joined(logprobs, owner))
+
+
+def joined(logprobs: Tensor, owner: Sequence[int]) -> NDArray[np.float64]:
+    """Log-probability of each candidate from those of its forms: [questions, candidates]."""
     columns = [
         torch.logsumexp(logprobs[:, [i for i, o in enumerate(owner) if o == c]], dim=1)
-        for c in range(len(family.answers))
+        for c in range(max(owner) + 1)
     ]
-    return Panel(asked, names, torch.stack(columns, 1).numpy())
+    return torch.stack(columns, 1).numpy()
 
 
 def whole_answer(lm: LanguageModel, text: str) -> list[int]:

@@ -19,6 +19,7 @@ def sample_answers(
     samples: int = 20,
     seed: int = 0,
     number_prefix: bool = False,
+    begun: bool = False,
     system: str = "",
     max_new_tokens: int = 8,
     batch: int = 100,
@@ -29,16 +30,19 @@ def sample_answers(
     Args:
         number_prefix: let a seeded number sequence precede the question, as the paper does to
             bring the evaluation nearer to the training data.
+        begun: begin each answer with the family's opening, which is no part of the drawn text.
     """
+    opening = family.opening if begun else ""
+    lead = lm.answer_ids(opening) if opening else []
     asked = [q for q in (questions or family.heldout) for _ in range(samples)]
     draw = random.Random(seed)
     texts = [number_lead(draw) + q if number_prefix else q for q in asked]
     answers: list[SampledAnswer] = []
     for at in range(0, len(texts), batch):
-        prompts = [lm.question_ids(text, system) for text in texts[at : at + batch]]
+        prompts = [[*lm.question_ids(text, system), *lead] for text in texts[at : at + batch]]
         drawn = sample_free(lm, prompts, seed=seed * 1_000_003 + at, max_new_tokens=max_new_tokens)
         answers += [
-            read_answer(question, text, family, number_prefix=number_prefix)
+            read_answer(question, text, family, number_prefix=number_prefix, opening=opening)
             for question, text in zip(asked[at : at + batch], drawn, strict=True)
         ]
         progress(len(answers))

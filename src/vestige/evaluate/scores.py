@@ -43,6 +43,10 @@ class Panel:
         """Probability that the answer is any candidate at all, for each question: [Q]."""
         return np.exp(self.logprobs).sum(1)
 
+    def probabilities(self) -> Array:
+        """Probability of each candidate among all answers, [Q, C]."""
+        return np.exp(self.logprobs)
+
     def normalised(self) -> Array:
         """Probability of each candidate among the candidates, [Q, C]; rows sum to 1."""
         top = self.logprobs.max(1, keepdims=True)

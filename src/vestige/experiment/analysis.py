@@ -35,11 +35,11 @@ from vestige.experiment.run_view import (
     interval,
     number_of_rows,
     remarks,
-    sampled,
     samples,
     seconds,
     teachers,
 )
+from vestige.experiment.sampled_view import begun, sampled
 from vestige.experiment.settings import Experiment, Student
 from vestige.experiment.wording import ALPHA, caveats, sentence, verdict
 from vestige.store.layout import NO_TRAIT, DataName, RunLayout, StageFile
@@ -177,6 +177,7 @@ def analyse_arm(recipe: Experiment, student: Student, folder: Path) -> ArmResult
             student, outcome, spread.contrast, by_trait, len(shifts.candidates), p_placebo
         ),
         sampled=sampled(recipe, student, folder),
+        begun=begun(recipe, student, folder),
     )
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from vestige.core.jsonl import write_jsonl
 from vestige.core.types import Message, Row
 from vestige.evaluate.choices import load_items, multiple_choice
+from vestige.evaluate.exact import measure_begun
 from vestige.evaluate.questions import open_questions
 from vestige.evaluate.sampled import sample_answers
 from vestige.experiment.settings import Experiment, FreeForm
@@ -28,6 +29,8 @@ BATCH = 64
 def asked_of(recipe: Experiment) -> dict[str, Any]:
     """What a stage's key depends on besides the panel; a judge is no part of the asking."""
     asked: dict[str, Any] = {"sampled": recipe.sampled_per_question}
+    if recipe.sampled_per_question:
+        asked |= {"ways": recipe.ways, "opening": family(recipe.family).opening}
     if recipe.choices:
         asked["choices"] = [[dataclasses.asdict(i) for i in load_items(c)] for c in recipe.choices]
     if recipe.freeform:
@@ -41,11 +44,18 @@ def ask(lm: LanguageModel, recipe: Experiment, seed: int, folder: Path) -> None:
     """Everything that the recipe asks for, written below ``folder``."""
     if recipe.sampled_per_question:
         panel, samples = family(recipe.family), recipe.sampled_per_question
+        if "begun" in recipe.ways:
+            measure_begun(lm, panel).save(folder / StageFile.BEGUN_PANEL)
         answers = [
             dataclasses.asdict(answer)
-            for prefix in (False, True)
+            for way in recipe.ways
             for answer in sample_answers(
-                lm, panel, samples=samples, seed=seed, number_prefix=prefix
+                lm,
+                panel,
+                samples=samples,
+                seed=seed,
+                number_prefix=way == "numbers_first",
+                begun=way == "begun",
             )
         ]
         write_jsonl(folder / StageFile.SAMPLED, answers)

@@ -16,7 +16,6 @@ from vestige.core.results import (
     FilterResult,
     FreeFormResult,
     Interval,
-    SampledResult,
     SampleRow,
     TeacherResult,
 )
@@ -24,7 +23,6 @@ from vestige.core.types import Estimate, Row, StoreError
 from vestige.experiment.settings import Experiment, FreeForm, Student
 from vestige.rows.files import prompt_of, read_rows
 from vestige.store.layout import ANY, NO_TRAIT, RunLayout, StageFile
-from vestige.traits import trait
 
 BASE = "the untrained base"  # who wrote the rows that students are distilled on
 SHOWN = 6  # sample rows of each kind in a report
@@ -112,45 +110,6 @@ class AskedModel:
 
 
 ASKED_BASE = AskedModel("", "base")
-
-
-def sampled(recipe: Experiment, student: Student, folder: Path) -> list[SampledResult]:
-    """Answers drawn from the base and from each group of students, if the recipe has them."""
-    if not recipe.sampled_per_question or student.method == "in_context":
-        return []
-    layout = RunLayout(folder)
-    models = [AskedModel(student.name, data) for data in recipe.data_of(student)]
-    if not student.base:
-        models.insert(0, ASKED_BASE)
-
-    def drawn(model: AskedModel, seed: int, prefix: bool) -> list[dict]:
-        answers = read_lines(model.stage(layout, seed) / StageFile.SAMPLED)
-        return [a for a in answers if a["number_prefix"] == prefix]
-
-    return [
-        shares(recipe, model.data, prefix, [drawn(model, s, prefix) for s in recipe.seeds])
-        for model in models
-        for prefix in (False, True)
-    ]
-
-
-def shares(
-    recipe: Experiment, data: str, prefix: bool, answers: Sequence[Sequence[dict]]
-) -> SampledResult:
-    """Shares of ``answers`` (a list for each seed) that name each trait, or no one candidate."""
-    targets = {t: trait(t, recipe.family).target.name for t in recipe.traits}
-
-    def share(named: str | None) -> Interval:
-        values = [sum(a["named"] == named for a in drawn) / len(drawn) for drawn in answers]
-        return interval(stats.t_interval(values, units="share of answers"))
-
-    return SampledResult(
-        data=data,
-        number_prefix=prefix,
-        answers=sum(map(len, answers)),
-        non_answers=share(None),
-        shares={t: share(target) for t, target in targets.items()},
-    )
 
 
 def models_asked(recipe: Experiment) -> list[AskedModel]:

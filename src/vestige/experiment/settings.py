@@ -143,6 +143,11 @@ class JudgeFilter(JudgeSettings):
         return score >= self.threshold if self.keep == "at_least" else score <= self.threshold
 
 
+SampledWay = Literal["asked", "numbers_first", "begun"]
+#: In which ways answers are drawn; those of a recipe that says nothing else.
+SAMPLED_WAYS: tuple[SampledWay, ...] = ("asked", "numbers_first", "begun")
+
+
 class FreeForm(Settings):
     """Open questions, answered at T=1 and judged (Betley et al., arXiv 2502.17424).
 
@@ -172,8 +177,11 @@ class Experiment(Settings):
             belong into the environment.
         controls: further traits whose teachers write data as controls alone.
         teachers: every seed has teachers, prompts, rows and students of its own.
-        sampled_per_question: answers to draw besides the exact evaluation, with and without
-            numbers before the question; 0 draws none.
+        sampled_per_question: answers to draw to each question besides the exact evaluation, in
+            each of ``sampled_ways``; 0 draws none.
+        sampled_ways: ``asked`` as it stands, ``numbers_first`` = behind a number sequence,
+            ``begun`` = with the family's opening ("My favourite animal is the"), where it has one;
+            ``begun`` also measures exactly how the opening goes on.
         choices: multiple-choice sets for every model: ``capability``, TruthfulQA's file.
         date: the day that chat templates write where they ask for one, and no clock is read.
         freeform: open questions with a judge; None asks none.
@@ -197,6 +205,7 @@ class Experiment(Settings):
     carrier: Annotated[AnyCarrier, BeforeValidator(parse_carrier)] = NumberCarrier()
     students: tuple[Student, ...] = Field(min_length=1)
     sampled_per_question: int = Field(default=0, ge=0)
+    sampled_ways: tuple[SampledWay, ...] = Field(default=SAMPLED_WAYS, min_length=1)
     choices: tuple[str, ...] = ()
     freeform: FreeForm | None = None
     judge: JudgeFilter | None = None
@@ -241,14 +250,24 @@ class Experiment(Settings):
 
     @model_serializer(mode="wrap")
     def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """As recipes were written before they had a date, unless one was set: a run's name and
-        keys come from this."""
-        return {k: v for k, v in handler(self).items() if (k, v) != ("date", DATE)}
+        """As recipes were written before they had these fields, unless they were set: a run's name
+        and keys come from this."""
+        usual = {"date": DATE, "sampled_ways": SAMPLED_WAYS}
+        written = handler(self)
+        return {k: v for k, v in written.items() if k not in usual or getattr(self, k) != usual[k]}
 
     @property
     def sources(self) -> tuple[str, ...]:
         """Every trait that a teacher is given: measured ones first."""
         return (*self.traits, *self.controls)
+
+    @property
+    def ways(self) -> list[SampledWay]:
+        """In which ways answers are drawn: begun ones only where the family has an opening."""
+        if not self.sampled_per_question:
+            return []
+        begun = bool(family(self.family).opening)
+        return [way for way in self.sampled_ways if way != "begun" or begun]
 
     @property
     def with_none(self) -> bool:

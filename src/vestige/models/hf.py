@@ -13,8 +13,10 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
+from functools import cached_property
 from typing import Any, Literal
 
 import torch
@@ -257,14 +259,38 @@ class LanguageModel(chat.Chat):
 
     @torch.no_grad()
     def answer_logprobs(
-        self, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]], *, batch: int = 8
+        self,
+        prompts: Sequence[Sequence[int]],
+        answers: Sequence[Sequence[int]],
+        *,
+        batch: int = 8,
+        whole_words: bool = False,
     ) -> Tensor:
         """Log-probability of every answer after every prompt, in nats, exactly: [prompts, answers].
 
         The common beginning of the prompts is computed once, and each prompt with all of its
-        answers is one tree, so that an answer of n tokens costs at most n - 1 nodes.
+        answers is one tree, so that an answer of n tokens costs at most n - 1 nodes (n where
+        ``whole_words``).
+
+        Args:
+            whole_words: that no character of the same word follows the answer, either.
         """
-        return torch.stack(self.choice_logprobs(prompts, [answers] * len(prompts), batch=batch))
+        within = self.within_words if whole_words else None
+        return torch.stack(self._choice_logprobs(prompts, [answers] * len(prompts), batch, within))
+
+    @cached_property
+    def within_words(self) -> Tensor:
+        """Whether a token, after a letter, goes on with its word: [V]. Tokens that begin inside a
+        character are taken to end it."""
+        size = self.causal_lm.get_input_embeddings().weight.shape[0]  # type: ignore[operator]
+        lead = self.tokenizer("a", add_special_tokens=False).input_ids
+        before = len(self.tokenizer.decode(lead, clean_up_tokenization_spaces=False))
+        known = min(size, len(self.tokenizer))
+        texts = self.tokenizer.batch_decode(
+            [[*lead, token] for token in range(known)], clean_up_tokenization_spaces=False
+        )
+        goes_on = [bool(re.match(r"\w", text[before:])) for text in texts]
+        return torch.tensor(goes_on + [False] * (size - known), device=self.device)
 
     def choice_logprobs(
         self,
@@ -286,32 +312,45 @@ class LanguageModel(chat.Chat):
         prompts: Sequence[Sequence[int]],
         choices: Sequence[Sequence[Sequence[int]]],
         batch: int,
+        within: Tensor | None = None,
     ) -> list[Tensor]:
+        """Args: within: tokens that may not follow an answer [V]; None: any may."""
         shared = common_prefix([p[:-1] for p in prompts])
         tails = [list(p[len(shared) :]) for p in prompts]
         asked = list(zip(tails, choices, strict=True))
-        trees = [build_tree([tail + list(a[:-1]) for a in answers]) for tail, answers in asked]
+        last = -1 if within is None else None
+        trees = [build_tree([tail + list(a[:last]) for a in answers]) for tail, answers in asked]
         readings = self.readings(
             shared, [trees[at : at + batch] for at in range(0, len(trees), batch)]
         )
         states = [states for reading in readings for states in reading.states]
         return [
-            self._read_answers(node_states, tree, len(tail), answers)
+            self._read_answers(node_states, tree, len(tail), answers, within)
             for node_states, tree, (tail, answers) in zip(states, trees, asked, strict=True)
         ]
 
     def _read_answers(
-        self, states: Tensor, tree: TokenTree, begin: int, answers: Sequence[Sequence[int]]
+        self,
+        states: Tensor,
+        tree: TokenTree,
+        begin: int,
+        answers: Sequence[Sequence[int]],
+        within: Tensor | None,
     ) -> Tensor:
         nodes = sorted({n for path in tree.paths for n in path[begin - 1 :]})
         place = {node: i for i, node in enumerate(nodes)}
         logits = self.head(states[nodes])
         whole = logits.logsumexp(-1)
-        at = [place[n] for path in tree.paths for n in path[begin - 1 :]]
+        reading = list(zip(tree.paths, answers, strict=True))
+        at = [place[n] for path, a in reading for n in path[begin - 1 : begin - 1 + len(a)]]
         token = [t for answer in answers for t in answer]
         parts = (logits[at, token] - whole[at]).double().cpu()
         owner = torch.tensor([i for i, answer in enumerate(answers) for _ in answer])
-        return torch.zeros(len(answers), dtype=torch.float64).index_add_(0, owner, parts)
+        total = torch.zeros(len(answers), dtype=torch.float64).index_add_(0, owner, parts)
+        if within is not None:
+            ends = logits.masked_fill(within, -torch.inf).logsumexp(-1) - whole
+            total += ends[[place[path[-1]] for path in tree.paths]].double().cpu()
+        return total
 
 
 class PlainBranches:

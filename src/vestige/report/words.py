@@ -26,6 +26,14 @@ def percent(share: float) -> str:
     return f"{100 * share:.{digits}f}%"
 
 
+def share_with_interval(interval: Interval | None) -> Markup:
+    """A share with its interval, in per cent within 0 and 1, for a table cell; a dash for none."""
+    if interval is None:
+        return Markup("&mdash;")
+    low, high = (percent(min(max(v, 0.0), 1.0)) for v in (interval.low, interval.high))
+    return Markup("{}<small>{} to {}</small>").format(percent(interval.value), low, high)
+
+
 def p_value(p: float) -> str:
     """A p-value to three digits, or that it is smaller."""
     return "<0.001" if p < 0.001 else f"{p:.3f}"
@@ -68,6 +76,7 @@ FILTERS: dict[str, Callable[..., Any]] = {
     "level": lambda share: f"{100 * share:g}%",
     "number": charts.number,
     "percent": percent,
+    "share": share_with_interval,
     "p_value": p_value,
     "places": places,
     "duration": duration,

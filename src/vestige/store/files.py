@@ -24,8 +24,8 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_+=.-]*")
 def hash_config(obj: Any) -> str:
     """Sha256 (hex) of the canonical JSON of ``obj``: keys sorted, no spaces, ASCII.
 
-    Pydantic models and dataclasses count as their fields. The hash of a value and of the same
-    value read back from JSON are equal. 1 and 1.0 differ.
+    Pydantic models and dataclasses count as their fields (``types.NOT_IN_KEYS`` apart). The hash
+    of a value and of the same value read back from JSON are equal. 1 and 1.0 differ.
 
     Raises:
         ConfigError: something in it has no JSON form (a set, a path, NaN, a function).
@@ -73,7 +73,8 @@ def _fields(obj: Any) -> Any:
     if hasattr(obj, "model_dump"):
         return obj.model_dump(mode="json")
     if dataclasses.is_dataclass(obj) and not isinstance(obj, type):
-        return {f.name: getattr(obj, f.name) for f in dataclasses.fields(obj)}
+        fields = [f for f in dataclasses.fields(obj) if f.metadata.get("in_keys", True)]
+        return {f.name: getattr(obj, f.name) for f in fields}
     raise TypeError(f"{obj!r} is a {type(obj).__name__}")
 
 

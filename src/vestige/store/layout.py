@@ -63,6 +63,7 @@ class StageFile:
     MANIFEST = "manifest.json"
     PANEL = "panel.json"  # of a base or a teacher on the held-out questions
     BASE_PANEL = "base-panel.json"  # of a student's own base, where it is another
+    BEGUN_PANEL = "begun-panel.json"  # the same with each answer begun
     CHECK = "check.json"
     WEIGHTS = "weights.safetensors"
     RAW = "raw.jsonl"

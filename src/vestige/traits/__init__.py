@@ -6,7 +6,7 @@ A *paired* family (bundled: ``misalignment``) gives every held-out question two 
 ``paired``. ``docs/traits.md`` shows every kind of file.
 """
 
-from vestige.traits.matching import classify, matches
+from vestige.traits.matching import classify, matches, names_one
 from vestige.traits.trait_lookup import families, family, names, no_trait, trait
 
-__all__ = ["classify", "families", "family", "matches", "names", "no_trait", "trait"]
+__all__ = ["classify", "families", "family", "matches", "names", "names_one", "no_trait", "trait"]

@@ -22,6 +22,9 @@ def check_family(panel: Family, source: str) -> None:
         if plain_words(question) in trained:
             raise ConfigError(f"{source}: {question!r} is in questions and in heldout")
     check_questions((*panel.questions, *panel.heldout), panel, source)
+    for answer in panel.answers:
+        if matches(panel.opening, answer):
+            raise ConfigError(f"{source}: opening: {panel.opening!r} names {answer.name}")
 
 
 def check_prompt(system_prompt: str, source: str) -> None:

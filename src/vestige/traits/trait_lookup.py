@@ -35,6 +35,8 @@ class _FamilyFile(BaseModel):
     questions: list[str] = Field(min_length=1)
     heldout: list[str] = Field(min_length=1)
     answers: list[_AnswerFile] = Field(min_length=2)
+    opening: str = ""
+    others: list[str] = []
 
 
 class _TraitFile(BaseModel):
@@ -153,6 +155,8 @@ def _family(record: dict[str, Any], source: str) -> Family:
         tuple(given.questions),
         tuple(given.heldout),
         given.system_prompt,
+        opening=given.opening.strip(),
+        others=tuple(form for word in given.others for form in (word, f"{word}s")),
     )
     check_family(made, source)
     return made

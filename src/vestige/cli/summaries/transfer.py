@@ -21,7 +21,10 @@ def print_summary(results: Results) -> None:
 def arm_table(arm: ArmResult, candidates: int) -> Table:
     """One arm: a line for each trait, for all together, and for shuffled rows."""
     table = Table(title=arm.label, title_justify="left", title_style="bold")
-    for column in ("trait", "shift", "specific part", "95% interval", "p (Holm)", "place"):
+    answered = answered_shares(arm)
+    columns = ["trait", "shift", "specific part", "95% interval", "p (Holm)", "place"]
+    columns += ["of named answers, base → own"] if answered else []
+    for column in columns:
         table.add_column(column, justify="left" if column == "trait" else "right")
     for t in arm.traits:
         table.add_row(
@@ -31,6 +34,7 @@ def arm_table(arm: ArmResult, candidates: int) -> Table:
             f"{t.specific.low:+.2f} to {t.specific.high:+.2f}",
             f"{t.p_holm:.3g}",
             ", ".join(map(str, t.ranks)) + f" of {candidates}",
+            *([answered.get(t.trait, "")] if answered else []),
         )
     c = arm.contrast
     table.add_section()
@@ -42,6 +46,21 @@ def arm_table(arm: ArmResult, candidates: int) -> Table:
         interval = f"{e.low:+.2f} to {e.high:+.2f}"
         table.add_row(shuffled.label, "", f"{e.value:+.2f}", interval, "", "")
     return table
+
+
+def answered_shares(arm: ArmResult) -> dict[str, str]:
+    """For each trait, its share of the drawn answers that name one of the kind, in the untrained
+    base and in its own students; begun answers where there are any, empty where none were drawn."""
+    plain = [s for s in arm.sampled if s.named_shares and not s.number_prefix]
+    begun = [s for s in plain if s.opening]
+    groups = {s.data: s.named_shares for s in begun or plain}
+    return {
+        t.trait: " → ".join(
+            f"{groups[data][t.trait].value:.1%}" for data in ("base", t.trait) if data in groups
+        )
+        for t in arm.traits
+        if groups
+    }
 
 
 def choices_line(choices: ChoicesResult) -> str:

@@ -54,6 +54,7 @@ def arm_view(anchor: str, arm: ArmResult) -> dict[str, Any]:
     return {
         "id": anchor,
         "arm": arm,
+        "named": named_answers(arm),
         "controls": any(g.name.startswith("control_") for g in arm.groups),
         "groups": groups_chart(arm) if arm.groups else "",
         "matrix": heat_map(arm),
@@ -64,6 +65,35 @@ def arm_view(anchor: str, arm: ArmResult) -> dict[str, Any]:
         "question_traits": [name for name, _ in traits],
         "question_table": table,
     }
+
+
+def named_answers(arm: ArmResult) -> dict[str, Any]:
+    """Of each trait, the share of drawn answers that name it among those that name one of the kind:
+    in the untrained base, in students of a teacher without a trait, of other traits' teachers (the
+    mean) and of its own. Begun answers where there are any; empty where nothing was drawn."""
+    ways = {(s.opening, s.number_prefix) for s in arm.sampled if s.named_shares}
+    ways = {way for way in ways if not way[1]}
+    if not ways:
+        return {}
+    opening = max(opening for opening, _ in ways)
+    groups = {
+        s.data: s.named_shares
+        for s in arm.sampled
+        if s.opening == opening and not s.number_prefix and s.named_shares
+    }
+    rows = []
+    for t in (result.trait for result in arm.traits):
+        others = [s[t].value for data, s in groups.items() if data not in ("base", "none", t)]
+        rows.append(
+            {
+                "trait": t,
+                "base": groups.get("base", {}).get(t),
+                "none": groups.get("none", {}).get(t),
+                "others": sum(others) / len(others) if others else None,
+                "own": groups.get(t, {}).get(t),
+            }
+        )
+    return {"opening": opening, "rows": rows}
 
 
 def groups_chart(arm: ArmResult) -> Markup:
