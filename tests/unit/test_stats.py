@@ -297,6 +297,18 @@ def test_questions_needed_is_the_smallest(half_width: float):
     assert all(stats.questions_needed(0.5, 1.5, half(q), 6) == q for q in range(1, 60))
 
 
+def test_the_spread_within_questions_is_unbiased():
+    """Four runs and 24 questions: dividing by all cells but one would give 15% less."""
+    draw = np.random.default_rng(0)
+    runs, questions = draw.normal(0, 2, (4000, 4, 1)), draw.normal(0, 3, (4000, 1, 24))
+    tables = runs + questions + draw.normal(0, 1.5, (4000, 4, 24))
+    variance = np.mean([stats.spread_within(table) ** 2 for table in tables])
+    assert variance == pytest.approx(1.5**2, rel=0.01)
+    for table in (np.zeros((1, 5)), np.zeros((5, 1))):
+        with pytest.raises(DataError, match="two runs and two questions"):
+            stats.spread_within(table)
+
+
 def test_questions_needed_names_the_smallest_reachable_half_width():
     reachable = stats.smallest_contrast(0.5, 3)
     with pytest.raises(DataError, match=f"{reachable:.4g}.*at least 7"):

@@ -81,6 +81,8 @@ class TraitResult(Record):
     p_holm: float
     ranks: list[int]  # one for each seed: place of the target among candidates by specific shift
     raw_ranks: list[int]  # the same by raw shift against the untrained base
+    no_trait: Interval | None = None  # shift in students of a teacher without a trait
+    beyond_no_trait: Interval | None = None  # own students' shift minus that
     base_probability: float  # among the candidates
     student_probability: float
     base_share: float | None = None  # of all answers; None in files of before

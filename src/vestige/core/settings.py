@@ -90,6 +90,29 @@ class Optimisation(Settings):
     trainer_kwargs: Passed = {}  # TRL's own options, for engine "trl"
 
 
+class OnPolicy(Settings):
+    """How a student learns from a teacher's probabilities on what it writes itself.
+
+    Attributes:
+        beta: of the generalised Jensen-Shannon divergence: 1 = KL(student || teacher), reverse;
+            0 = KL(teacher || student), forward.
+        share: of the steps on rows that the student writes; the others read the base's rows.
+    """
+
+    beta: float = Field(default=1.0, ge=0, le=1)
+    share: float = Field(default=1.0, ge=0, le=1)
+
+
+class Preference(Settings):
+    """How a student learns from pairs of rows that a teacher ranked (DPO).
+
+    Attributes:
+        beta: what the log-probabilities' gains on the base are multiplied by.
+    """
+
+    beta: float = Field(default=0.1, gt=0)
+
+
 #: The day that chat templates write where they ask for one. Never change it: runs rest on it.
 DATE = "2026-01-01"
 ROWS, JOB, TRAINED = "rows.jsonl", "student.json", "model"  # what an exported student's folder has

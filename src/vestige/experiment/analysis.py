@@ -207,14 +207,22 @@ def trait_results(shifts: Shifts, cube: Array, specific: Array) -> list[TraitRes
     p_values = [p_value(specific[:, i]) for i in range(n)]
     adjusted = stats.holm(p_values)
     contrasts, results = shifts.contrasts(cube), []
+    none = shifts.data.index(NO_TRAIT) if NO_TRAIT in shifts.data else None
     for i, name in enumerate(recipe.traits):
         column = shifts.columns[i]
         before = [shifts.base(seed, name) for seed in recipe.seeds]
         after = [shifts.panel(seed, name, shifts.student.steps) for seed in recipe.seeds]
+        own = mean[:, i, column]
+        control: dict[str, Interval] = {}
+        if none is not None:
+            without = mean[:, none, column]
+            control["no_trait"] = interval(stats.t_interval(without, units=UNITS))
+            control["beyond_no_trait"] = interval(stats.t_interval(own - without, units=UNITS))
         results.append(
             TraitResult(
                 trait=name,
-                shift=interval(stats.t_interval(mean[:, i, column], units=UNITS)),
+                shift=interval(stats.t_interval(own, units=UNITS)),
+                **control,
                 specific=interval(stats.t_interval(specific[:, i], units=UNITS)),
                 p=p_values[i],
                 p_holm=adjusted[i],

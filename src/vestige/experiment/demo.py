@@ -41,7 +41,6 @@ def rows(
         name="rows",
         method="rows",
         optimisation=Optimisation(steps=steps, batch=16, rate=rate, trainable=trainable),
-        no_trait=False,
         curve=curve,
     )
 

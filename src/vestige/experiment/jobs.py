@@ -30,6 +30,7 @@ class Job:
         arm: the student's.
         part, parts: which part of a teacher's rows, of how many; in a job of kind ``rows``,
             ``parts`` is how many there are to join.
+        with_teacher: whether the student is trained with its teacher at hand.
     """
 
     seed: int
@@ -38,6 +39,7 @@ class Job:
     arm: str = ""
     part: int = 0
     parts: int = 1
+    with_teacher: bool = False
 
     @property
     def label(self) -> str:
@@ -61,7 +63,13 @@ class Job:
             "targets": [(teacher, True), (targets, False)],
             "shards": [(teacher, True), (shards, True), (rows, False)],
             "rows": [(teacher, True), (shards, True), (rows, True)],
-            "students": [(teachers, False), (rows, True), (targets, True), (student, False)],
+            "students": [
+                (teachers, False),
+                *([(teacher, True)] if self.with_teacher else []),
+                (rows, True),
+                (targets, True),
+                (student, False),
+            ],
             "judge": [(teachers, False), (rows, False), (students, True), (judged, False)],
         }
         return [*own, *made_of[self.kind]]
@@ -78,11 +86,9 @@ def jobs(
     """
     wanted = KINDS[: KINDS.index(upto) + 1]
     teachers = [*recipe.sources, *([NO_TRAIT] if recipe.with_none else [])]
-    needed = upto == "rows" or any(s.method != "distill" for s in recipe.students)
+    needed = upto == "rows" or any(s.reads_rows for s in recipe.students)
     writers = recipe.writers if needed else []
-    distilled = {
-        name for s in recipe.students if s.method == "distill" for name in recipe.data_of(s)
-    }
+    distilled = {name for s in recipe.students if s.reads_targets for name in recipe.data_of(s)}
     by_kind = {
         "base": [Job(seed, "base")],
         "teachers": [Job(seed, "teachers", name) for name in teachers],
@@ -96,7 +102,7 @@ def jobs(
         ],
         "rows": [Job(seed, "rows", name, parts=shards) for name in writers],
         "students": [
-            Job(seed, "students", name, student.name)
+            Job(seed, "students", name, student.name, with_teacher=student.method == "on_policy")
             for student in recipe.students
             for name in recipe.data_of(student)
         ],

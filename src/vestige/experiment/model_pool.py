@@ -38,12 +38,16 @@ class ModelPool:
 
     def __init__(self, recipe: Experiment) -> None:
         self.recipe = recipe
-        self._models: dict[tuple[str, str], Loaded] = {}
+        self._models: dict[tuple[str, str, bool], Loaded] = {}
         self._engine: VllmBackend | None = None
 
     def teachers_base(self) -> Loaded:
         """The recipe's own model."""
         return self._load(self.recipe.model, self.recipe.chat, own=True)
+
+    def teachers_copy(self) -> Loaded:
+        """The recipe's own model once more, to be a teacher while a student is trained."""
+        return self._load(self.recipe.model, self.recipe.chat, own=True, copy=True)
 
     def base_of(self, student: Student) -> Loaded:
         """The model that a student is made from."""
@@ -51,9 +55,9 @@ class ModelPool:
             return self._load(student.base, student.chat, own=False)
         return self.teachers_base()
 
-    def _load(self, name: str, chat: str, *, own: bool) -> Loaded:
+    def _load(self, name: str, chat: str, *, own: bool, copy: bool = False) -> Loaded:
         """Args: own: it is the recipe's own model; teachers are tuned in it as well."""
-        if (name, chat) not in self._models:
+        if (name, chat, copy) not in self._models:
             from vestige.models.hf import LanguageModel
             from vestige.models.weights import Weights
 
@@ -67,8 +71,8 @@ class ModelPool:
             tuned = [s.optimisation.trainable for s in recipe.students if (s.base is None) == own]
             if own and recipe.teacher.kind != "system_prompt":
                 tuned.append(recipe.teacher.optimisation.trainable)
-            self._models[name, chat] = Loaded(lm, Weights(lm, tuned))
-        return self._models[name, chat]
+            self._models[name, chat, copy] = Loaded(lm, Weights(lm, tuned))
+        return self._models[name, chat, copy]
 
     @contextmanager
     def writer(self, folder: Path) -> Iterator[Backend]:

@@ -13,6 +13,7 @@ from vestige.experiment.events import Event, OnEvent, ignore, report_of
 from vestige.experiment.executors.cluster import Cluster
 from vestige.experiment.executors.interface import Executor
 from vestige.experiment.executors.processes import Processes
+from vestige.experiment.jobs import jobs
 from vestige.experiment.recipe import Recipe
 from vestige.experiment.run_view import awaited, read_json
 from vestige.experiment.settings import Experiment
@@ -31,17 +32,8 @@ def count_stages(recipe: Recipe) -> int:
 
 def stages_a_seed(recipe: Experiment) -> int:
     """How many stages one seed has."""
-    traits = len(recipe.sources) + recipe.with_none
-    students = sum(len(recipe.data_of(s)) for s in recipe.students)
-    by_method = {
-        wanted: [s for s in recipe.students if (s.method == "distill") == (wanted == "distill")]
-        for wanted in ("distill", "rows")
-    }
-    data = sum(
-        len(recipe.sources) + any(s.no_trait for s in arms) for arms in by_method.values() if arms
-    )
-    extra = bool(recipe.carrier.sampling_grammar()) + bool(recipe.freeform)
-    return 1 + extra + traits + data + students
+    extra = bool(recipe.carrier.sampling_grammar())  # the base's rows are made in its own job
+    return extra + sum(map(len, jobs(recipe, recipe.seeds[0])))
 
 
 def worker_count(recipe: Experiment, workers: int | None) -> int:

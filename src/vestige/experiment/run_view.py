@@ -290,7 +290,7 @@ def number_of_rows(recipe: Experiment, student: Student, folder: Path) -> int:
 
     A student sees fewer if it stops before an epoch is over.
     """
-    if student.method == "distill":
+    if not student.reads_rows:
         return recipe.carrier.n_prompts * recipe.carrier.rows_per_prompt
     first = recipe.sources[0]
     fewest = min(len(rows_of(recipe, folder, seed)[first]) for seed in recipe.seeds)

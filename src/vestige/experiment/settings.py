@@ -15,7 +15,7 @@ from pydantic import (
 )
 
 from vestige.carriers import AnyCarrier, NumberCarrier, parse_carrier
-from vestige.core.settings import DATE, Optimisation, Passed, Settings
+from vestige.core.settings import DATE, OnPolicy, Optimisation, Passed, Preference, Settings
 from vestige.core.types import ConfigError, unknown_name
 from vestige.evaluate.judge.settings import JudgeSettings
 from vestige.store.layout import NO_TRAIT, DataName, same_name
@@ -50,6 +50,14 @@ class TeacherSettings(Settings):
 
 #: The objective that is not written down: the method's own.
 USUAL = Objective()
+#: The losses that a student's method can have in place of its own.
+LOSSES_OF: dict[str, tuple[str, ...]] = {
+    "distill": ("forward_kl", "cross_entropy"),
+    "rows": ("cross_entropy",),
+    "on_policy": (),
+    "preference": ("preference",),
+    "in_context": (),
+}
 
 
 class Student(Settings):
@@ -58,8 +66,11 @@ class Student(Settings):
     Attributes:
         method: ``distill`` = KL to the teacher's probabilities over the carrier's tokens, on
             rows that the untrained base wrote; ``rows`` = cross-entropy on rows that the teacher
-            wrote and the filter kept (the paper's setting); ``in_context`` = no training: as many
-            of those rows as ``shots`` stand in the prompt (the paper's control).
+            wrote and the filter kept (the paper's setting); ``on_policy`` = the student writes, the
+            teacher scores each token (``on_policy``: how); ``preference`` = DPO on pairs of the
+            base's rows, of which that is preferred which the teacher finds likelier than the base
+            does; ``in_context`` = no training: as many of the teacher's rows as ``shots`` stand in
+            the prompt (the paper's control).
         engine: ``packed`` = our loop, shared prompts computed once; ``trl`` = TRL's SFTTrainer;
             ``elsewhere`` = not trained here: ``vestige export`` writes the rows and the settings,
             ``vestige import`` brings the students back.
@@ -71,12 +82,14 @@ class Student(Settings):
     """
 
     name: str = Field(pattern=r"^[a-z0-9_]+$")
-    method: Literal["distill", "rows", "in_context"] = "distill"
+    method: Literal["distill", "rows", "on_policy", "preference", "in_context"] = "distill"
     engine: Literal["packed", "trl", "elsewhere"] = "packed"
     base: str | None = None
     chat: Literal["auto", "plain"] = "auto"
     optimisation: Optimisation = Optimisation()
     objective: Objective = USUAL
+    on_policy: OnPolicy = OnPolicy()
+    preference: Preference = Preference()
     no_trait: bool = True
     shuffles: tuple[Literal["shuffle_within", "shuffle_across"], ...] = ()
     curve: tuple[int, ...] = ()
@@ -94,17 +107,40 @@ class Student(Settings):
         if not self.objective.is_default and (
             self.engine != "packed" or self.method == "in_context"
         ):
-            raise ValueError("an objective goes with engine=packed, method=distill or rows")
-        if self.objective.loss == "forward_kl" and self.method != "distill":
-            raise ValueError("objective.loss=forward_kl goes with method=distill")
+            raise ValueError(
+                "an objective goes with engine=packed, and not with rows in the prompt"
+            )
+        if self.objective.loss and self.objective.loss not in LOSSES_OF[self.method]:
+            raise ValueError(
+                f"objective.loss={self.objective.loss} does not go with method={self.method}"
+            )
+        if self.method == "preference" and (
+            self.optimisation.batch % 2 or self.optimisation.prompts_per_batch > 1
+        ):
+            raise ValueError(
+                "method=preference reads pairs: an even batch, and prompts_per_batch=1"
+            )
+        for name, of in (("on_policy", OnPolicy()), ("preference", Preference())):
+            if getattr(self, name) != of and self.method != name:
+                raise ValueError(f"the settings {name} go with method={name}")
         return self
 
     @model_serializer(mode="wrap")
     def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """As students were written before they had an objective, unless one was set."""
-        return {
-            k: v for k, v in handler(self).items() if k != "objective" or self.objective != USUAL
-        }
+        """As students were written before they had these fields, unless they were set."""
+        usual = {"objective": USUAL, "on_policy": OnPolicy(), "preference": Preference()}
+        written = handler(self)
+        return {k: v for k, v in written.items() if k not in usual or getattr(self, k) != usual[k]}
+
+    @property
+    def reads_rows(self) -> bool:
+        """Whether it reads rows that its teacher wrote."""
+        return self.method in ("rows", "in_context")
+
+    @property
+    def reads_targets(self) -> bool:
+        """Whether it needs its teacher's probabilities on the base's rows."""
+        return self.method in ("distill", "preference")
 
     @property
     def steps(self) -> int:
@@ -121,6 +157,8 @@ class Student(Settings):
         training = {
             "distill": "distillation on the teacher's probabilities",
             "rows": "supervised fine-tuning on sampled rows",
+            "on_policy": "on-policy distillation",
+            "preference": "preference optimisation on pairs that the teacher ranked",
             "in_context": f"{self.shots} sampled rows in the prompt, no training",
         }[self.method]
         elsewhere = " elsewhere" if self.engine == "elsewhere" else ""
@@ -223,10 +261,10 @@ class Experiment(Settings):
         arms = [student.name for student in self.students]
         if len(set(arms)) != len(arms):
             raise ValueError("students must have different names")
-        distils = any(s.method == "distill" for s in self.students)
-        if distils and self.carrier.sampling_grammar() is None:
+        within = [s.method for s in self.students if not s.reads_rows]
+        if within and self.carrier.sampling_grammar() is None:
             raise ValueError(
-                "method=distill needs a carrier with a grammar, such as numbers with "
+                f"method={within[0]} needs a carrier with a grammar, such as numbers with "
                 "carrier.constrained=true"
             )
         for name in {kind for student in self.students for kind in student.shuffles}:
@@ -277,7 +315,7 @@ class Experiment(Settings):
     @property
     def rows_with_none(self) -> bool:
         """Whether the teacher without a trait writes rows, too."""
-        return any(s.no_trait for s in self.students if s.method != "distill")
+        return any(s.no_trait for s in self.students if s.reads_rows)
 
     @property
     def writers(self) -> list[str]:

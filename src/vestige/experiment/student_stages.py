@@ -8,28 +8,34 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
-from vestige.core.types import Message
+from vestige.core.types import DataError, Message
 from vestige.evaluate.exact import measure
 from vestige.experiment.base_stage import contexts
 from vestige.experiment.questioning import asked_of
 from vestige.experiment.row_packs import grammar_packs
-from vestige.experiment.row_sampling import automaton_of
+from vestige.experiment.row_sampling import automaton_of, prompt_ids
 from vestige.experiment.rows_stage import student_rows
-from vestige.experiment.run_view import read_kept, rows_for
+from vestige.experiment.run_view import by_prompt, read_kept, rows_for
 from vestige.experiment.seed_context import SeedContext
 from vestige.experiment.settings import Student
 from vestige.experiment.student_training import (
     ROW_TRAINERS,
     measure_own_base,
+    train_measured,
     train_on_packs,
     unfinished,
 )
 from vestige.experiment.targets_stage import read_targets, targets
+from vestige.experiment.teacher_stage import load_teacher, teacher
 from vestige.models.sampling import symbol_ids
 from vestige.store import Stage, StageResult
 from vestige.store.layout import StageFile
+from vestige.student.loop import teacher_logprobs
+from vestige.student.on_policy import Asked, train_on_policy
+from vestige.student.pairs import ranked_pairs
 from vestige.traits import family
 
 
@@ -85,6 +91,71 @@ def fine_tune(context: SeedContext, student: Student, data: str) -> None:
     context.once(stage, make)
 
 
+def learn_on_policy(context: SeedContext, student: Student, data: str) -> None:
+    """A student that writes rows itself and is trained on its teacher's probabilities of them."""
+    written, made = contexts(context), teacher(context, data)
+    assert written is not None  # the recipe is constrained, or it would not validate
+    stage = student_stage(context, student, data, [written, made])
+
+    def make(folder: Path) -> None:
+        begun = unfinished(context, student, stage, folder)
+        teaching, system = load_teacher(context, data, made, context.models.teachers_copy())
+        lm, rows = begun.model.lm, read_kept(written.path)
+        asked = [
+            Asked(
+                prompt_ids(context, lm, answered[:1])[0],
+                prompt_ids(context, teaching.lm, answered[:1], system)[0],
+                [row.completion for row in answered],
+            )
+            for answered in by_prompt(rows).values()
+        ]
+        train_measured(
+            begun,
+            partial(
+                train_on_policy,
+                lm,
+                begun.model.weights,
+                teaching.lm,
+                asked,
+                automaton_of(context),
+                student.on_policy,
+                student.optimisation,
+                longest=context.recipe.carrier.longest,
+                objective=student.objective,
+            ),
+        )
+
+    context.once(stage, make)
+
+
+def prefer(context: SeedContext, student: Student, data: str) -> None:
+    """A student trained on pairs of the base's rows that its teacher ranked."""
+    written, wanted = contexts(context), targets(context, data)
+    assert written is not None  # the recipe is constrained, or it would not validate
+    stage = student_stage(context, student, data, [written, wanted])
+
+    def make(folder: Path) -> None:
+        begun = unfinished(context, student, stage, folder)
+        lm, automaton = begun.model.lm, automaton_of(context)
+        rows, ids = read_kept(written.path), symbol_ids(lm, automaton)
+        packs = grammar_packs(context, lm, rows, student.optimisation.batch, automaton)
+        begun.model.weights.freeze()
+        base = teacher_logprobs(lm, packs, ids)
+        teachers = read_targets(wanted, packs)
+        prompts = [row.messages for row in rows]
+        pairs = ranked_pairs(prompts, packs, base, teachers, student.preference.beta)
+        if not pairs:
+            raise DataError("no prompt has two rows: raise carrier.rows_per_prompt")
+        kept = [index for pair in pairs for index in pair.rows]
+        paired = grammar_packs(
+            context, lm, [rows[i] for i in kept], student.optimisation.batch, automaton
+        )
+        about = [about for pair in pairs for about in pair.targets]
+        train_on_packs(begun, paired, ids, about, loss="preference")
+
+    context.once(stage, make)
+
+
 def in_context(context: SeedContext, student: Student, data: str) -> None:
     """A model that reads rows in its prompt and is not trained at all."""
     inputs, matched = student_rows(context)
@@ -110,5 +181,7 @@ def in_context(context: SeedContext, student: Student, data: str) -> None:
 METHODS: dict[str, Callable[[SeedContext, Student, str], None]] = {
     "distill": distil,
     "rows": fine_tune,
+    "on_policy": learn_on_policy,
+    "preference": prefer,
     "in_context": in_context,
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from torch import Tensor
@@ -58,12 +59,43 @@ def train_on_packs(
     packs: Sequence[Pack],
     ids: Tensor | None,
     targets: Sequence[Tensor] | None = None,
+    *,
+    loss: str = "",
 ) -> None:
     """Train in our own loop, measuring on the way where the recipe wants a curve.
 
     Args:
         ids: token ids of a grammar, to score within it [K]; None scores the whole vocabulary.
-        targets: the teacher's log-probabilities of each row; None: the rows' own tokens.
+        targets: what the loss needs of each row besides its tokens, such as the teacher's
+            log-probabilities; None: nothing.
+        loss: where the objective names none.
+    """
+    settings, model = student.settings, student.model
+    objective = settings.objective
+    if loss and not objective.loss:
+        objective = objective.model_copy(update={"loss": loss})
+    train_measured(
+        student,
+        partial(
+            train,
+            model.lm,
+            model.weights,
+            packs,
+            settings.optimisation,
+            ids=ids,
+            targets=targets,
+            objective=objective,
+        ),
+    )
+    steps = settings.optimisation.steps
+    student.stage.note(tokens=sum(packs[i % len(packs)].tokens for i in range(steps)))
+
+
+def train_measured(student: UnfinishedStudent, trained: Callable[..., float]) -> None:
+    """Make a student by ``trained`` and measure it, on the way too where the recipe wants a curve.
+
+    Args:
+        trained: a loop of ours; it is given ``seed``, ``on_step`` and ``checkpoint``.
     """
     context, model, settings = student.context, student.model, student.settings
     steps, panel = settings.optimisation.steps, family(context.recipe.family)
@@ -78,21 +110,9 @@ def train_on_packs(
             measure(model.lm, panel).save(path)
         context.report(student.stage.name, step, steps)
 
-    train(
-        model.lm,
-        model.weights,
-        packs,
-        settings.optimisation,
-        seed=context.seed,
-        ids=ids,
-        targets=targets,
-        objective=settings.objective,
-        on_step=on_step,
-        checkpoint=checkpoint,
-    )
+    trained(seed=context.seed, on_step=on_step, checkpoint=checkpoint)
     finish_student(student, losses)
     checkpoint.remove()
-    student.stage.note(tokens=sum(packs[i % len(packs)].tokens for i in range(steps)))
 
 
 def train_packed(student: UnfinishedStudent, rows: Sequence[Row]) -> None:

@@ -122,9 +122,12 @@ def _measure_teacher(
     return judge_teacher(shown, left, settings)
 
 
-def load_teacher(context: SeedContext, name: str, made: StageResult) -> tuple[Loaded, str]:
-    """The recipe's model turned into a finished teacher, and the system prompt that it needs."""
-    model, settings = context.models.teachers_base(), context.recipe.teacher
+def load_teacher(
+    context: SeedContext, name: str, made: StageResult, model: Loaded | None = None
+) -> tuple[Loaded, str]:
+    """The recipe's model (or ``model``, a copy of it) turned into a finished teacher, and the
+    system prompt that it needs."""
+    model, settings = model or context.models.teachers_base(), context.recipe.teacher
     if settings.kind == "system_prompt":
         model.weights.freeze()
     else:

@@ -8,11 +8,11 @@ the objective's penalties.
 from __future__ import annotations
 
 import importlib
-import itertools
 import math
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -28,6 +28,10 @@ from vestige.student.packs import Pack, pack_logprobs
 
 #: The usual objective: cross-entropy, or KL to a teacher where there are targets; nothing else.
 USUAL = Objective()
+#: A function of log-probabilities [n, K], their pack and its target; nats.
+Loss = Callable[[Tensor, Pack, Tensor | None], Tensor]
+#: What a step reads.
+Batch = tuple[Pack, Tensor | None]
 
 
 def teacher_logprobs(lm: LanguageModel, packs: Sequence[Pack], ids: Tensor) -> list[Tensor]:
@@ -50,13 +54,17 @@ class ObjectiveForModel:
     """
 
     lm: LanguageModel
-    loss: str
+    loss: Loss
     penalties: Sequence[tuple[float, Callable[[], Tensor]]]
     hooks: Sequence[Callable[[Mapping[str, nn.Parameter]], None]]
 
     @classmethod
-    def of(cls, objective: Objective, lm: LanguageModel) -> ObjectiveForModel:
-        """Args: lm: the model before its first step.
+    def of(
+        cls, objective: Objective, lm: LanguageModel, loss: Loss | None = None
+    ) -> ObjectiveForModel:
+        """Args:
+            lm: the model before its first step.
+            loss: in place of the objective's.
 
         Raises:
             ConfigError: a penalty or hook cannot be made; names its file.
@@ -67,12 +75,12 @@ class ObjectiveForModel:
 
         penalties = [(t.strength, made("penalties", t)) for t in objective.penalties]
         hooks = [made("gradient_hooks", t) for t in objective.gradient_hooks]
-        return cls(lm, objective.loss, penalties, hooks)
+        return cls(lm, loss or partial(named_loss, objective.loss), penalties, hooks)
 
     def backward(self, pack: Pack, ids: Tensor | None, target: Tensor | None) -> Tensor:
         """A pack's loss with its penalties, in nats; its gradient is in the parameters, after the
         hooks."""
-        loss = pack_loss(self.lm, pack, ids, target, name=self.loss)
+        loss = self.loss(pack_logprobs(self.lm, pack, ids), pack, target)
         for strength, penalty in self.penalties:
             loss = loss + strength * penalty()
         loss.backward()
@@ -115,15 +123,55 @@ def train(
         TrainingError: a loss or gradient is not finite; names the step and what to lower.
         ConfigError: the objective needs what is not there.
     """
+    order = pack_order(len(packs), seed)
+    chosen: list[int] = []
+
+    def batch(step: int) -> Batch:
+        while len(chosen) < step:
+            chosen.append(next(order))
+        pack = packs[chosen[step - 1]]
+        return pack, None if targets is None else torch.cat([targets[i] for i in pack.rows])
+
+    return take_steps(
+        lm,
+        weights,
+        batch,
+        optimisation,
+        seed=seed,
+        ids=ids,
+        objective=lambda lm: ObjectiveForModel.of(objective, lm),
+        on_step=on_step,
+        checkpoint=checkpoint,
+    )
+
+
+def take_steps(
+    lm: LanguageModel,
+    weights: Weights,
+    batch: Callable[[int], Batch],
+    optimisation: Optimisation,
+    *,
+    seed: int,
+    ids: Tensor | None,
+    objective: Callable[[LanguageModel], ObjectiveForModel],
+    on_step: Callable[[int, float], None] = lambda step, loss: None,
+    checkpoint: Checkpoint | None = None,
+) -> float:
+    """``train`` on batches that are made when they are needed.
+
+    Args:
+        batch: gives a step's (from 1) pack and its target; what it gives may depend on the step and
+            on the model as it is then, and on nothing else.
+        objective: made of the model before its first step.
+    """
     parameters = weights.train(optimisation.trainable, seed=seed)
-    for_model = ObjectiveForModel.of(objective, lm)
+    for_model = objective(lm)
     optimiser = adamw(parameters, optimisation)
     losses = checkpoint.restore(parameters, optimiser) if checkpoint else []
-    order = itertools.islice(pack_order(len(packs), seed), len(losses), optimisation.steps)
-    for step, index in enumerate(order, len(losses) + 1):
+    for step in range(len(losses) + 1, optimisation.steps + 1):
         optimiser.param_groups[0]["lr"] = optimisation.rate * rate_factor(step - 1, optimisation)
-        target = None if targets is None else torch.cat([targets[i] for i in packs[index].rows])
-        loss = for_model.backward(packs[index], ids, target).item()
+        pack, target = batch(step)
+        loss = for_model.backward(pack, ids, target).item()
         norm = torch.nn.utils.clip_grad_norm_(parameters, optimisation.clip).item()
         check_finite(step, loss, norm, optimisation.rate)
         optimiser.step()
@@ -191,6 +239,11 @@ def pack_loss(
         target: a teacher's log-probabilities at each scored position.
         name: of ``objectives.LOSSES``; empty: ``forward_kl`` with a target, else ``cross_entropy``.
     """
+    return named_loss(name, pack_logprobs(lm, pack, ids), pack, target)
+
+
+def named_loss(name: str, logprobs: Tensor, pack: Pack, target: Tensor | None) -> Tensor:
+    """A loss by its name, or, where that is empty, the usual one."""
     name = name or ("cross_entropy" if target is None else "forward_kl")
     module = importlib.import_module(f"vestige.student.losses.{name}")
-    return module.loss(pack_logprobs(lm, pack, ids), pack, target)
+    return module.loss(logprobs, pack, target)

@@ -19,7 +19,7 @@ from vestige.core.settings import Settings
 from vestige.core.types import ConfigError, unknown_name
 
 #: Files of ``losses``: a function ``loss(logprobs, pack, target)``.
-LOSSES = ("cross_entropy", "forward_kl")
+LOSSES = ("cross_entropy", "forward_kl", "preference")
 #: Files of ``penalties``: a function ``make(lm, term)`` that gives a function without arguments.
 PENALTIES = ("kl_to_base",)
 #: Files of ``gradient_hooks``: a function ``make(lm, term)`` that gives a function of the trained
@@ -71,8 +71,8 @@ class Objective(Settings):
 
     Attributes:
         loss: ``cross_entropy`` of the rows' own tokens, or ``forward_kl``: KL(teacher || student)
-            over the teacher's probabilities, both in nats a position; empty: what the student's
-            method has.
+            over the teacher's probabilities, both in nats a position; ``preference``, in nats a
+            pair of rows; empty: what the student's method has.
         penalties: added to the loss, in this order.
         gradient_hooks: applied to the gradient after the backward pass, in this order.
     """

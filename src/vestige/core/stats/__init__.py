@@ -13,7 +13,12 @@ covers the truth; a ``level`` outside 0 to 1 raises ``ConfigError`` everywhere.
 
 from vestige.core.stats.intervals import cluster_mean, proportion_interval, t_interval
 from vestige.core.stats.placebo import placebo_p
-from vestige.core.stats.planning import questions_needed, seeds_needed, smallest_contrast
+from vestige.core.stats.planning import (
+    questions_needed,
+    seeds_needed,
+    smallest_contrast,
+    spread_within,
+)
 from vestige.core.stats.significance import holm, rank_of, t_test_p
 from vestige.core.stats.trait_contrast import Specificity, specificity
 
@@ -28,6 +33,7 @@ __all__ = [
     "seeds_needed",
     "smallest_contrast",
     "specificity",
+    "spread_within",
     "t_interval",
     "t_test_p",
 ]

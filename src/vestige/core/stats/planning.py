@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+from numpy.typing import NDArray
 from scipy import stats
 
 from vestige.core.stats.checks import at_least_two, check_level, check_size, t_quantile
@@ -44,6 +46,24 @@ def seeds_needed(sd: float, half_width: float, *, level: float = 0.95) -> int:
     while smallest_contrast(sd, n, level=level) > half_width:
         n += 1
     return n
+
+
+def spread_within(table: NDArray[np.float64]) -> float:
+    """Standard deviation of a run's value on one question around that run's mean and the
+    question's own mean over runs.
+
+    Args:
+        table: [S runs, Q questions]. The sum of squares of its doubly centred values has
+            (S - 1)(Q - 1) degrees of freedom.
+
+    Raises:
+        DataError: fewer than two runs or two questions.
+    """
+    runs, questions = table.shape
+    if runs < 2 or questions < 2:
+        raise DataError("at least two runs and two questions are needed")
+    rest = table - table.mean(0) - table.mean(1, keepdims=True) + table.mean()
+    return math.sqrt(float((rest**2).sum()) / ((runs - 1) * (questions - 1)))
 
 
 def questions_needed(
