@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 from vestige.evaluate.exact import measure
@@ -44,6 +45,8 @@ def contexts(context: SeedContext) -> StageResult | None:
     """
     if not context.recipe.carrier.sampling_grammar():
         return None
+    recipe = context.recipe.model_copy(update={"carrier": context.recipe.base_carrier})
+    context = dataclasses.replace(context, recipe=recipe)
     stage = context.stage(context.layout.contexts(context.seed), writing_settings(context))
 
     def make(folder: Path) -> None:

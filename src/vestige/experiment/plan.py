@@ -101,13 +101,13 @@ def reference_spread(recipe: Experiment) -> float:
 
 def amounts(recipe: Experiment) -> dict[str, float]:
     """Units of work by kind of stage, for one seed."""
-    carrier = recipe.carrier
+    carrier, base = recipe.carrier, recipe.base_carrier
     n = carrier.n_prompts * carrier.rows_per_prompt
     traits = len(recipe.sources) + recipe.with_none
     return {
         "load": 1,
         "base": 1,
-        "contexts": n if carrier.sampling_grammar() else 0,
+        "contexts": base.n_prompts * base.rows_per_prompt if carrier.sampling_grammar() else 0,
         "teacher": traits * recipe.teacher.optimisation.steps
         if recipe.teacher.kind != "system_prompt"
         else 0,

@@ -181,6 +181,9 @@ class JudgeFilter(JudgeSettings):
         return score >= self.threshold if self.keep == "at_least" else score <= self.threshold
 
 
+#: Rows of a seed up to which the base writes as many, and how many it writes where there are more
+#: and no student reads them. Chosen; saved runs rest on them.
+MANY, FEW = 1024, 64
 SampledWay = Literal["asked", "numbers_first", "begun"]
 #: In which ways answers are drawn; those of a recipe that says nothing else.
 SAMPLED_WAYS: tuple[SampledWay, ...] = ("asked", "numbers_first", "begun")
@@ -306,6 +309,18 @@ class Experiment(Settings):
             return []
         begun = bool(family(self.family).opening)
         return [way for way in self.sampled_ways if way != "begun" or begun]
+
+    @property
+    def base_carrier(self) -> AnyCarrier:
+        """The carrier as the untrained base writes it: all of it where students read that, or where
+        it is little; else as much as the teachers' check reads."""
+        carrier = self.carrier
+        needed = any(not student.reads_rows for student in self.students)
+        if needed or carrier.n_prompts * carrier.rows_per_prompt <= MANY:
+            return carrier
+        each = min(carrier.rows_per_prompt, FEW)
+        fewer = {"n_prompts": -(-FEW // each), "rows_per_prompt": each, "min_rows": 1}
+        return carrier.model_copy(update=fewer)
 
     @property
     def with_none(self) -> bool:

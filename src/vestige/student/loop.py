@@ -123,19 +123,10 @@ def train(
         TrainingError: a loss or gradient is not finite; names the step and what to lower.
         ConfigError: the objective needs what is not there.
     """
-    order = pack_order(len(packs), seed)
-    chosen: list[int] = []
-
-    def batch(step: int) -> Batch:
-        while len(chosen) < step:
-            chosen.append(next(order))
-        pack = packs[chosen[step - 1]]
-        return pack, None if targets is None else torch.cat([targets[i] for i in pack.rows])
-
     return take_steps(
         lm,
         weights,
-        batch,
+        batches_of(packs, targets, seed),
         optimisation,
         seed=seed,
         ids=ids,
@@ -143,6 +134,21 @@ def train(
         on_step=on_step,
         checkpoint=checkpoint,
     )
+
+
+def batches_of(
+    packs: Sequence[Pack], targets: Sequence[Tensor] | None, seed: int
+) -> Callable[[int], Batch]:
+    """Each step's pack (from 1) in the order that ``seed`` draws, with its rows' targets."""
+    order, chosen = pack_order(len(packs), seed), list[int]()
+
+    def batch(step: int) -> Batch:
+        while len(chosen) < step:
+            chosen.append(next(order))
+        pack = packs[chosen[step - 1]]
+        return pack, None if targets is None else torch.cat([targets[i] for i in pack.rows])
+
+    return batch
 
 
 def take_steps(

@@ -38,6 +38,57 @@ class Asked:
     answers: Sequence[str]
 
 
+@dataclass(frozen=True)
+class Written:
+    """Each step's rows, written by the student as it is then (or by the base), and what the teacher
+    makes of them.
+
+    Attributes:
+        share: of the steps on the student's own rows.
+        rows: of one prompt, read in a step.
+    """
+
+    lm: LanguageModel
+    teacher: LanguageModel
+    asked: Sequence[Asked]
+    automaton: Automaton
+    share: float
+    rows: int
+    longest: int
+    seed: int
+
+    def __call__(self, step: int) -> Batch:
+        """The pack of a step and the teacher's log-probabilities on it, [n, K]."""
+        draw = random.Random(f"on-policy-{self.seed}-{step}")
+        own, one = draw.random() < self.share, draw.choice(self.asked)
+        texts = self.written(one, step) if own else draw.sample(one.answers, self.some(one))
+        with torch.no_grad():
+            ids = symbol_ids(self.teacher, self.automaton)
+            seen = pack_logprobs(self.teacher, self.pack(one.teachers_prompt, texts), ids)
+        return self.pack(one.prompt, texts), seen
+
+    def written(self, one: Asked, step: int) -> list[str]:
+        """The student's own answers; every step draws with random numbers of its own."""
+        return sample_grammar(
+            self.lm,
+            [one.prompt] * self.rows,
+            range(step * APART, step * APART + self.rows),
+            self.automaton,
+            seed=self.seed,
+            max_length=self.longest,
+        )
+
+    def some(self, one: Asked) -> int:
+        """How many of the base's answers a step reads."""
+        return min(self.rows, len(one.answers))
+
+    def pack(self, prompt: Sequence[int], texts: Sequence[str]) -> Pack:
+        """The answers ``texts`` to ``prompt``, laid out."""
+        ids = symbol_ids(self.lm, self.automaton)
+        examples = encode_grammar_rows(self.lm, [prompt] * len(texts), texts, self.automaton)
+        return make_packs(examples, len(texts), automaton=self.automaton, ids=ids)[0]
+
+
 def train_on_policy(
     lm: LanguageModel,
     weights: Weights,
@@ -67,23 +118,6 @@ def train_on_policy(
     Raises:
         TrainingError: a loss or gradient is not finite.
     """
-    ids, rows = symbol_ids(lm, automaton), optimisation.batch
-
-    def pack_of(prompt: Sequence[int], texts: Sequence[str]) -> Pack:
-        examples = encode_grammar_rows(lm, [prompt] * len(texts), texts, automaton)
-        return make_packs(examples, len(texts), automaton=automaton, ids=ids)[0]
-
-    def batch(step: int) -> Batch:
-        draw = random.Random(f"on-policy-{seed}-{step}")
-        own, one = draw.random() < settings.share, draw.choice(asked)
-        if own:
-            prompts, numbers = [one.prompt] * rows, range(step * APART, step * APART + rows)
-            texts = sample_grammar(lm, prompts, numbers, automaton, seed=seed, max_length=longest)
-        else:
-            texts = draw.sample(one.answers, min(rows, len(one.answers)))
-        with torch.no_grad():
-            seen = pack_logprobs(teacher, pack_of(one.teachers_prompt, texts), ids)
-        return pack_of(one.prompt, texts), seen
 
     def loss(logprobs: Tensor, pack: Pack, target: Tensor | None) -> Tensor:
         assert target is not None  # ``batch`` gives one
@@ -92,10 +126,10 @@ def train_on_policy(
     return take_steps(
         lm,
         weights,
-        batch,
+        Written(lm, teacher, asked, automaton, settings.share, optimisation.batch, longest, seed),
         optimisation,
         seed=seed,
-        ids=ids,
+        ids=symbol_ids(lm, automaton),
         objective=lambda lm: ObjectiveForModel.of(objective, lm, loss),
         on_step=on_step,
         checkpoint=checkpoint,
