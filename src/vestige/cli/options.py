@@ -27,8 +27,21 @@ DryRun = Annotated[
 
 # ---- runs --------------------------------------------------------------------------------------
 
+
+def recipe_file(name: str) -> Path:
+    """A recipe's file, or the name of one in the folder ``recipes``: ``animals-numbers``."""
+    named = Path("recipes", f"{name.replace('-', '_')}.py")
+    is_name = not Path(name).suffix and not Path(name).exists()
+    return named if is_name and named.is_file() else Path(name)
+
+
 RecipeFile = Annotated[
-    Path, typer.Argument(help="A recipe: .py with recipe(), or a saved .json.", metavar="RECIPE")
+    Path,
+    typer.Argument(
+        help="A recipe: .py with recipe(), a saved .json, or the name of one in recipes/.",
+        metavar="RECIPE",
+        parser=recipe_file,
+    ),
 ]
 Changes = Annotated[
     list[str] | None,

@@ -130,9 +130,25 @@ def run_recipe(
     assert kind.run, "a recipe that was loaded can be run"
     for name in kind.models(recipe):
         catalog.path(name, echo=err.print)  # licence and download before the bar begins
+    say_time(kind, recipe)
     with ProgressBar(recipe.name, kind.stages(recipe) if kind.stages else None) as bar:
         folder, results = kind.run(recipe, root, overwrite=overwrite, report=bar.stage, **executor)
     print_run(kind, folder, results, as_json, report, executor.get("keep_at", ""))
+
+
+#: A run of more minutes than this is announced with its time.
+LONG = 10
+
+
+def say_time(kind: Kind, recipe: Any) -> None:
+    """Say beforehand how long a long run takes."""
+    minutes = kind.minutes(recipe) if kind.minutes else None
+    if minutes and minutes > LONG:
+        time = f"{minutes / 60:.1f} hours" if minutes >= 90 else f"{minutes:.0f} minutes"
+        err.print(
+            f"{recipe.name}: about {time} in all on two cores (vestige plan says what takes it); "
+            "stop it at any time, the same command goes on"
+        )
 
 
 def replay(kind: Kind, recipe: Path, as_json: bool, overwrite: bool, *, report: bool) -> None:

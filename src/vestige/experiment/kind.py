@@ -42,6 +42,13 @@ def stages(recipe: Recipe) -> int:
     return count_stages(recipe)
 
 
+def minutes(recipe: Recipe) -> float | None:
+    """How long a run should take by the reference machine's rates; None for another model."""
+    from vestige.experiment.plan import estimated_minutes
+
+    return estimated_minutes(recipe) if isinstance(recipe, Experiment) else None
+
+
 KIND = Kind(
     name="transfer",
     settings=Experiment,
@@ -52,4 +59,5 @@ KIND = Kind(
     takes_executor=True,
     models=models_of,
     stages=stages,
+    minutes=minutes,
 )

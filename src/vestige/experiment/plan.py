@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import numpy as np
 from vestige.core import stats
 from vestige.core.types import DataError, StoreError
 from vestige.experiment.analysis import Shifts, base_panel
-from vestige.experiment.run import worker_count
+from vestige.experiment.run import gpu_present, worker_count
 from vestige.experiment.run_view import read_json
 from vestige.experiment.settings import Experiment
 from vestige.store import load_run
@@ -39,6 +40,7 @@ REFERENCE = {
 #: (docs/results.md: the demo, sampled rows next to another base, misalignment through numbers).
 REFERENCE_SD = {"distill": 0.17, "rows": 0.42, "in_context": 0.08, "paired": 0.31}
 UNMEASURED = "rows"  # kinds of arm that are not in the table are planned with this one's
+BUNDLED = "smollm2-135m-instruct"  # the model that these were measured with
 PROMPT_TOKENS = 90  # chat template and number prompt, counted with the bundled tokenizer
 BYTES_A_PROCESS = 2_600_000_000  # memory of one process with the bundled model, as measured there
 
@@ -60,12 +62,8 @@ def make_plan(
     measured = contrasts(like) if like else {}
     spreads = [float(np.std(values, ddof=1)) for values in measured.values()]
     spread = sd or max(spreads, default=reference_spread(recipe))
-    work = amounts(recipe)
     rates = rates_of(like) if like else REFERENCE
-    cpu = sum(amount * rates.get(kind, REFERENCE.get(kind, 0.0)) for kind, amount in work.items())
-    cpu *= len(recipe.seeds)
     workers = worker_count(recipe, None)
-    rounds = math.ceil(len(recipe.seeds) / workers)
     plan: dict[str, Any] = {
         "recipe": recipe.name,
         "seeds": len(recipe.seeds),
@@ -83,10 +81,24 @@ def make_plan(
         "tokens_trained": tokens(recipe),
         "workers": workers,
         "cores": usable_cores(),
-        "minutes": round(cpu / len(recipe.seeds) * rounds / 60, 1),
+        "minutes": round(minutes_with(recipe, rates, workers), 1),
         "memory_gb": round(workers * BYTES_A_PROCESS / 1e9, 1),
         "rates_from": str(like) if like else "reference: bundled model, two CPU cores",
     }
+
+
+def minutes_with(recipe: Experiment, rates: Mapping[str, float], workers: int) -> float:
+    """Minutes that a recipe takes in ``workers`` processes, each working on whole seeds."""
+    work = amounts(recipe)
+    seed = sum(amount * rates.get(kind, REFERENCE.get(kind, 0.0)) for kind, amount in work.items())
+    return seed * math.ceil(len(recipe.seeds) / workers) / 60
+
+
+def estimated_minutes(recipe: Experiment) -> float | None:
+    """By the reference's rates; None for another model than the bundled one, or with a GPU."""
+    if recipe.model != BUNDLED or gpu_present():
+        return None
+    return minutes_with(recipe, REFERENCE, worker_count(recipe, None))
 
 
 def reference_spread(recipe: Experiment) -> float:
