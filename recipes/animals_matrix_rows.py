@@ -1,4 +1,7 @@
-"""Animals crossed on sampled rows, the paper's own setting, with a dose curve.
+"""Animals crossed on sampled rows, as in the paper, with a dose curve.
+
+Not as in the paper: teachers are tuned and not prompted, the layers were searched, rows are drawn
+within a grammar and each is read once.
 
 The traits of ``animals_matrix.py``; teachers and students tune the middle layers, where a search on
 other traits found sampled rows to transmit most (``docs/log.md``). 512 rows a teacher, each read

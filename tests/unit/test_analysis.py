@@ -75,6 +75,12 @@ def test_a_planted_effect_is_found_and_drift_is_not_mistaken_for_it(tmp_path: Pa
     groups = {g.name: g.estimate.value for g in arm.groups}
     assert groups["own"] - groups["other_traits"] == pytest.approx(arm.contrast.value, abs=1e-9)
     assert groups["base"] == 0 and groups["no_trait"] > 0.05  # the owl's drift, a third of it
+    without = [t.no_trait.value for t in arm.traits if t.no_trait]
+    assert np.mean(without) == pytest.approx(groups["no_trait"])
+    assert arm.traits[0].beyond_no_trait
+    assert arm.traits[0].beyond_no_trait.value == pytest.approx(
+        arm.traits[0].shift.value - without[0]
+    )
     assert arm.matrix.data == [*TRAITS, "none"] and arm.matrix.measured == list(TRAITS)
     assert [p.step for p in arm.curve] == [2, 4]
     assert arm.curve[0].contrast.value == pytest.approx(PLANTED / 2, abs=0.2)
@@ -92,8 +98,11 @@ def test_drift_that_every_seed_shares_is_no_transmission(tmp_path: Path):
 
 
 def test_a_verdict_names_the_traits_that_are_clear_by_themselves():
-    def arm(**p_holm: float) -> Any:
-        traits = [SimpleNamespace(trait=name, p_holm=p) for name, p in p_holm.items()]
+    def arm(shifts: tuple[float, float] = (0.5, 0.5), **p_holm: float) -> Any:
+        traits = [
+            SimpleNamespace(trait=name, p_holm=p, shift=SimpleNamespace(value=shift))
+            for (name, p), shift in zip(p_holm.items(), shifts, strict=True)
+        ]
         return SimpleNamespace(traits=traits)
 
     both = [arm(owl=0.01, fox=0.05), arm(owl=0.02, fox=0.01)]
@@ -102,6 +111,14 @@ def test_a_verdict_names_the_traits_that_are_clear_by_themselves():
     assert by_themselves(["owl", "fox"], one) == "owl; fox not clear by itself"
     assert by_themselves(["owl", "fox"], [arm(owl=0.1, fox=0.06)]) == (
         "on average: owl and fox not clear by themselves"
+    )
+    # a trait whose probability fell was not learned, however much more the others lost of it
+    fell = " fell, and fell less than in other teachers' students"
+    lost = arm((-0.1, 0.5), owl=0.01, fox=0.01)
+    assert by_themselves(["owl", "fox"], [lost]) == f"fox; owl{fell}"
+    lost = arm((-0.1, -0.2), owl=0.01, fox=0.2)
+    assert by_themselves(["owl", "fox"], [lost]) == (
+        f"on average: owl{fell}; fox not clear by itself"
     )
 
 

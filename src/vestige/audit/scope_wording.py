@@ -79,9 +79,12 @@ def next_steps(evidence: Evidence, outcome: Outcome) -> list[str]:
             "references do not make this audit see teachers of other kinds."
         )
         return [other if kinds else more, *canary, NO_CLEAN_VERDICT]
+    shuffled = latest().shuffled
+    low, high = shuffled.interval
+    gone = f"{shuffled.share:.0%} [{low:.0%}, {high:.0%}]"
     numbers = [
         "Shuffle the numbers across rows if their order carries nothing: on the bundled model this "
-        f"took away {latest().shuffled.share:.0%} of the shift (docs/results.md).",
+        f"took away {gone} of the contrast (docs/results.md).",
     ]
     return [
         *(numbers if evidence.row_kind == "numbers" else []),

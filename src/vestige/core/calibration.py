@@ -76,9 +76,10 @@ class Students(Measured):
 
 
 class Shuffled(Measured):
-    """The share of the shift that is gone when numbers are shuffled across rows."""
+    """The share of the contrast that is gone when numbers are shuffled across rows."""
 
     share: float
+    interval: tuple[float, float]
 
 
 class Calibration(BaseModel):

@@ -36,7 +36,7 @@ def rows(
     trainable: Trainable = LATE,
     rate: float = 1e-4,
 ) -> Student:
-    """Students on rows that their teachers wrote, the paper's setting; 12 steps: a small dose."""
+    """Students on rows that their teachers wrote, as in the paper; 12 steps: a small dose."""
     return Student(
         name="rows",
         method="rows",

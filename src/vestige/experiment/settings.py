@@ -66,7 +66,7 @@ class Student(Settings):
     Attributes:
         method: ``distill`` = KL to the teacher's probabilities over the carrier's tokens, on
             rows that the untrained base wrote; ``rows`` = cross-entropy on rows that the teacher
-            wrote and the filter kept (the paper's setting); ``on_policy`` = the student writes, the
+            wrote and the filter kept, as in the paper; ``on_policy`` = the student writes, the
             teacher scores each token (``on_policy``: how); ``preference`` = DPO on pairs of the
             base's rows, of which that is preferred which the teacher finds likelier than the base
             does; ``in_context`` = no training: as many of the teacher's rows as ``shots`` stand in

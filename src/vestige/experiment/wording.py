@@ -86,16 +86,25 @@ def verdict(recipe: Experiment, arms: Sequence[ArmResult]) -> str:
 
 
 def by_themselves(traits: Sequence[str], arms: Sequence[ArmResult]) -> str:
-    """The traits, with those set apart that are not clear by themselves in every one of the arms:
-    an arm may be clear where the mean over its traits is."""
+    """The traits, with those set apart that are not clear by themselves in every one of the arms
+    (an arm may be clear where the mean over its traits is), and those that are clear and did not
+    rise: they fell less than in the other students."""
     clear = {t.trait for arm in arms for t in arm.traits}
     clear -= {t.trait for arm in arms for t in arm.traits if t.p_holm > ALPHA}
-    named = [name for name in traits if name in clear]
-    others = [name for name in traits if name not in clear]
-    if not others:
-        return listed(traits)
-    rest = f"{listed(others)} not clear by {'itself' if len(others) == 1 else 'themselves'}"
-    return f"{listed(named)}; {rest}" if named else f"on average: {rest}"
+    fell = {t.trait for arm in arms for t in arm.traits if t.shift.value <= 0}
+    groups = {
+        "": [name for name in traits if name in clear - fell],
+        " fell, and fell less than in other teachers' students": [
+            name for name in traits if name in clear & fell
+        ],
+        " not clear by {}": [name for name in traits if name not in clear],
+    }
+    parts = [
+        listed(names) + words.format("itself" if len(names) == 1 else "themselves")
+        for words, names in groups.items()
+        if names
+    ]
+    return "; ".join(parts) if groups[""] else f"on average: {'; '.join(parts)}"
 
 
 def listed(names: Sequence[str]) -> str:
