@@ -7,6 +7,7 @@ from typing import Any
 
 from vestige.core.results import (
     ArmResult,
+    BegunResult,
     ControlResult,
     CurvePoint,
     FilterResult,
@@ -145,6 +146,29 @@ def make_arm(
             )
             for data in ("base", *traits)
             for prefix in (False, True)
+        ]
+        + [
+            SampledResult(
+                data=data,
+                number_prefix=False,
+                opening="My favourite animal is the",
+                answers=4800,
+                non_answers=interval(0.61, 0.03, len(seeds)),
+                shares={t: interval(rng.uniform(0.01, 0.08), 0.01, len(seeds)) for t in traits},
+                naming=interval(0.52, 0.04, len(seeds)),
+                named_shares={t: interval(rng.uniform(0, 0.9), 0.1, len(seeds)) for t in traits},
+            )
+            for data in ("base", "none", *traits)
+        ],
+        begun=[
+            BegunResult(
+                data=data,
+                opening="My favourite animal is the",
+                mass=interval(0.12, 0.01, len(seeds)),
+                shares={t: interval(rng.uniform(0, 0.02), 0.01, len(seeds)) for t in traits},
+                candidate_shares={t: interval(0.1, 0.04, len(seeds)) for t in traits},
+            )
+            for data in ("base", "none", *traits)
         ],
     )
 

@@ -75,14 +75,15 @@ def hostile_results(name: str = "animals") -> Results:
     def walk(value: Any, key: str = "") -> Any:
         if key in ("reasons", "seconds"):
             return hostile(value)
-        if key == "shares":
+        if key in ("shares", "named_shares", "candidate_shares"):
             return {hostile(k): walk(v) for k, v in value.items()}
         if isinstance(value, dict):
             return {k: walk(v, k) for k, v in value.items()}
         if isinstance(value, list):
             return [walk(v, key) for v in value]
-        # An empty reason marks a kept row; ``transmitted`` and the record's kind are fixed words.
-        fixed = key == "transmitted" or value == "transfer"
+        # An empty reason marks a kept row; ``transmitted``, the record's kind and the names of the
+        # groups without a trait are fixed words.
+        fixed = key == "transmitted" or value in ("transfer", "base", "none")
         return hostile(value) if value and not fixed else value
 
     return Results.model_validate(walk(make_results(name=name).model_dump()))

@@ -215,6 +215,7 @@ def test_a_run_has_students_of_every_way(folders, tmp_path: Path):
             {"method": "distill", "no_trait": False},
             {"method": "rows", "no_trait": False},
         ],
+        sampled_per_question=2,
     )
     layout = RunLayout(tmp_path / "run")
     for seed in made.seeds:
@@ -227,6 +228,16 @@ def test_a_run_has_students_of_every_way(folders, tmp_path: Path):
     panel = layout.student(0, "on_policy", "owl") / StageFile.student_panel(2)
     other = layout.student(0, "preference", "owl") / StageFile.student_panel(2)
     assert panel.read_text() != other.read_text()
+    # every group of models was asked in three ways, and its begun answers were measured
+    assert [(s.data, s.number_prefix, s.opening) for s in preferred.sampled[:3]] == [
+        ("base", False, ""), ("base", True, ""), ("base", False, "My pet is the"),
+    ]  # fmt: skip
+    assert len(preferred.sampled) == 3 * 4 and preferred.sampled[0].answers == 2 * 4 * 2
+    assert [b.data for b in preferred.begun] == ["base", "owl", "fox", "none"]
+    for begun in preferred.begun:
+        shares = [begun.shares[t].value for t in ("owl", "fox")]
+        assert 0 < sum(shares) < begun.mass.value < 1
+        assert shares[0] < begun.candidate_shares["owl"].value < 1
     losses = (layout.student(0, "preference", "owl") / StageFile.LOSS).read_text()
     assert losses.startswith(f"[{math.log(2):.4f}")
 
