@@ -20,10 +20,11 @@ def print_summary(results: Results) -> None:
 
 def arm_table(arm: ArmResult, candidates: int) -> Table:
     """One arm: a line for each trait, for all together, and for shuffled rows."""
-    table = Table(title=arm.label, title_justify="left", title_style="bold")
     answered = answered_shares(arm)
+    named = "; named: of drawn answers that name one at all, base → own" if answered else ""
+    table = Table(title=arm.label + named, title_justify="left", title_style="bold")
     columns = ["trait", "shift", "specific part", "95% interval", "p (Holm)", "place"]
-    columns += ["of named answers, base → own"] if answered else []
+    columns += ["named"] if answered else []
     for column in columns:
         table.add_column(column, justify="left" if column == "trait" else "right")
     for t in arm.traits:
@@ -56,7 +57,7 @@ def answered_shares(arm: ArmResult) -> dict[str, str]:
     groups = {s.data: s.named_shares for s in begun or plain}
     return {
         t.trait: " → ".join(
-            f"{groups[data][t.trait].value:.1%}" for data in ("base", t.trait) if data in groups
+            f"{groups[data][t.trait].value:.0%}" for data in ("base", t.trait) if data in groups
         )
         for t in arm.traits
         if groups
