@@ -49,8 +49,15 @@ def figures(run: Path, drawn: int) -> dict[str, object]:
             "lasting sd, nats": lasting,
             "passing sd, nats": passing,
             "share of yes for wrong answers": wrong(contrasts),
+            "answers' drift, largest to mean": float(spreads(contrasts).max()),
             "share of yes": {
                 effect: shares(seeds, traits, untaught, lasting, passing, effect, drawn)
+                for effect in EFFECTS
+            },
+            "share of yes, unequal drift": {
+                effect: shares(
+                    seeds, traits, untaught, lasting, passing, effect, drawn, spreads(contrasts)
+                )
                 for effect in EFFECTS
             },
         }
@@ -78,15 +85,35 @@ def drift(contrasts: Array) -> tuple[float, float]:
     return float(np.sqrt(max(0.0, between - passing / len(contrasts)))), float(np.sqrt(passing))
 
 
+def spreads(contrasts: Array) -> Array:
+    """How far each answer moves, as a multiple of their root mean square, from [seeds, k, C]."""
+    own = np.sqrt((contrasts**2).mean((0, 1)))
+    return own / np.sqrt((own**2).mean())
+
+
 def shares(
-    seeds: int, traits: int, untaught: int, lasting: float, passing: float, effect: float, runs: int
+    seeds: int,
+    traits: int,
+    untaught: int,
+    lasting: float,
+    passing: float,
+    effect: float,
+    runs: int,
+    unequal: Array | None = None,
 ) -> dict[str, float]:
-    """Shares of "yes" by the interval alone and by the rule in use."""
+    """Shares of "yes" by the interval alone and by the rule in use.
+
+    Args:
+        unequal: multiples of the drift; every answer of a run, taught or not, has one of them,
+            drawn anew. None: all answers drift alike.
+    """
     draw, alone, rule = np.random.default_rng(0), 0, 0
     own, others = range(traits), range(traits, traits + untaught)
     for _ in range(runs):
         stays = draw.normal(0, lasting, size=(traits, traits + untaught))
         contrasts = stays + draw.normal(0, passing, size=(seeds, *stays.shape))
+        if unequal is not None:
+            contrasts *= draw.choice(unequal, contrasts.shape[-1])
         contrasts[:, own, own] += effect
         interval = stats.t_interval(contrasts[:, own, own].mean(1))
         alone += interval.low > 0
