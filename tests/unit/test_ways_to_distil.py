@@ -282,3 +282,19 @@ def test_the_new_settings_are_written_down_only_where_they_are_set(folders):
     made = recipe(folders["llama"], [{"method": "rows"}])
     text = made.model_dump_json()
     assert 'beta"' not in text and "sampled_ways" not in text
+
+
+def test_lora_starts_from_the_seeds_factors_or_from_others(llama: LanguageModel):
+    def factors(seed: int, **changes: str) -> list[Tensor]:
+        trainable = Trainable.model_validate({"layers": (1, 3), "lora_rank": 2, **changes})
+        weights.train(trainable, seed=seed)
+        return [t for name, t in weights.changed().items() if "lora_A" in name]
+
+    weights = Weights(llama)
+    first, again, other = factors(3), factors(3), factors(3, lora_start="other")
+    assert first and all(map(torch.equal, first, again))
+    assert not any(map(torch.equal, first, other))
+    assert not any(map(torch.equal, other, factors(4, lora_start="other")))
+    weights.freeze()
+    assert "lora_start" not in Trainable(lora_rank=2).model_dump()
+    assert Trainable(lora_rank=2, lora_start="other").model_dump()["lora_start"] == "other"

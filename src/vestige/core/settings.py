@@ -5,7 +5,14 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+)
 
 from vestige.core.types import ConfigError
 
@@ -49,11 +56,20 @@ class Trainable(Settings):
         layers: first and past-the-last decoder layer; None = all. Embeddings stay frozen.
         lora_rank: 0 tunes the weights themselves; otherwise LoRA on every linear map of ``layers``.
         lora_alpha: LoRA's scale; None = twice the rank.
+        lora_start: LoRA's first random factors. ``seed``: drawn with the seed, and so the same for
+            a teacher and its students, as where one script with one seed trains both; ``other``:
+            drawn with another. Teacher and student then share the base alone.
     """
 
     layers: tuple[int, int] | None = None
     lora_rank: int = Field(default=0, ge=0)
     lora_alpha: int | None = Field(default=None, ge=1)
+    lora_start: Literal["seed", "other"] = "seed"
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """As it was written before there was another start, unless that was set."""
+        return {k: v for k, v in handler(self).items() if (k, v) != ("lora_start", "seed")}
 
     @property
     def lora_scale(self) -> int:

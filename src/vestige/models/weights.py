@@ -20,6 +20,10 @@ from vestige.core.types import ConfigError, StoreError
 from vestige.models.frozen import Below
 from vestige.models.hf import LanguageModel
 
+#: Added to the seed for LoRA factors of another start; larger than seeds that people use. Students
+#: rest on it.
+OTHER_START = 1_000_003
+
 
 class Weights:
     """The trainable state of one loaded model. One object for each ``LanguageModel``.
@@ -97,7 +101,7 @@ class Weights:
         from peft import get_peft_model
 
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.manual_seed(seed + OTHER_START * (trainable.lora_start == "other"))
             wrapped = get_peft_model(self._bare, lora_config(self.lm, trainable))  # type: ignore[arg-type]
         self.lm.model, self._lora = wrapped.eval(), True
         return [p for p in wrapped.parameters() if p.requires_grad]
