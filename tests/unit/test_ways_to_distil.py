@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tiny import tiny_llama, tokenizer
 from vestige.carriers.numbers import NumberGrammar
 from vestige.core.settings import OnPolicy, Optimisation, Trainable
 from vestige.core.types import ConfigError
@@ -27,7 +29,7 @@ from vestige.student.checkpoint import Checkpoint
 from vestige.student.generalised_jsd import generalised_jsd
 from vestige.student.loop import teacher_logprobs, train
 from vestige.student.losses import preference
-from vestige.student.on_policy import Asked, train_on_policy
+from vestige.student.on_policy import Asked, Written, train_on_policy
 from vestige.student.packs import Pack, encode_grammar_rows, make_packs, pack_logprobs
 from vestige.student.pairs import ranked_pairs
 
@@ -187,6 +189,33 @@ def test_an_on_policy_student_comes_to_write_as_its_teacher(folders, tmp_path, a
     again = run(None, tmp_path / "kept")
     assert losses[-3:] == seen[-3:]
     assert all(torch.equal(whole[name], again[name]) for name in whole)
+
+
+def test_each_model_reads_the_rows_in_its_own_tokens(llama: LanguageModel, automaton, tmp_path):
+    """The teacher's tokenizer has the same digits under other numbers."""
+    words = tokenizer()
+    core = json.loads(words.backend_tokenizer.to_str())
+    turned = dict(
+        zip(core["model"]["vocab"], reversed(core["model"]["vocab"].values()), strict=True)
+    )
+    core["model"]["vocab"] = turned
+    words.backend_tokenizer.from_str(json.dumps(core))
+    words._tokenizer = type(words.backend_tokenizer).from_str(json.dumps(core))
+    words.save_pretrained(tmp_path)
+    tiny_llama(len(words)).save_pretrained(tmp_path)
+    teacher = LanguageModel.load(str(tmp_path))
+    one = Asked(llama.question_ids("More"), teacher.question_ids("More"), TEXTS[:2])
+    assert one.prompt != one.teachers_prompt
+    written = Written(llama, teacher, [one], automaton, 0.0, 2, GRAMMAR.longest, 0)
+    pack, seen = written(1)
+    assert seen is not None and len(seen) == len(pack.where)
+    ids = symbol_ids(teacher, automaton)
+    assert not torch.equal(ids, symbol_ids(llama, automaton))
+    # the teacher's own probabilities of the first symbol, from a plain pass
+    with torch.no_grad():
+        logits = teacher.model(input_ids=torch.tensor([list(one.teachers_prompt)])).logits[0, -1]
+    first = logits[ids].masked_fill(~automaton.allowed[0], -torch.inf).log_softmax(-1)
+    assert torch.allclose(seen[0], first, atol=2e-2)
 
 
 # ---- settings and runs --------------------------------------------------------------------------

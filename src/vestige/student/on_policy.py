@@ -64,8 +64,9 @@ class Written:
         texts = self.written(one, step) if own else draw.sample(one.answers, self.some(one))
         with torch.no_grad():
             ids = symbol_ids(self.teacher, self.automaton)
-            seen = pack_logprobs(self.teacher, self.pack(one.teachers_prompt, texts), ids)
-        return self.pack(one.prompt, texts), seen
+            pack = self.pack(self.teacher, one.teachers_prompt, texts)
+            seen = pack_logprobs(self.teacher, pack, ids)
+        return self.pack(self.lm, one.prompt, texts), seen
 
     def written(self, one: Asked, step: int) -> list[str]:
         """The student's own answers; every step draws with random numbers of its own."""
@@ -82,10 +83,10 @@ class Written:
         """How many of the base's answers a step reads."""
         return min(self.rows, len(one.answers))
 
-    def pack(self, prompt: Sequence[int], texts: Sequence[str]) -> Pack:
-        """The answers ``texts`` to ``prompt``, laid out."""
-        ids = symbol_ids(self.lm, self.automaton)
-        examples = encode_grammar_rows(self.lm, [prompt] * len(texts), texts, self.automaton)
+    def pack(self, lm: LanguageModel, prompt: Sequence[int], texts: Sequence[str]) -> Pack:
+        """The answers ``texts`` to ``prompt``, laid out in the tokens of ``lm``."""
+        ids = symbol_ids(lm, self.automaton)
+        examples = encode_grammar_rows(lm, [prompt] * len(texts), texts, self.automaton)
         return make_packs(examples, len(texts), automaton=self.automaton, ids=ids)[0]
 
 
