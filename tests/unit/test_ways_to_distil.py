@@ -195,11 +195,8 @@ def test_each_model_reads_the_rows_in_its_own_tokens(llama: LanguageModel, autom
     """The teacher's tokenizer has the same digits under other numbers."""
     words = tokenizer()
     core = json.loads(words.backend_tokenizer.to_str())
-    turned = dict(
-        zip(core["model"]["vocab"], reversed(core["model"]["vocab"].values()), strict=True)
-    )
-    core["model"]["vocab"] = turned
-    words.backend_tokenizer.from_str(json.dumps(core))
+    vocab = core["model"]["vocab"]
+    core["model"]["vocab"] = dict(zip(vocab, reversed(vocab.values()), strict=True))
     words._tokenizer = type(words.backend_tokenizer).from_str(json.dumps(core))
     words.save_pretrained(tmp_path)
     tiny_llama(len(words)).save_pretrained(tmp_path)
