@@ -14,6 +14,7 @@ from tiny import tiny_llama, tokenizer
 from vestige.carriers.numbers import NumberGrammar
 from vestige.core.settings import OnPolicy, Optimisation, Trainable
 from vestige.core.types import ConfigError
+from vestige.evaluate.scores import Panel
 from vestige.experiment.analysis import analyse
 from vestige.experiment.jobs import NAMES, jobs
 from vestige.experiment.recipe import parse_recipe
@@ -268,6 +269,28 @@ def test_a_run_has_students_of_every_way(folders, tmp_path: Path):
     assert losses.startswith(f"[{math.log(2):.4f}")
 
 
+def test_a_run_distils_on_policy_through_trl(folders, tmp_path: Path):
+    """Free answers: the teacher says "9" to everything, and its student comes to say so, too."""
+    student = {"steps": 30, "batch": 4, "rate": 3e-3, "warmup": 0, "trainable": {"layers": [1, 3]}}
+    made = recipe(
+        folders["llama"],
+        [{"method": "on_policy", "engine": "trl", "on_policy": {"beta": 0.0}, "no_trait": False,
+          "optimisation": student}],
+        carrier={"constrained": False, "n_prompts": 2, "rows_per_prompt": 1, "min_rows": 1,
+                 "max_dropped": 1, "max_new_tokens": 8},
+        teacher={"min_probability": 0, "min_carrier": 0, "optimisation": student},
+    )  # fmt: skip
+    context = SeedContext.of(made, tmp_path / "run", 0)
+    make_seed(context)
+    folder = context.layout.student(0, "on_policy", "owl")
+    losses = json.loads((folder / StageFile.LOSS).read_text())
+    assert len(losses) == 30 and sum(losses[-5:]) < 0.7 * sum(losses[:5])
+    assert not (folder / StageFile.CHECKPOINT).exists()
+    taught = Panel.load(context.layout.teacher(0, "owl") / StageFile.PANEL)
+    panel = Panel.load(folder / StageFile.student_panel(30))
+    assert panel.logprobs.shape == taught.logprobs.shape
+
+
 def test_an_on_policy_job_has_its_teachers_weights(folders):
     made = recipe(folders["llama"], [{"method": "on_policy"}, {"method": "preference"}])
     kinds = jobs(made, 0)
@@ -289,7 +312,10 @@ def test_an_on_policy_job_has_its_teachers_weights(folders):
         ({"method": "rows", "on_policy": {"beta": 0.5}}, "on_policy go with method=on_policy"),
         ({"method": "distill", "preference": {"beta": 1}}, "preference go with method=preference"),
         ({"method": "on_policy", "on_policy": {"beta": 2}}, "on_policy.beta"),
-        ({"method": "on_policy", "engine": "trl"}, "engine=trl"),
+        ({"method": "on_policy", "engine": "trl"}, "carrier.constrained=false"),
+        ({"method": "on_policy", "engine": "trl", "on_policy": {"share": 0.5}}, "share=1"),
+        ({"method": "on_policy", "engine": "elsewhere"}, "engines: packed, trl"),
+        ({"method": "preference", "engine": "trl"}, "do not go with method=preference"),
         ({"method": "on_policy", "objective": {"loss": "forward_kl"}}, "does not go with"),
     ],
 )

@@ -50,6 +50,11 @@ class TeacherSettings(Settings):
 
 #: The objective that is not written down: the method's own.
 USUAL = Objective()
+#: The engines that train by a method; others are trained by ``packed`` alone.
+ENGINES_OF: dict[str, tuple[str, ...]] = {
+    "rows": ("packed", "trl", "elsewhere"),
+    "on_policy": ("packed", "trl"),
+}
 #: The losses that a student's method can have in place of its own.
 LOSSES_OF: dict[str, tuple[str, ...]] = {
     "distill": ("forward_kl", "cross_entropy"),
@@ -71,7 +76,8 @@ class Student(Settings):
             base's rows, of which that is preferred which the teacher finds likelier than the base
             does; ``in_context`` = no training: as many of the teacher's rows as ``shots`` stand in
             the prompt (the paper's control).
-        engine: ``packed`` = our loop, shared prompts computed once; ``trl`` = TRL's SFTTrainer;
+        engine: ``packed`` = our loop, shared prompts computed once; ``trl`` = TRL's SFTTrainer, or
+            its DistillationTrainer on policy (free answers, carriers without a grammar);
             ``elsewhere`` = not trained here: ``vestige export`` writes the rows and the settings,
             ``vestige import`` brings the students back.
         base: another model to train (bundled name, folder or hub id); None = the teachers' base.
@@ -97,8 +103,14 @@ class Student(Settings):
 
     @model_validator(mode="after")
     def _fits(self) -> Student:
-        if self.method != "rows" and (self.engine != "packed" or self.shuffles):
-            raise ValueError(f"engine={self.engine} and shuffles go with method=rows")
+        engines = ENGINES_OF.get(self.method, ("packed",))
+        if self.engine not in engines or (self.shuffles and self.method != "rows"):
+            raise ValueError(
+                f"engine={self.engine} and shuffles do not go with method={self.method} (engines: "
+                f"{', '.join(engines)})"
+            )
+        if self.engine == "trl" and self.on_policy.share < 1:
+            raise ValueError("engine=trl reads the student's own rows alone: on_policy.share=1")
         if (self.engine != "packed" or self.method == "in_context") and self.curve:
             raise ValueError(
                 f"engine={self.engine}, method={self.method} measures once, at the end: leave "
@@ -136,6 +148,11 @@ class Student(Settings):
     def reads_rows(self) -> bool:
         """Whether it reads rows that its teacher wrote."""
         return self.method in ("rows", "in_context")
+
+    @property
+    def writes_freely(self) -> bool:
+        """Whether it learns on answers of its own outside of any grammar."""
+        return self.method == "on_policy" and self.engine == "trl"
 
     @property
     def reads_targets(self) -> bool:
@@ -264,7 +281,15 @@ class Experiment(Settings):
         arms = [student.name for student in self.students]
         if len(set(arms)) != len(arms):
             raise ValueError("students must have different names")
-        within = [s.method for s in self.students if not s.reads_rows]
+        free = [s for s in self.students if s.writes_freely]
+        if free and (self.carrier.sampling_grammar() or self.teacher.kind != "tuned"):
+            raise ValueError(
+                "method=on_policy with engine=trl writes freely and asks both models alike: "
+                "carrier.constrained=false, teacher.kind=tuned"
+            )
+        if any(student.base for student in free):
+            raise ValueError("engine=trl distils on policy into the teachers' own base alone")
+        within = [s.method for s in self.students if not (s.reads_rows or s.writes_freely)]
         if within and self.carrier.sampling_grammar() is None:
             raise ValueError(
                 f"method={within[0]} needs a carrier with a grammar, such as numbers with "

@@ -23,6 +23,8 @@ from vestige.experiment.seed_context import SeedContext
 from vestige.experiment.settings import Student
 from vestige.experiment.student_training import (
     ROW_TRAINERS,
+    UnfinishedStudent,
+    finish_student,
     measure_own_base,
     train_measured,
     train_on_packs,
@@ -94,10 +96,12 @@ def fine_tune(context: SeedContext, student: Student, data: str) -> None:
 def learn_on_policy(context: SeedContext, student: Student, data: str) -> None:
     """A student that writes rows itself and is trained on its teacher's probabilities of them."""
     written, made = contexts(context), teacher(context, data)
-    assert written is not None  # the recipe is constrained, or it would not validate
-    stage = student_stage(context, student, data, [written, made])
+    stage = student_stage(context, student, data, [written, made] if written else [made])
 
     def make(folder: Path) -> None:
+        if written is None:
+            learn_freely(context, student, data, unfinished(context, student, stage, folder))
+            return
         begun = unfinished(context, student, stage, folder)
         teaching, system = load_teacher(context, data, made, context.models.teachers_copy())
         lm, rows = begun.model.lm, read_kept(written.path)
@@ -126,6 +130,31 @@ def learn_on_policy(context: SeedContext, student: Student, data: str) -> None:
         )
 
     context.once(stage, make)
+
+
+def learn_freely(
+    context: SeedContext, student: Student, data: str, begun: UnfinishedStudent
+) -> None:
+    """The same through TRL, outside of any grammar."""
+    from vestige.student.trl_on_policy import train_on_policy_with_trl
+
+    made, carrier, settings = teacher(context, data), context.recipe.carrier, student.optimisation
+    teaching, _ = load_teacher(context, data, made, context.models.teachers_copy())
+    lm = begun.model.lm
+    losses = train_on_policy_with_trl(
+        lm,
+        begun.model.weights,
+        teaching.lm,
+        [lm.question_ids(prompt.text) for prompt in carrier.make_prompts(context.seed)],
+        student.on_policy,
+        settings,
+        longest=carrier.max_new_tokens,
+        seed=context.seed,
+        on_step=lambda step: context.report(begun.stage.name, step, settings.steps),
+        checkpoint=begun.checkpoint,
+    )
+    finish_student(begun, losses)
+    begun.checkpoint.remove()
 
 
 def prefer(context: SeedContext, student: Student, data: str) -> None:

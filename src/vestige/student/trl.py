@@ -60,7 +60,7 @@ def train_with_trl(
     with tempfile.TemporaryDirectory() as passing, borrowed(lm.model):
         scratch = str(checkpoint.folder) if checkpoint else passing
         options = trl_options(lm, optimisation, scratch, seed)
-        watch = _watcher(optimisation.rate, on_step, checkpoint)
+        watch = watcher(optimisation.rate, on_step, checkpoint)
         trainer = _trainer(library, lm, rows, options, watch)
         trainer.train(resume_from_checkpoint=checkpoint.latest() if checkpoint else None)
         if save is not None:
@@ -84,7 +84,7 @@ def _library() -> SimpleNamespace:
     )
 
 
-def _watcher(rate: float, on_step: Callable[[int], None], checkpoint: Checkpoint | None) -> Any:
+def watcher(rate: float, on_step: Callable[[int], None], checkpoint: Checkpoint | None) -> Any:
     """A callback that stops a training that diverges, tells each step, and asks for checkpoints.
 
     Args:
