@@ -58,17 +58,11 @@ def train_on_policy_with_trl(
     if lm.tokenizer.pad_token_id is None:
         lm.tokenizer.pad_token = lm.tokenizer.eos_token
 
-    class OnOurPrompts(library.Trainer):
-        """The prompts' tokens are ours: no template is applied again, no token added."""
-
-        def _tokenize_prompts(self, prompts_asked: list[str]) -> tuple[list[list[int]], None, dict]:
-            return [[*prompts[int(number)]] for number in prompts_asked], None, {}
-
     with tempfile.TemporaryDirectory() as passing, borrowed(lm.model), borrowed(teacher.model):
         scratch = str(checkpoint.folder) if checkpoint else passing
         own = {"beta": settings.beta, "max_completion_length": longest}
         options = own | trl_options(lm, optimisation, scratch, seed)
-        trainer = OnOurPrompts(
+        trainer = _on_our_prompts(library, prompts)(
             model=lm.model,
             teacher_model=teacher.model,
             args=_config(library, options),
@@ -80,6 +74,17 @@ def train_on_policy_with_trl(
         with lm.autocast():  # drawing answers and the teacher's pass have none of the trainer's
             trainer.train(resume_from_checkpoint=checkpoint.latest() if checkpoint else None)
         return [float(entry["loss"]) for entry in trainer.state.log_history if "loss" in entry]
+
+
+def _on_our_prompts(library: SimpleNamespace, prompts: Sequence[Sequence[int]]) -> Any:
+    """TRL's trainer on prompts' numbers, whose tokens are ours: no template is applied again, no
+    token added."""
+
+    class OnOurPrompts(library.Trainer):
+        def _tokenize_prompts(self, prompts_asked: list[str]) -> tuple[list[list[int]], None, dict]:
+            return [[*prompts[int(number)]] for number in prompts_asked], None, {}
+
+    return OnOurPrompts
 
 
 def _config(library: SimpleNamespace, options: dict[str, Any]) -> Any:
