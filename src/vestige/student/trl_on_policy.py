@@ -46,10 +46,7 @@ def train_on_policy_with_trl(
     Returns:
         The loss of every step.
 
-    Raises:
-        TrainingError: a loss is not finite.
-        ConfigError: ``trainer_kwargs`` holds an option that TRL does not know.
-        MissingExtraError: TRL is not installed, or is too old to have this trainer.
+    Raises as ``train_with_trl`` does.
     """
     library = _library()
     # The trainer drops what is left of an epoch below a whole batch: there must be one.
