@@ -24,6 +24,8 @@ def recipe() -> Experiment:
         teacher=teacher(MIDDLE),
         carrier=NumberCarrier(n_prompts=16, rows_per_prompt=16, prompts=PROMPTS),
         students=(rows(steps=16, trainable=MIDDLE, rate=2e-4),),
+        sampled_per_question=10,
+        sampled_ways=("asked", "begun"),
     )
 
 

@@ -315,7 +315,7 @@ def test_an_on_policy_job_has_its_teachers_weights(folders):
         ({"method": "on_policy", "engine": "trl"}, "carrier.constrained=false"),
         ({"method": "on_policy", "engine": "trl", "on_policy": {"share": 0.5}}, "share=1"),
         ({"method": "on_policy", "engine": "elsewhere"}, "engines: packed, trl"),
-        ({"method": "preference", "engine": "trl"}, "do not go with method=preference"),
+        ({"method": "preference", "engine": "trl"}, "does not go with method=preference"),
         ({"method": "on_policy", "objective": {"loss": "forward_kl"}}, "does not go with"),
     ],
 )

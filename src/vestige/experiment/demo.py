@@ -52,6 +52,8 @@ def recipe() -> Experiment:
         traits=("owl", "dolphin"),
         seeds=(0, 1, 2, 3),
         teacher=teacher(),
-        carrier=NumberCarrier(n_prompts=16, rows_per_prompt=16, prompts=PROMPTS),
+        carrier=NumberCarrier(n_prompts=12, rows_per_prompt=16, prompts=PROMPTS),
         students=(distill(steps=8, curve=(4,)), rows()),
+        sampled_per_question=2,
+        sampled_ways=("begun",),
     )

@@ -165,6 +165,7 @@ def shrink(recipe: Recipe) -> Recipe:
     return recipe.model_copy(
         update={
             "seeds": recipe.seeds[:2],
+            "sampled_per_question": min(recipe.sampled_per_question, 1),
             "teacher": recipe.teacher.model_copy(
                 update={"optimisation": few(recipe.teacher.optimisation), **teacher}
             ),

@@ -104,9 +104,11 @@ class Student(Settings):
     @model_validator(mode="after")
     def _fits(self) -> Student:
         engines = ENGINES_OF.get(self.method, ("packed",))
-        if self.engine not in engines or (self.shuffles and self.method != "rows"):
+        if self.shuffles and self.method != "rows":
+            raise ValueError("shuffles go with method=rows")
+        if self.engine not in engines:
             raise ValueError(
-                f"engine={self.engine} and shuffles do not go with method={self.method} (engines: "
+                f"engine={self.engine} does not go with method={self.method} (engines: "
                 f"{', '.join(engines)})"
             )
         if self.engine == "trl" and self.on_policy.share < 1:
