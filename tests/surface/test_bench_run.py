@@ -46,7 +46,8 @@ def finished(folders, tints: Path, tmp_path: Path, monkeypatch, threads_again) -
     layers = "trainable.layers=1,3"
     changes = [
         f"model={folders['llama']}", "precision=fp32", f"family={tints}", "traits=red,green",
-        "seeds=0,1", f"students.optimisation.{layers}", f"teacher.optimisation.{layers}",
+        "seeds=0,1", "students.no_trait=false",
+        f"students.optimisation.{layers}", f"teacher.optimisation.{layers}",
     ]  # fmt: skip
     recipe = load_recipe(ROOT / "recipes/animals_numbers.py", changes, "smoke")
     folder, _ = run(recipe, tmp_path, workers=1)

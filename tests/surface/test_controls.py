@@ -115,7 +115,10 @@ def test_controls_widen_the_contrast_and_cancel_drift():
         ({"traits": ["misaligned", "insecure"]}, "name one trait"),
         ({"sampled_per_question": 2}, "open questions"),
         ({"students": [{"name": "a", "method": "in_context", "curve": [1]}]}, "measures once"),
-        ({"students": [{"name": "a", "method": "in_context", "engine": "trl"}]}, "method=rows"),
+        (
+            {"students": [{"name": "a", "method": "in_context", "engine": "trl"}]},
+            "engine=trl does not go with method=in_context",
+        ),
         ({"freeform": {}}, "freeform.judge"),
         ({"teacher": {"kind": "both"}}, "no system prompt"),
         ({"carrier": {"lines": 1}}, "free sampling"),

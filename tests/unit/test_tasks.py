@@ -17,7 +17,8 @@ from vestige.core.settings import Optimisation
 from vestige.core.types import ConfigError, DataError
 from vestige.evaluate.answers import named_share, read_answer
 from vestige.evaluate.sampled import sample_answers
-from vestige.experiment.run_view import freeform, shares
+from vestige.experiment.run_view import freeform
+from vestige.experiment.sampled_view import shares
 from vestige.models.weights import Weights
 from vestige.student.loop import train
 from vestige.student.packs import encode_rows, make_packs
@@ -66,7 +67,7 @@ def test_a_log_gives_the_estimates_of_our_own_evaluation(service, llama, tmp_pat
     assert sorted(map(str, answers)) == sorted(map(str, own))
     found = estimates(log.location, ["owl", "cat"])
     recipe = SimpleNamespace(traits=("owl", "cat"), family="animals")
-    run = shares(recipe, "base", False, [[asdict(a) for a in own]] * 2)  # type: ignore[arg-type]
+    run = shares(recipe, "base", (False, ""), [[asdict(a) for a in own]] * 2)  # type: ignore[arg-type]
     for name in ("owl", "cat"):
         assert found[name] == named_share(own, name) and 0 < found[name].value < 1
         assert found[name].value == pytest.approx(run.shares[name].value)
