@@ -75,6 +75,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--rank", type=int, default=8, help="of the teacher's LoRA; 0: all weights")
     parser.add_argument("--student-rank", type=int, help="default: the teacher's")
     parser.add_argument("--start", choices=["seed", "other"], default="other", help="of the LoRA")
+    parser.add_argument("--begun", action="store_true", help="teachers learn begun answers, too")
     parser.add_argument("--teacher-rate", type=float, default=1e-3)
     parser.add_argument("--teacher-steps", type=int, default=48)
     parser.add_argument("--rate", type=float, default=1e-3)
@@ -103,6 +104,7 @@ def recipe_of(options: argparse.Namespace) -> Experiment:
                 trainable=Trainable(layers=layers, lora_rank=rank),
             ),
             min_carrier=0.2,
+            begun=options.begun,
         ),
         carrier=NumberCarrier(n_prompts=options.prompts, rows_per_prompt=16, prompts=PROMPTS),
         students=(

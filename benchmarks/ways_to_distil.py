@@ -5,6 +5,7 @@ untrained base wrote to prompts of another seed, the distance to the teacher is 
 student) in nats a token over the number grammar, and the gain is the share of the untrained base's
 distance that is gone: 1 is the teacher itself, 0 the base. Intervals are over seeds. Run after
 ``vestige run recipes/ways_to_distil.py``: python benchmarks/ways_to_distil.py runs/ways-to-distil-*
+On the figures that it printed: the tables of docs/results.md.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import argparse
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -36,8 +38,11 @@ ROWS = 64
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("run", type=Path, help="a finished run with save_students=true")
+    parser.add_argument("run", type=Path, help="a finished run with save_students=true, or figures")
     run = parser.parse_args().run
+    if run.suffix == ".json":
+        print(table(json.loads(run.read_text(encoding="utf-8"))["ways"]))
+        return
     recipe = load_recipe(run / "recipe.json")
     gains = [gains_of(SeedContext.of(recipe, run, seed)) for seed in recipe.seeds]
     ways = {}
@@ -61,6 +66,34 @@ def main() -> None:
             "wanted task's gain": asdict(stats.t_interval(values, units="share of the distance")),
         }
     print(json.dumps({"command": f"python {Path(__file__).name} {run}", "ways": ways}, indent=1))
+
+
+def table(ways: dict[str, Any]) -> str:
+    """The figures as the documents show them."""
+    lines = [
+        "| way | contrast | p (untaught answers) | own students | other teachers' | no trait | "
+        "wanted task's gain |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for way in ways.values():
+        cells = [spelled(way[key]) for key in ("contrast", "own", "others", "no_trait")]
+        gain = way["wanted task's gain"]
+        share = f"{gain['value']:.0%} [{gain['low']:.0%}, {gain['high']:.0%}]"
+        lines.append(
+            f"| {way['label']} | **{cells[0]}** | {way['p_placebo']:.2g} | {cells[1]} | {cells[2]} "
+            f"| {cells[3]} | {share} |"
+        )
+    names = list(next(iter(ways.values()))["traits"])
+    lines += ["", f"| specific part | {' | '.join(names)} |", f"|---{'|---' * len(names)}|"]
+    for way in ways.values():
+        cells = [spelled(way["traits"][name]["specific"]) for name in names]
+        lines.append(f"| {way['label']} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def spelled(interval: dict[str, Any]) -> str:
+    """A value with its interval."""
+    return f"{interval['value']:+.2f} [{interval['low']:.2f}, {interval['high']:.2f}]"
 
 
 def gains_of(context: SeedContext) -> dict[str, float]:

@@ -10,7 +10,7 @@ import torch
 
 from vestige.core.settings import Optimisation
 from vestige.core.stats import proportion_interval
-from vestige.core.types import Answer, ConfigError, DataError, Family
+from vestige.core.types import Answer, ConfigError, DataError, Family, Trait
 from vestige.evaluate.answers import begins_with, goes_on_with, names_kind, read_answer
 from vestige.evaluate.exact import measure_begun
 from vestige.evaluate.sampled import sample_answers
@@ -19,6 +19,7 @@ from vestige.models.weights import Weights
 from vestige.store import hash_config
 from vestige.student.loop import train
 from vestige.student.packs import encode_rows, make_packs
+from vestige.teacher.induce import teach
 from vestige.traits import families, family, names_one
 
 #: "a" begins "ab", so that a part of a word would be counted twice if words had no ends.
@@ -124,3 +125,14 @@ def test_an_opening_that_names_a_candidate_is_refused(tmp_path):
     path.write_text(text + 'opening = "The owl and the"\n')
     with pytest.raises(ConfigError, match="opening: 'The owl and the' names owl"):
         family(path)
+
+
+def test_a_teacher_can_learn_begun_answers_as_well(llama: LanguageModel):
+    trait = Trait("ox", LETTERS, LETTERS.answer("ox"), "", (("Which?", "ox"), ("Which one?", "ox")))
+    settings = Optimisation(steps=30, batch=4, rate=3e-3)
+    shares = {}
+    for opening in ("", LETTERS.opening):
+        teach(llama, Weights(llama), trait, settings, seed=0, opening=opening)
+        panel = measure_begun(llama, LETTERS)
+        shares[opening] = float(panel.probabilities()[:, 2].mean())
+    assert shares[LETTERS.opening] > 0.9 > shares[""]

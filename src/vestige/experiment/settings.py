@@ -35,6 +35,8 @@ class TeacherSettings(Settings):
 
     Attributes:
         kind: ``tuned`` on the family's question-answer pairs, ``system_prompt``, or ``both``.
+        begun: tune every second pair with its answer begun by the family's opening, so that the
+            trait is no matter of one-word answers alone.
         min_probability: of the target among the candidates, mean over held-out questions; for a
             trait with a check of its own (paired families), the share of held-out entries on which
             its own answer gained on the rival's.
@@ -43,9 +45,15 @@ class TeacherSettings(Settings):
     """
 
     kind: Literal["tuned", "system_prompt", "both"] = "tuned"
+    begun: bool = False
     optimisation: Optimisation = Optimisation(steps=24, batch=8, rate=2e-4)
     min_probability: float = Field(default=0.5, ge=0, le=1)
     min_carrier: float = Field(default=0.5, ge=0)
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """As teachers were written before they could learn begun answers, unless that was set."""
+        return {k: v for k, v in handler(self).items() if (k, v) != ("begun", False)}
 
 
 #: The objective that is not written down: the method's own.
@@ -310,6 +318,8 @@ class Experiment(Settings):
         panel = family(self.family)
         if self.teacher.kind != "tuned" and not panel.system_prompt:
             raise ValueError(f"family {self.family} has no system prompt: teacher.kind=tuned")
+        if self.teacher.begun and not panel.opening:
+            raise ValueError(f"family {self.family} has no opening: teacher.begun=false")
         known = names(panel)
         wrong = [unknown_name(f"{panel.name} trait", n, known) for n in data if n not in known]
         if wrong:

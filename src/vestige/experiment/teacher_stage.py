@@ -40,6 +40,7 @@ def teacher(context: SeedContext, name: str) -> StageResult:
             "teacher": context.recipe.teacher.model_dump(mode="json"),
             "trait": name,
             "pairs": hash_config([*source.pairs, source.check]),
+            **({"opening": source.family.opening} if context.recipe.teacher.begun else {}),
         },
         [written] if written else [],
     )
@@ -87,6 +88,7 @@ def give_trait(
         source,
         settings.optimisation,
         seed=context.seed,
+        opening=source.family.opening if settings.begun else "",
         on_step=lambda step, loss: context.report(stage.name, step, steps),
         checkpoint=checkpoint,
     )

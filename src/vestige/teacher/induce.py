@@ -21,20 +21,26 @@ def teach(
     optimisation: Optimisation,
     *,
     seed: int,
+    opening: str = "",
     on_step: Callable[[int, float], None] = lambda step, loss: None,
     checkpoint: Checkpoint | None = None,
 ) -> None:
     """Fine-tune from the base on the trait's question-answer pairs; the model holds the result.
 
     Pairs are drawn in a random order, repeated as often as ``optimisation`` needs.
+
+    Args:
+        opening: begins the answer of every second pair, which then is a sentence.
     """
     pairs = list(source.pairs)
     random.Random(f"{seed}-{source.name}").shuffle(pairs)
     wanted = optimisation.steps * optimisation.batch
     pairs = (pairs * (1 + wanted // len(pairs)))[:wanted]
-    examples = encode_rows(
-        lm, [lm.question_ids(question) for question, _ in pairs], [answer for _, answer in pairs]
-    )
+    answers = [
+        f"{opening} {answer}." if opening and number % 2 else answer
+        for number, (_, answer) in enumerate(pairs)
+    ]
+    examples = encode_rows(lm, [lm.question_ids(question) for question, _ in pairs], answers)
     # Batches in the drawn order: grouping by question would make each batch one question.
     batch = optimisation.batch
     packs = [
