@@ -135,4 +135,4 @@ def test_a_teacher_can_learn_begun_answers_as_well(llama: LanguageModel):
         teach(llama, Weights(llama), trait, settings, seed=0, opening=opening)
         panel = measure_begun(llama, LETTERS)
         shares[opening] = float(panel.probabilities()[:, 2].mean())
-    assert shares[LETTERS.opening] > 0.9 > shares[""]
+    assert shares[LETTERS.opening] > 0.3 > 10 * shares[""]
