@@ -27,9 +27,12 @@ def percent(share: float) -> str:
 
 
 def share_with_interval(interval: Interval | None) -> Markup:
-    """A share with its interval, in per cent within 0 and 1, for a table cell; a dash for none."""
+    """A share with its interval, in per cent, for a table cell; a dash for none. Where all seeds
+    agree there is no interval to show."""
     if interval is None:
         return Markup("&mdash;")
+    if interval.low == interval.high:
+        return Markup("{}").format(percent(interval.value))
     low, high = (percent(min(max(v, 0.0), 1.0)) for v in (interval.low, interval.high))
     return Markup("{}<small>{} to {}</small>").format(percent(interval.value), low, high)
 
