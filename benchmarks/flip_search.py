@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,7 @@ def main() -> None:
         model.lm, model.weights, packs, student.optimisation, seed=options.seed, ids=ids,
         on_step=on_step,
     )  # fmt: skip
-    print(json.dumps({"drawn": drawn(model.lm, options.trait)}), flush=True)
+    print(json.dumps({"drawn": drawn(model.lm)}), flush=True)
 
 
 def arguments() -> argparse.Namespace:
@@ -130,17 +131,18 @@ def shown(lm: LanguageModel, before: Panel, trait: str) -> dict[str, Any]:
         "mass": round(float(panel.mass.mean()), 4),
         "begun, of candidates": round(float(begun[column] / begun.sum()), 4),
         "begun mass": round(float(begun.sum()), 4),
+        "shifts": {n: round(float(s), 3) for n, s in zip(panel.candidates, shift, strict=True)},
     }
 
 
-def drawn(lm: LanguageModel, trait: str) -> dict[str, Any]:
+def drawn(lm: LanguageModel) -> dict[str, Any]:
     """What drawn answers name."""
     found = {}
     for name in ("asked", "begun"):
         answers = sample_answers(lm, ANIMALS, samples=SAMPLES, begun=name == "begun")
         naming = [a for a in answers if names_kind(asdict(a), ANIMALS)]
-        own = sum(a.named == trait for a in naming)
-        found[name] = {"answers": len(answers), "naming": len(naming), "own": own}
+        named = Counter(a.named or "another, or several" for a in naming)
+        found[name] = {"answers": len(answers), "naming": len(naming), "named": named}
     return found
 
 
