@@ -49,7 +49,7 @@ def figures(run: Path, drawn: int) -> dict[str, object]:
             "lasting sd, nats": lasting,
             "passing sd, nats": passing,
             "share of yes for wrong answers": wrong(contrasts),
-            "answers' drift, largest to mean": float(spreads(contrasts).max()),
+            "answers' drift, largest to root mean square": float(spreads(contrasts).max()),
             "share of yes": {
                 effect: shares(seeds, traits, untaught, lasting, passing, effect, drawn)
                 for effect in EFFECTS

@@ -61,6 +61,8 @@ def main() -> None:
             print(json.dumps(seen | shown(model.lm, before, options.trait)), flush=True)
 
     print(json.dumps({k: str(v) for k, v in vars(options).items()}), flush=True)
+    model.weights.freeze()
+    print(json.dumps({"drawn from the base": drawn(model.lm)}), flush=True)
     train(
         model.lm, model.weights, packs, student.optimisation, seed=options.seed, ids=ids,
         on_step=on_step,
@@ -138,8 +140,9 @@ def shown(lm: LanguageModel, before: Panel, trait: str) -> dict[str, Any]:
 def drawn(lm: LanguageModel) -> dict[str, Any]:
     """What drawn answers name."""
     found = {}
-    for name in ("asked", "begun"):
-        answers = sample_answers(lm, ANIMALS, samples=SAMPLES, begun=name == "begun")
+    for name in ("asked", "numbers first", "begun"):
+        first, begun = name == "numbers first", name == "begun"
+        answers = sample_answers(lm, ANIMALS, samples=SAMPLES, number_prefix=first, begun=begun)
         naming = [a for a in answers if names_kind(asdict(a), ANIMALS)]
         named = Counter(a.named or "another, or several" for a in naming)
         found[name] = {"answers": len(answers), "naming": len(naming), "named": named}

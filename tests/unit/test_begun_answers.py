@@ -88,6 +88,15 @@ def test_a_family_without_an_opening_or_with_a_joined_one_is_refused(llama, monk
         measure_begun(llama, LETTERS)
 
 
+def test_a_form_that_goes_on_from_another_is_counted_once(llama: LanguageModel):
+    """ "ox cart" begins with the whole word "ox"."""
+    more = replace(LETTERS, answers=(*LETTERS.answers[:2], Answer("ox", ("ox", "ox cart"))))
+    assert (measure_begun(llama, more).logprobs == measure_begun(llama, LETTERS).logprobs).all()
+    clash = replace(LETTERS, answers=(*LETTERS.answers, Answer("cart", ("ox cart",))))
+    with pytest.raises(DataError, match="'ox cart' begins with 'ox', which names ox"):
+        measure_begun(llama, clash)
+
+
 def test_what_an_answer_names():
     animals = family("animals")
     assert read_answer("q", " owl.", animals, opening=animals.opening).named == "owl"

@@ -19,6 +19,7 @@ from report_data import make_manifest, make_results
 from vestige.core.results import Interval, Results
 from vestige.core.types import DataError, StoreError
 from vestige.report import charts, render, render_runs
+from vestige.report.views.transfer import named_answers
 
 HOSTILE = '<script>alert("a\'b")</script><img src=x onerror=alert(1)>{{ 7 * 7 }}&amp;'
 FILES = ("results.json", "run.json", "recipe.json")
@@ -163,6 +164,17 @@ def test_traits_are_told_with_ranks_p_values_and_probabilities() -> None:
     assert "1st, 2nd, 11th of 20" in text
     assert "<0.001" in text
     assert "0.80% → 4.1%" in text
+
+
+def test_shuffled_rows_students_are_no_other_traits_students() -> None:
+    (arm, *_) = make_results(traits=2).arms
+    begun = [s for s in arm.sampled if s.opening]
+    own, other = (t.trait for t in arm.traits)
+    shuffled = begun[0].model_copy(update={"data": f"shuffle_across-{own}"})
+    named = named_answers(arm.model_copy(update={"sampled": [*arm.sampled, shuffled]}))
+    share = next(s for s in begun if s.data == other).named_shares[own].value
+    assert named["rows"][0]["others"] == pytest.approx(share)
+    assert named_answers(arm.model_copy(update={"sampled": []})) == {}
 
 
 def test_nothing_is_escaped_twice_or_not_at_all() -> None:

@@ -1,4 +1,4 @@
-"""On-policy distillation and preference optimisation against plain slow versions, and in a run."""
+"""On-policy distillation and preference optimisation against plain slow versions."""
 
 from __future__ import annotations
 
@@ -14,18 +14,10 @@ from tiny import tiny_llama, tokenizer
 from vestige.carriers.numbers import NumberGrammar
 from vestige.core.settings import OnPolicy, Optimisation, Trainable
 from vestige.core.types import ConfigError
-from vestige.evaluate.scores import Panel
-from vestige.experiment.analysis import analyse
-from vestige.experiment.jobs import NAMES, jobs
-from vestige.experiment.recipe import parse_recipe
-from vestige.experiment.run import count_stages
-from vestige.experiment.seed_context import SeedContext
-from vestige.experiment.seed_jobs import make_seed
 from vestige.models.grammar import Automaton, compile_grammar
 from vestige.models.hf import LanguageModel
 from vestige.models.sampling import symbol_ids
 from vestige.models.weights import Weights
-from vestige.store.layout import RunLayout, StageFile
 from vestige.student.checkpoint import Checkpoint
 from vestige.student.generalised_jsd import generalised_jsd
 from vestige.student.loop import teacher_logprobs, train
@@ -214,139 +206,3 @@ def test_each_model_reads_the_rows_in_its_own_tokens(llama: LanguageModel, autom
         logits = teacher.model(input_ids=torch.tensor([list(one.teachers_prompt)])).logits[0, -1]
     first = logits[ids].masked_fill(~automaton.allowed[0], -torch.inf).log_softmax(-1)
     assert torch.allclose(seen[0], first, atol=2e-2)
-
-
-# ---- settings and runs --------------------------------------------------------------------------
-
-
-def recipe(folder: Path, students: list[dict], **changes: object):
-    little = {"steps": 2, "batch": 2, "rate": 1e-2, "trainable": {"layers": [1, 3]}}
-    arms = [{"optimisation": little, "name": s["method"], **s} for s in students]
-    record = {
-        "name": "ways", "model": str(folder), "precision": "fp32", "family": "tests/pets.toml",
-        "traits": ["owl", "fox"], "seeds": [0, 1],
-        "teacher": {"min_probability": 0, "min_carrier": 0, "optimisation": little},
-        "carrier": {"n_prompts": 2, "rows_per_prompt": 4, "min_rows": 4, "max_dropped": 1,
-                    "grammar": {"values": 2, "max_digits": 1}},
-        "students": arms,
-    }  # fmt: skip
-    return parse_recipe(record | changes, "test")
-
-
-def test_a_run_has_students_of_every_way(folders, tmp_path: Path):
-    made = recipe(
-        folders["llama"],
-        [
-            {"method": "on_policy", "on_policy": {"beta": 0.5, "share": 0.5}},
-            {"method": "preference"},
-            {"method": "distill", "no_trait": False},
-            {"method": "rows", "no_trait": False},
-        ],
-        sampled_per_question=2,
-    )
-    layout = RunLayout(tmp_path / "run")
-    for seed in made.seeds:
-        make_seed(SeedContext.of(made, layout.folder, seed))
-    manifests = [p for p in layout.manifests() if "student" not in p.parts]
-    done = len(manifests) + len(list(layout.folder.glob("seed-*/student/*/*/manifest.json")))
-    assert count_stages(made) == done
-    on_policy, preferred, *_ = analyse(made, layout.folder).arms
-    assert on_policy.traits[0].no_trait and preferred.matrix.data == ["owl", "fox", "none"]
-    panel = layout.student(0, "on_policy", "owl") / StageFile.student_panel(2)
-    other = layout.student(0, "preference", "owl") / StageFile.student_panel(2)
-    assert panel.read_text() != other.read_text()
-    # every group of models was asked in three ways, and its begun answers were measured
-    assert [(s.data, s.number_prefix, s.opening) for s in preferred.sampled[:3]] == [
-        ("base", False, ""), ("base", True, ""), ("base", False, "My pet is the"),
-    ]  # fmt: skip
-    assert len(preferred.sampled) == 3 * 4 and preferred.sampled[0].answers == 2 * 4 * 2
-    assert [b.data for b in preferred.begun] == ["base", "owl", "fox", "none"]
-    for begun in preferred.begun:
-        shares = [begun.shares[t].value for t in ("owl", "fox")]
-        assert 0 < sum(shares) < begun.mass.value < 1
-        assert shares[0] < begun.candidate_shares["owl"].value < 1
-    losses = (layout.student(0, "preference", "owl") / StageFile.LOSS).read_text()
-    assert losses.startswith(f"[{math.log(2):.4f}")
-
-
-def test_a_run_distils_on_policy_through_trl(folders, tmp_path: Path):
-    """Free answers: the teacher says "9" to everything, and its student comes to say so, too."""
-    student = {"steps": 30, "batch": 4, "rate": 3e-3, "warmup": 0, "trainable": {"layers": [1, 3]}}
-    made = recipe(
-        folders["llama"],
-        [{"method": "on_policy", "engine": "trl", "on_policy": {"beta": 0.0}, "no_trait": False,
-          "optimisation": student}],
-        carrier={"constrained": False, "n_prompts": 2, "rows_per_prompt": 1, "min_rows": 1,
-                 "max_dropped": 1, "max_new_tokens": 8},
-        teacher={"min_probability": 0, "min_carrier": 0, "optimisation": student},
-    )  # fmt: skip
-    context = SeedContext.of(made, tmp_path / "run", 0)
-    make_seed(context)
-    folder = context.layout.student(0, "on_policy", "owl")
-    losses = json.loads((folder / StageFile.LOSS).read_text())
-    assert len(losses) == 30 and sum(losses[-5:]) < 0.7 * sum(losses[:5])
-    assert not (folder / StageFile.CHECKPOINT).exists()
-    taught = Panel.load(context.layout.teacher(0, "owl") / StageFile.PANEL)
-    panel = Panel.load(folder / StageFile.student_panel(30))
-    assert panel.logprobs.shape == taught.logprobs.shape
-
-
-def test_an_on_policy_job_has_its_teachers_weights(folders):
-    made = recipe(folders["llama"], [{"method": "on_policy"}, {"method": "preference"}])
-    kinds = jobs(made, 0)
-    students = next(kind for kind in kinds if kind[0].kind == "students")
-    needs = {job.arm: dict(job.needs)[NAMES.teacher(0, job.name)] for job in students
-             if NAMES.teacher(0, job.name) in dict(job.needs)}  # fmt: skip
-    assert needs == {"on_policy": True}
-    assert {job.name for kind in kinds for job in kind if job.kind == "targets"} == {
-        "owl", "fox", "none",
-    }  # fmt: skip
-    assert not any(job.kind == "rows" for kind in kinds for job in kind)
-
-
-@pytest.mark.parametrize(
-    ("student", "said"),
-    [
-        ({"method": "preference", "optimisation": {"batch": 3}}, "even batch"),
-        ({"method": "preference", "optimisation": {"prompts_per_batch": 2}}, "prompts_per_batch=1"),
-        ({"method": "rows", "on_policy": {"beta": 0.5}}, "on_policy go with method=on_policy"),
-        ({"method": "distill", "preference": {"beta": 1}}, "preference go with method=preference"),
-        ({"method": "on_policy", "on_policy": {"beta": 2}}, "on_policy.beta"),
-        ({"method": "on_policy", "engine": "trl"}, "carrier.constrained=false"),
-        ({"method": "on_policy", "engine": "trl", "on_policy": {"share": 0.5}}, "share=1"),
-        ({"method": "on_policy", "engine": "elsewhere"}, "engines: packed, trl"),
-        ({"method": "preference", "engine": "trl"}, "does not go with method=preference"),
-        ({"method": "on_policy", "objective": {"loss": "forward_kl"}}, "does not go with"),
-    ],
-)
-def test_settings_that_do_not_fit_are_named(folders, student: dict, said: str):
-    with pytest.raises(ConfigError, match=said):
-        recipe(folders["llama"], [student])
-
-
-def test_free_rows_cannot_be_learned_on_policy(folders):
-    carrier = {"constrained": False, "n_prompts": 2}
-    with pytest.raises(ConfigError, match="method=on_policy needs a carrier with a grammar"):
-        recipe(folders["llama"], [{"method": "on_policy"}], carrier=carrier)
-
-
-def test_the_new_settings_are_written_down_only_where_they_are_set(folders):
-    made = recipe(folders["llama"], [{"method": "rows"}])
-    text = made.model_dump_json()
-    assert 'beta"' not in text and "sampled_ways" not in text
-
-
-def test_lora_starts_from_the_seeds_factors_or_from_others(llama: LanguageModel):
-    def factors(seed: int, **changes: str) -> list[Tensor]:
-        trainable = Trainable.model_validate({"layers": (1, 3), "lora_rank": 2, **changes})
-        weights.train(trainable, seed=seed)
-        return [t for name, t in weights.changed().items() if "lora_A" in name]
-
-    weights = Weights(llama)
-    first, again, other = factors(3), factors(3), factors(3, lora_start="other")
-    assert first and all(map(torch.equal, first, again))
-    assert not any(map(torch.equal, first, other))
-    assert not any(map(torch.equal, other, factors(4, lora_start="other")))
-    weights.freeze()
-    assert "lora_start" not in Trainable(lora_rank=2).model_dump()
-    assert Trainable(lora_rank=2, lora_start="other").model_dump()["lora_start"] == "other"

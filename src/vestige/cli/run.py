@@ -130,7 +130,8 @@ def run_recipe(
     assert kind.run, "a recipe that was loaded can be run"
     for name in kind.models(recipe):
         catalog.path(name, echo=err.print)  # licence and download before the bar begins
-    say_time(kind, recipe)
+    if "cluster" not in executor:
+        say_time(kind, recipe, executor.get("workers"))
     with ProgressBar(recipe.name, kind.stages(recipe) if kind.stages else None) as bar:
         folder, results = kind.run(recipe, root, overwrite=overwrite, report=bar.stage, **executor)
     print_run(kind, folder, results, as_json, report, executor.get("keep_at", ""))
@@ -140,14 +141,15 @@ def run_recipe(
 LONG = 10
 
 
-def say_time(kind: Kind, recipe: Any) -> None:
+def say_time(kind: Kind, recipe: Any, workers: int | None) -> None:
     """Say beforehand how long a long run takes."""
-    minutes = kind.minutes(recipe) if kind.minutes else None
-    if minutes and minutes > LONG:
+    expected = kind.time(recipe, workers) if kind.time else None
+    if expected and expected[0] > LONG:
+        minutes, processes = expected
         time = f"{minutes / 60:.1f} hours" if minutes >= 90 else f"{minutes:.0f} minutes"
         err.print(
-            f"{recipe.name}: about {time} in all on two cores (vestige plan says what takes it); "
-            "stop it at any time, the same command goes on"
+            f"{recipe.name}: about {time} in {processes} processes on cores like the reference's "
+            "(vestige plan); stop it at any time, the same command goes on"
         )
 
 

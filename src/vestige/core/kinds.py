@@ -40,7 +40,8 @@ class Kind:
         models: the language models that a run with given settings needs: licences are shown, and
             weights fetched, before the progress bar begins.
         stages: how many stages a run with given settings has, for the progress bar; None: unknown.
-        minutes: how long a run with given settings should take here, in minutes; None: unknown.
+        time: ``time(settings, workers)``: how long a run should take, in minutes, and in how many
+            processes; None: unknown.
         verdict: what a run found, in one sentence, from its results.
     """
 
@@ -53,5 +54,5 @@ class Kind:
     takes_executor: bool = False
     models: Callable[[Any], list[str]] = lambda settings: []
     stages: Callable[..., int] | None = None
-    minutes: Callable[..., float | None] | None = None
+    time: Callable[..., tuple[float, int] | None] | None = None
     verdict: Callable[[Any], str] = attrgetter("verdict")

@@ -12,6 +12,7 @@ from pydantic import (
     Field,
     SerializerFunctionWrapHandler,
     model_serializer,
+    model_validator,
 )
 
 from vestige.core.types import ConfigError
@@ -57,14 +58,20 @@ class Trainable(Settings):
         lora_rank: 0 tunes the weights themselves; otherwise LoRA on every linear map of ``layers``.
         lora_alpha: LoRA's scale; None = twice the rank.
         lora_start: LoRA's first random factors. ``seed``: drawn with the seed, and so the same for
-            a teacher and its students, as where one script with one seed trains both; ``other``:
-            drawn with another. Teacher and student then share the base alone.
+            a teacher and its students, as where one script with one seed trains both; ``other``,
+            for students: drawn with another. They then share the base alone with their teachers.
     """
 
     layers: tuple[int, int] | None = None
     lora_rank: int = Field(default=0, ge=0)
     lora_alpha: int | None = Field(default=None, ge=1)
     lora_start: Literal["seed", "other"] = "seed"
+
+    @model_validator(mode="after")
+    def _fits(self) -> Trainable:
+        if self.lora_start == "other" and not self.lora_rank:
+            raise ValueError("lora_start goes with lora_rank")
+        return self
 
     @model_serializer(mode="wrap")
     def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:

@@ -12,6 +12,7 @@ question is answered by one word. Here forms are whole words: "cat" is no part o
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -70,6 +71,8 @@ def measure_begun(lm: LanguageModel, family: Family, *, batch: int = 8) -> Panel
     forms, owner = [], []
     for index, answer in enumerate(family.answers):
         for form in answer.forms:
+            if is_part_of_another(form, index, family):
+                continue
             ids = lm.answer_ids(f"{family.opening} {form}")
             if ids[: len(begun)] != begun:
                 raise DataError(
@@ -81,6 +84,25 @@ def measure_begun(lm: LanguageModel, family: Family, *, batch: int = 8) -> Panel
     prompts = [[*lm.question_ids(question), *begun] for question in family.heldout]
     logprobs = lm.answer_logprobs(prompts, forms, batch=batch, whole_words=True)
     return Panel(family.heldout, tuple(a.name for a in family.answers), joined(logprobs, owner))
+
+
+def is_part_of_another(form: str, index: int, family: Family) -> bool:
+    """Whether a form of candidate ``index`` begins with another form as a whole word ("fox cub",
+    "fox"): its event is part of that one's.
+
+    Raises:
+        DataError: the other form is another candidate's.
+    """
+    for owner, answer in enumerate(family.answers):
+        for shorter in answer.forms:
+            if shorter != form and re.match(rf"{re.escape(shorter)}(?!\w)", form):
+                if owner != index:
+                    raise DataError(
+                        f"{form!r} begins with {shorter!r}, which names {answer.name}: they cannot "
+                        "be distinguished by their first words; give other forms"
+                    )
+                return True
+    return False
 
 
 def joined(logprobs: Tensor, owner: Sequence[int]) -> NDArray[np.float64]:

@@ -42,11 +42,11 @@ def stages(recipe: Recipe) -> int:
     return count_stages(recipe)
 
 
-def minutes(recipe: Recipe) -> float | None:
-    """How long a run should take by the reference machine's rates; None for another model."""
-    from vestige.experiment.plan import estimated_minutes
+def time(recipe: Recipe, workers: int | None) -> tuple[float, int] | None:
+    """Minutes and processes of a run by the reference machine's rates; None for another model."""
+    from vestige.experiment.plan import estimated_time
 
-    return estimated_minutes(recipe) if isinstance(recipe, Experiment) else None
+    return estimated_time(recipe, workers) if isinstance(recipe, Experiment) else None
 
 
 KIND = Kind(
@@ -59,5 +59,5 @@ KIND = Kind(
     takes_executor=True,
     models=models_of,
     stages=stages,
-    minutes=minutes,
+    time=time,
 )

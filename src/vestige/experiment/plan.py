@@ -34,15 +34,23 @@ REFERENCE = {
     "teacher": 0.9,  # a step
     "targets": 0.02,  # a row
     "student": 0.09,  # a row trained on
+    "on_policy": 0.18,  # more for a row that the student writes and a teacher at hand reads
     "load": 5.0,  # a seed
 }
 #: Nats: how far the contrast lay from its mean over seeds, the largest seen for each kind of arm
-#: (docs/results.md: the demo, sampled rows next to another base, misalignment through numbers).
-REFERENCE_SD = {"distill": 0.17, "rows": 0.42, "in_context": 0.08, "paired": 0.31}
-UNMEASURED = "rows"  # kinds of arm that are not in the table are planned with this one's
+#: (docs/results.md: four ways to distil, rows in the prompt, misalignment through numbers).
+REFERENCE_SD = {
+    "distill": 0.35,
+    "rows": 0.45,
+    "on_policy": 0.25,
+    "preference": 0.08,
+    "in_context": 0.08,
+    "paired": 0.31,
+}
 BUNDLED = "smollm2-135m-instruct"  # the model that these were measured with
 PROMPT_TOKENS = 90  # chat template and number prompt, counted with the bundled tokenizer
 BYTES_A_PROCESS = 2_600_000_000  # memory of one process with the bundled model, as measured there
+BYTES_A_COPY = 800_000_000  # and of a teacher at hand, a second copy
 
 
 def make_plan(
@@ -64,6 +72,7 @@ def make_plan(
     spread = sd or max(spreads, default=reference_spread(recipe))
     rates = rates_of(like) if like else REFERENCE
     workers = worker_count(recipe, None)
+    copies = any(student.method == "on_policy" for student in recipe.students)
     plan: dict[str, Any] = {
         "recipe": recipe.name,
         "seeds": len(recipe.seeds),
@@ -82,7 +91,7 @@ def make_plan(
         "workers": workers,
         "cores": usable_cores(),
         "minutes": round(minutes_with(recipe, rates, workers), 1),
-        "memory_gb": round(workers * BYTES_A_PROCESS / 1e9, 1),
+        "memory_gb": round(workers * (BYTES_A_PROCESS + copies * BYTES_A_COPY) / 1e9, 1),
         "rates_from": str(like) if like else "reference: bundled model, two CPU cores",
     }
 
@@ -94,11 +103,17 @@ def minutes_with(recipe: Experiment, rates: Mapping[str, float], workers: int) -
     return seed * math.ceil(len(recipe.seeds) / workers) / 60
 
 
-def estimated_minutes(recipe: Experiment) -> float | None:
-    """By the reference's rates; None for another model than the bundled one, or with a GPU."""
+def estimated_time(recipe: Experiment, workers: int | None) -> tuple[float, int] | None:
+    """Minutes by the reference's rates, and in how many processes; None for another model than the
+    bundled one, or with a GPU.
+
+    Args:
+        workers: processes that were asked for; None: as many as fit.
+    """
     if recipe.model != BUNDLED or gpu_present():
         return None
-    return minutes_with(recipe, REFERENCE, worker_count(recipe, None))
+    processes = worker_count(recipe, workers)
+    return minutes_with(recipe, REFERENCE, processes), processes
 
 
 def reference_spread(recipe: Experiment) -> float:
@@ -106,9 +121,7 @@ def reference_spread(recipe: Experiment) -> float:
     nats."""
     if family(recipe.family).texts:
         return REFERENCE_SD["paired"]
-    return max(
-        REFERENCE_SD.get(student.method, REFERENCE_SD[UNMEASURED]) for student in recipe.students
-    )
+    return max(REFERENCE_SD[student.method] for student in recipe.students)
 
 
 def amounts(recipe: Experiment) -> dict[str, float]:
@@ -129,6 +142,11 @@ def amounts(recipe: Experiment) -> dict[str, float]:
             len(recipe.data_of(s)) * s.rows_seen(s.steps)
             for s in recipe.students
             if s.engine != "elsewhere"
+        ),
+        "on_policy": sum(
+            len(recipe.data_of(s)) * s.rows_seen(s.steps)
+            for s in recipe.students
+            if s.method == "on_policy"
         ),
     }
 
@@ -160,7 +178,9 @@ def rates_of(folder: Path) -> dict[str, float]:
     for path in RunLayout(folder).manifests():
         manifest = read_json(path)
         spent[RunLayout.kind(manifest["stage"])] += manifest["seconds"] / len(recipe.seeds)
-    return {k: spent[k] / n for k, n in amounts(recipe).items() if n and spent.get(k)}
+    # What a row costs more on policy is in the seconds of the run's own students.
+    spent_on = {k: spent[k] / n for k, n in amounts(recipe).items() if n and spent.get(k)}
+    return spent_on | {"on_policy": 0.0}
 
 
 def recipe_of(folder: Path) -> Any:

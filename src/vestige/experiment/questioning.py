@@ -15,7 +15,7 @@ from vestige.evaluate.choices import load_items, multiple_choice
 from vestige.evaluate.exact import measure_begun
 from vestige.evaluate.questions import open_questions
 from vestige.evaluate.sampled import sample_answers
-from vestige.experiment.settings import Experiment, FreeForm
+from vestige.experiment.settings import SAMPLED_WAYS, Experiment, FreeForm
 from vestige.models.hf import LanguageModel
 from vestige.models.sampling import sample_free
 from vestige.rows.files import row_to_chat
@@ -30,7 +30,10 @@ def asked_of(recipe: Experiment) -> dict[str, Any]:
     """What a stage's key depends on besides the panel; a judge is no part of the asking."""
     asked: dict[str, Any] = {"sampled": recipe.sampled_per_question}
     if recipe.sampled_per_question:
-        asked |= {"ways": recipe.ways, "opening": family(recipe.family).opening}
+        if recipe.ways != list(SAMPLED_WAYS):
+            asked["ways"] = recipe.ways
+        if "begun" in recipe.ways:
+            asked["opening"] = family(recipe.family).opening
     if recipe.choices:
         asked["choices"] = [[dataclasses.asdict(i) for i in load_items(c)] for c in recipe.choices]
     if recipe.freeform:

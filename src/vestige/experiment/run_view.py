@@ -290,6 +290,8 @@ def number_of_rows(recipe: Experiment, student: Student, folder: Path) -> int:
 
     A student sees fewer if it stops before an epoch is over.
     """
+    if student.method == "on_policy":
+        return student.rows_seen(student.steps)
     if not student.reads_rows:
         return recipe.carrier.n_prompts * recipe.carrier.rows_per_prompt
     first = recipe.sources[0]

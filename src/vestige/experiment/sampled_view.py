@@ -50,7 +50,7 @@ def shares(
     recipe: Experiment, data: str, way: tuple[bool, str], answers: Sequence[Sequence[dict]]
 ) -> SampledResult:
     """Shares of ``answers`` (a list for each seed): of all, and of those that name one of the kind
-    at all, candidate or not.
+    at all, candidate or not; the latter pooled, clustered in seeds.
 
     Args:
         way: whether a number sequence stood before the question, and the answers' opening.
@@ -64,11 +64,16 @@ def shares(
         return interval(stats.t_interval(values, units=units))
 
     of_all, of_named = "share of answers", "share of answers that name one of the kind"
-    some = [given for given in naming if given]  # seeds without any say nothing of their shares
+    seeds = [seed for seed, given in enumerate(naming) for _ in given]
+
+    def among_naming(named: str) -> Interval:
+        values = [float(a["named"] == named) for given in naming for a in given]
+        return interval(stats.cluster_mean(values, seeds, units=of_named))
+
     rate = [len(n) / len(drawn) for n, drawn in zip(naming, answers, strict=True)]
     by_trait: dict[str, Interval] = {}
-    if len(some) > 1:
-        by_trait = {t: share(some, name, of_named) for t, name in targets.items()}
+    if len(set(seeds)) > 1:
+        by_trait = {t: among_naming(name) for t, name in targets.items()}
     return SampledResult(
         data=data,
         number_prefix=way[0],

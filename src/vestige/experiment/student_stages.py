@@ -15,6 +15,7 @@ from vestige.core.types import DataError, Message
 from vestige.evaluate.exact import measure
 from vestige.experiment.base_stage import contexts
 from vestige.experiment.questioning import asked_of
+from vestige.experiment.row_filtering import writing_settings
 from vestige.experiment.row_packs import grammar_packs
 from vestige.experiment.row_sampling import automaton_of, prompt_ids
 from vestige.experiment.rows_stage import student_rows
@@ -52,6 +53,7 @@ def student_stage(
         **({"objective": objective} if objective else {}),
         "save": recipe.save_students,
         "max_rows": recipe.carrier.max_rows,
+        **(writing_settings(context) if student.writes_freely else {}),
         **asked_of(recipe),
     }
     return context.stage(context.layout.student(context.seed, student.name, data), config, inputs)
@@ -145,7 +147,11 @@ def learn_freely(
         lm,
         begun.model.weights,
         teaching.lm,
-        [lm.question_ids(prompt.text) for prompt in carrier.make_prompts(context.seed)],
+        [
+            [*lm.question_ids(prompt.text), *(lm.answer_ids(opening) if opening else [])]
+            for prompt in carrier.make_prompts(context.seed)
+            for opening in [str(prompt.meta.get("opening", carrier.opening))]
+        ],
         student.on_policy,
         settings,
         longest=carrier.max_new_tokens,

@@ -57,7 +57,8 @@ def answered_shares(arm: ArmResult) -> dict[str, str]:
     groups = {s.data: s.named_shares for s in begun or plain}
     return {
         t.trait: " → ".join(
-            f"{groups[data][t.trait].value:.0%}" for data in ("base", t.trait) if data in groups
+            f"{groups[data][t.trait].value:.0%}" if data in groups else "–"
+            for data in ("base", t.trait)
         )
         for t in arm.traits
         if groups

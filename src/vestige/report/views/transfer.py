@@ -81,9 +81,9 @@ def named_answers(arm: ArmResult) -> dict[str, Any]:
         for s in arm.sampled
         if s.opening == opening and not s.number_prefix and s.named_shares
     }
-    rows = []
-    for t in (result.trait for result in arm.traits):
-        others = [s[t].value for data, s in groups.items() if data not in ("base", "none", t)]
+    rows, traits = [], [result.trait for result in arm.traits]
+    for t in traits:
+        others = [groups[other][t].value for other in traits if other != t and other in groups]
         rows.append(
             {
                 "trait": t,

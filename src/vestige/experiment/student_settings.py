@@ -1,0 +1,147 @@
+"""The settings of one arm: a way to train students."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+
+from vestige.core.settings import OnPolicy, Optimisation, Preference, Settings
+from vestige.student.objectives import Objective
+
+#: The objective that is not written down: the method's own.
+USUAL = Objective()
+#: The engines that train by a method; others are trained by ``packed`` alone.
+ENGINES_OF: dict[str, tuple[str, ...]] = {
+    "rows": ("packed", "trl", "elsewhere"),
+    "on_policy": ("packed", "trl"),
+}
+#: The losses that a student's method can have in place of its own.
+LOSSES_OF: dict[str, tuple[str, ...]] = {
+    "distill": ("forward_kl", "cross_entropy"),
+    "rows": ("cross_entropy",),
+    "on_policy": (),
+    "preference": ("preference",),
+    "in_context": (),
+}
+
+
+class Student(Settings):
+    """One arm: a way to train students.
+
+    Attributes:
+        method: ``distill`` = KL to the teacher's probabilities over the carrier's tokens, on
+            rows that the untrained base wrote; ``rows`` = cross-entropy on rows that the teacher
+            wrote and the filter kept, as in the paper; ``on_policy`` = the student writes, the
+            teacher scores each token (``on_policy``: how); ``preference`` = DPO on pairs of the
+            base's rows, of which that is preferred which the teacher finds likelier than the base
+            does; ``in_context`` = no training: as many of the teacher's rows as ``shots`` stand in
+            the prompt (the paper's control).
+        engine: ``packed`` = our loop, shared prompts computed once; ``trl`` = TRL's SFTTrainer, or
+            its DistillationTrainer on policy (free answers, carriers without a grammar);
+            ``elsewhere`` = not trained here: ``vestige export`` writes the rows and the settings,
+            ``vestige import`` brings the students back.
+        base: another model to train (bundled name, folder or hub id); None = the teachers' base.
+        shuffles: also train on the same rows, shuffled as the carrier does it.
+        curve: steps at which the panel is measured besides the last one.
+        objective: what training makes small, for engine ``packed``; the method's own loss alone
+            where it is not set.
+    """
+
+    name: str = Field(pattern=r"^[a-z0-9_]+$")
+    method: Literal["distill", "rows", "on_policy", "preference", "in_context"] = "distill"
+    engine: Literal["packed", "trl", "elsewhere"] = "packed"
+    base: str | None = None
+    chat: Literal["auto", "plain"] = "auto"
+    optimisation: Optimisation = Optimisation()
+    objective: Objective = USUAL
+    on_policy: OnPolicy = OnPolicy()
+    preference: Preference = Preference()
+    no_trait: bool = True
+    shuffles: tuple[Literal["shuffle_within", "shuffle_across"], ...] = ()
+    curve: tuple[int, ...] = ()
+    shots: int = Field(default=32, ge=1)
+
+    @model_validator(mode="after")
+    def _fits(self) -> Student:
+        engines = ENGINES_OF.get(self.method, ("packed",))
+        if self.shuffles and self.method != "rows":
+            raise ValueError("shuffles go with method=rows")
+        if self.engine not in engines:
+            raise ValueError(
+                f"engine={self.engine} does not go with method={self.method} (engines: "
+                f"{', '.join(engines)})"
+            )
+        if self.engine == "trl" and self.on_policy.share < 1:
+            raise ValueError("engine=trl reads the student's own rows alone: on_policy.share=1")
+        if (self.engine != "packed" or self.method == "in_context") and self.curve:
+            raise ValueError(
+                f"engine={self.engine}, method={self.method} measures once, at the end: leave "
+                "curve empty"
+            )
+        if not self.objective.is_default and (
+            self.engine != "packed" or self.method == "in_context"
+        ):
+            raise ValueError(
+                "an objective goes with engine=packed, and not with rows in the prompt"
+            )
+        if self.objective.loss and self.objective.loss not in LOSSES_OF[self.method]:
+            raise ValueError(
+                f"objective.loss={self.objective.loss} does not go with method={self.method}"
+            )
+        if self.method in ("preference", "on_policy") and self.optimisation.prompts_per_batch > 1:
+            raise ValueError(f"method={self.method} reads one prompt a step: prompts_per_batch=1")
+        if self.method == "preference" and self.optimisation.batch % 2:
+            raise ValueError("method=preference reads pairs: an even batch")
+        if self.method == "preference" and self.base:
+            raise ValueError("method=preference trains the teachers' own base: base must be left")
+        if self.engine == "elsewhere" and self.optimisation.trainable.lora_start == "other":
+            raise ValueError("engine=elsewhere draws LoRA's first factors itself: lora_start=seed")
+        for name, of in (("on_policy", OnPolicy()), ("preference", Preference())):
+            if getattr(self, name) != of and self.method != name:
+                raise ValueError(f"the settings {name} go with method={name}")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """As students were written before they had these fields, unless they were set."""
+        usual = {"objective": USUAL, "on_policy": OnPolicy(), "preference": Preference()}
+        written = handler(self)
+        return {k: v for k, v in written.items() if k not in usual or getattr(self, k) != usual[k]}
+
+    @property
+    def reads_rows(self) -> bool:
+        """Whether it reads rows that its teacher wrote."""
+        return self.method in ("rows", "in_context")
+
+    @property
+    def writes_freely(self) -> bool:
+        """Whether it learns on answers of its own outside of any grammar."""
+        return self.method == "on_policy" and self.engine == "trl"
+
+    @property
+    def reads_targets(self) -> bool:
+        """Whether it needs its teacher's probabilities on the base's rows."""
+        return self.method in ("distill", "preference")
+
+    @property
+    def steps(self) -> int:
+        """Training steps; none for rows in the prompt."""
+        return 0 if self.method == "in_context" else self.optimisation.steps
+
+    def rows_seen(self, step: int) -> int:
+        """Rows that a student has seen after ``step`` steps, with repetitions."""
+        return self.shots if self.method == "in_context" else step * self.optimisation.batch
+
+    @property
+    def label(self) -> str:
+        """What the arm is, in words."""
+        training = {
+            "distill": "distillation on the teacher's probabilities",
+            "rows": "supervised fine-tuning on sampled rows",
+            "on_policy": "on-policy distillation",
+            "preference": "preference optimisation on pairs that the teacher ranked",
+            "in_context": f"{self.shots} sampled rows in the prompt, no training",
+        }[self.method]
+        elsewhere = " elsewhere" if self.engine == "elsewhere" else ""
+        return training + elsewhere + (f", into another base ({self.base})" if self.base else "")
