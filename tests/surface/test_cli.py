@@ -317,3 +317,12 @@ def test_doctor_as_a_table(monkeypatch, last, code):
     assert asked.exit_code == code
     assert "torch [cpu]" in asked.stdout and "extra: mend it so" in asked.stdout
     assert ("1 checks are wrong" if code else "nothing is wrong") in asked.stdout
+
+
+def test_a_recipe_is_found_by_its_name(vst, tmp_path):
+    (tmp_path / "recipes").mkdir()
+    (tmp_path / "recipes" / "my_own.py").write_text(RECIPE)
+    assert json.loads(vst("plan", "my-own", "--json").out)["seeds"] >= 2
+    refused(vst("run", "my-other"), "there is no recipe my-other", "name of one in ./recipes")
+    (tmp_path / "my-own").mkdir()  # what stands there is not passed over
+    refused(vst("run", "my-own"), "there is no recipe my-own")

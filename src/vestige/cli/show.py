@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from vestige.cli.options import AsJson, Changes, Overwrite, RunFolder, Size
+from vestige.cli.options import AsJson, Changes, Overwrite, RunFolder, Size, recipe_file
 from vestige.cli.output import out, print_result
 from vestige.core.types import ConfigError, StoreError
 
@@ -61,7 +61,9 @@ def report(
 
 
 def plan(
-    recipe: Annotated[Path | None, typer.Argument(help="A recipe; none: the demo's.")] = None,
+    recipe: Annotated[
+        Path | None, typer.Argument(help="A recipe; none: the demo's.", parser=recipe_file)
+    ] = None,
     changes: Changes = None,
     size: Size = "laptop",
     half_width: Annotated[

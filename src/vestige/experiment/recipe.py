@@ -129,7 +129,9 @@ def load_recipe(
         ConfigError: the file, a key or a value is wrong.
     """
     if not path.is_file():
-        raise ConfigError(f"there is no recipe {path}; give a .py or .json file, see recipes/")
+        raise ConfigError(
+            f"there is no recipe {path}; give a .py or .json file, or the name of one in ./recipes"
+        )
     if path.suffix == ".json":
         try:
             record = json.loads(read_text(path))
