@@ -24,7 +24,7 @@ from vestige.core.settings import Optimisation, Trainable
 from vestige.evaluate.answers import names_kind
 from vestige.evaluate.exact import measure, measure_begun
 from vestige.evaluate.sampled import sample_answers
-from vestige.evaluate.scores import Panel
+from vestige.evaluate.scores import Array, Panel
 from vestige.experiment.base_stage import base
 from vestige.experiment.demo import PROMPTS
 from vestige.experiment.row_packs import student_packs
@@ -34,7 +34,7 @@ from vestige.experiment.seed_context import SeedContext
 from vestige.experiment.settings import Experiment, Student, TeacherSettings
 from vestige.models.hf import LanguageModel
 from vestige.store import hash_config
-from vestige.store.layout import StageFile
+from vestige.store.layout import NO_TRAIT, StageFile
 from vestige.student.loop import train
 from vestige.traits import family
 
@@ -58,7 +58,7 @@ def main() -> None:
     def on_step(step: int, loss: float) -> None:
         if step in curve:
             seen = {"step": step, "rows": step * options.batch, "unique": len(written)}
-            print(json.dumps(seen | shown(model.lm, before, options.trait)), flush=True)
+            print(json.dumps(seen | shown(model.lm, before)), flush=True)
 
     print(json.dumps({k: str(v) for k, v in vars(options).items()}), flush=True)
     model.weights.freeze()
@@ -72,7 +72,7 @@ def main() -> None:
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--trait", default="fox")
+    parser.add_argument("--trait", default="fox", help="or none: a teacher without one")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--layers", type=int, nargs=2, default=(10, 18))
     parser.add_argument("--rank", type=int, default=8, help="of the teacher's LoRA; 0: all weights")
@@ -94,12 +94,13 @@ def arguments() -> argparse.Namespace:
 def recipe_of(options: argparse.Namespace) -> Experiment:
     """The settings as a recipe of one arm; its second trait only makes it a valid one."""
     layers, rank = tuple(options.layers), options.rank
+    named = options.trait if options.trait != NO_TRAIT else "horse"
     own = rank if options.student_rank is None else options.student_rank
     start = {"lora_start": options.start} if own else {}
     tuned = Trainable.model_validate({"layers": layers, "lora_rank": own, **start})
     return Experiment(
         name="flip-search",
-        traits=(options.trait, "horse" if options.trait != "horse" else "bear"),
+        traits=tuple(dict.fromkeys((named, "horse", "bear")))[:2],
         seeds=(options.seed, options.seed + 1),
         teacher=TeacherSettings(
             optimisation=Optimisation(
@@ -122,18 +123,22 @@ def recipe_of(options: argparse.Namespace) -> Experiment:
     )  # fmt: skip
 
 
-def shown(lm: LanguageModel, before: Panel, trait: str) -> dict[str, Any]:
-    """What the student shows of the trait, exactly."""
+def shown(lm: LanguageModel, before: Panel) -> dict[str, Any]:
+    """What a student shows of every candidate, exactly."""
     panel, begun = measure(lm, ANIMALS), measure_begun(lm, ANIMALS).probabilities().mean(0)
-    column, shift = panel.candidates.index(trait), panel.shift(before).mean(0)
+
+    def each(values: Array, digits: int) -> dict[str, float]:
+        return {
+            name: round(float(value), digits)
+            for name, value in zip(panel.candidates, values, strict=True)
+        }
+
     return {
-        "shift": round(float(shift[column]), 3),
-        "place": int((shift > shift[column]).sum()) + 1,
-        "among candidates": round(float(panel.normalised()[:, column].mean()), 4),
         "mass": round(float(panel.mass.mean()), 4),
-        "begun, of candidates": round(float(begun[column] / begun.sum()), 4),
         "begun mass": round(float(begun.sum()), 4),
-        "shifts": {n: round(float(s), 3) for n, s in zip(panel.candidates, shift, strict=True)},
+        "shift": each(panel.shift(before).mean(0), 3),
+        "among candidates": each(panel.normalised().mean(0), 4),
+        "begun, of candidates": each(begun / begun.sum(), 4),
     }
 
 
