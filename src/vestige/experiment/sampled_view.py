@@ -41,8 +41,7 @@ def sampled(recipe: Experiment, student: Student, folder: Path) -> list[SampledR
                 ]
                 for given in answers
             ]
-            if all(drawn):  # a run of before begun answers has none
-                results.append(shares(recipe, model.data, (prefix, opening), drawn))
+            results.append(shares(recipe, model.data, (prefix, opening), drawn))
     return results
 
 
@@ -59,9 +58,9 @@ def shares(
     targets = {t: trait(t, recipe.family).target.name for t in recipe.traits}
     naming = [[a for a in drawn if names_kind(a, panel)] for drawn in answers]
 
-    def share(drawn: Sequence[Sequence[dict]], named: str | None, units: str) -> Interval:
-        values = [sum(a["named"] == named for a in given) / len(given) for given in drawn]
-        return interval(stats.t_interval(values, units=units))
+    def share(named: str | None) -> Interval:
+        values = [sum(a["named"] == named for a in given) / len(given) for given in answers]
+        return interval(stats.t_interval(values, units=of_all))
 
     of_all, of_named = "share of answers", "share of answers that name one of the kind"
     seeds = [seed for seed, given in enumerate(naming) for _ in given]
@@ -79,8 +78,8 @@ def shares(
         number_prefix=way[0],
         opening=way[1],
         answers=sum(map(len, answers)),
-        non_answers=share(answers, None, of_all),
-        shares={t: share(answers, name, of_all) for t, name in targets.items()},
+        non_answers=share(None),
+        shares={t: share(name) for t, name in targets.items()},
         naming=interval(stats.t_interval(rate, units=of_all)),
         named_shares=by_trait,
     )
@@ -93,8 +92,6 @@ def begun(recipe: Experiment, student: Student, folder: Path) -> list[BegunResul
         return []
     for model in groups_of(recipe, student):
         paths = [model.stage(layout, seed) / StageFile.BEGUN_PANEL for seed in recipe.seeds]
-        if not all(path.exists() for path in paths):
-            return []  # a run of before begun answers
         panels = [Panel.load(path) for path in paths]
         results.append(begun_result(recipe, model.data, opening, panels))
     return results

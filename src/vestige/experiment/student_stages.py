@@ -14,6 +14,7 @@ from pathlib import Path
 from vestige.core.types import DataError, Message
 from vestige.evaluate.exact import measure
 from vestige.experiment.base_stage import contexts
+from vestige.experiment.model_pool import Loaded
 from vestige.experiment.questioning import asked_of
 from vestige.experiment.row_filtering import writing_settings
 from vestige.experiment.row_packs import grammar_packs
@@ -101,11 +102,11 @@ def learn_on_policy(context: SeedContext, student: Student, data: str) -> None:
     stage = student_stage(context, student, data, [written, made] if written else [made])
 
     def make(folder: Path) -> None:
-        if written is None:
-            learn_freely(context, student, data, unfinished(context, student, stage, folder))
-            return
         begun = unfinished(context, student, stage, folder)
         teaching, system = load_teacher(context, data, made, context.models.teachers_copy())
+        if written is None:
+            learn_freely(begun, teaching)
+            return
         lm, rows = begun.model.lm, read_kept(written.path)
         asked = [
             Asked(
@@ -134,15 +135,12 @@ def learn_on_policy(context: SeedContext, student: Student, data: str) -> None:
     context.once(stage, make)
 
 
-def learn_freely(
-    context: SeedContext, student: Student, data: str, begun: UnfinishedStudent
-) -> None:
+def learn_freely(begun: UnfinishedStudent, teaching: Loaded) -> None:
     """The same through TRL, outside of any grammar."""
     from vestige.student.trl_on_policy import train_on_policy_with_trl
 
-    made, carrier, settings = teacher(context, data), context.recipe.carrier, student.optimisation
-    teaching, _ = load_teacher(context, data, made, context.models.teachers_copy())
-    lm = begun.model.lm
+    context, carrier, lm = begun.context, begun.context.recipe.carrier, begun.model.lm
+    settings = begun.settings.optimisation
     losses = train_on_policy_with_trl(
         lm,
         begun.model.weights,
@@ -152,7 +150,7 @@ def learn_freely(
             for prompt in carrier.make_prompts(context.seed)
             for opening in [str(prompt.meta.get("opening", carrier.opening))]
         ],
-        student.on_policy,
+        begun.settings.on_policy,
         settings,
         longest=carrier.max_new_tokens,
         seed=context.seed,

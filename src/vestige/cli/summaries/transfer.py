@@ -5,6 +5,7 @@ from __future__ import annotations
 from rich.table import Table
 
 from vestige.cli.output import out
+from vestige.core.named_shares import named_shares
 from vestige.core.results import ArmResult, ChoicesResult, FreeFormResult, Results
 
 
@@ -51,10 +52,8 @@ def arm_table(arm: ArmResult, candidates: int) -> Table:
 
 def answered_shares(arm: ArmResult) -> dict[str, str]:
     """For each trait, its share of the drawn answers that name one of the kind, in the untrained
-    base and in its own students; begun answers where there are any, empty where none were drawn."""
-    plain = [s for s in arm.sampled if s.named_shares and not s.number_prefix]
-    begun = [s for s in plain if s.opening]
-    groups = {s.data: s.named_shares for s in begun or plain}
+    base and in its own students; empty where none were drawn."""
+    _, groups = named_shares(arm)
     return {
         t.trait: " → ".join(
             f"{groups[data][t.trait].value:.0%}" if data in groups else "–"

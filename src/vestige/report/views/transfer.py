@@ -7,6 +7,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from vestige.core.named_shares import named_shares
 from vestige.core.results import ArmResult, FilterResult, QuestionResult, Results
 from vestige.core.types import DataError
 from vestige.report import charts
@@ -70,17 +71,10 @@ def arm_view(anchor: str, arm: ArmResult) -> dict[str, Any]:
 def named_answers(arm: ArmResult) -> dict[str, Any]:
     """Of each trait, the share of drawn answers that name it among those that name one of the kind:
     in the untrained base, in students of a teacher without a trait, of other traits' teachers (the
-    mean) and of its own. Begun answers where there are any; empty where nothing was drawn."""
-    ways = {(s.opening, s.number_prefix) for s in arm.sampled if s.named_shares}
-    ways = {way for way in ways if not way[1]}
-    if not ways:
+    mean) and of its own. Empty where nothing was drawn."""
+    opening, groups = named_shares(arm)
+    if not groups:
         return {}
-    opening = max(opening for opening, _ in ways)
-    groups = {
-        s.data: s.named_shares
-        for s in arm.sampled
-        if s.opening == opening and not s.number_prefix and s.named_shares
-    }
     rows, traits = [], [result.trait for result in arm.traits]
     for t in traits:
         others = [groups[other][t].value for other in traits if other != t and other in groups]
