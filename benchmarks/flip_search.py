@@ -40,6 +40,7 @@ from vestige.traits import family
 
 ANIMALS = family("animals")
 SAMPLES = 10  # answers to each question
+PLACES = ("out", "keep", "threads")  # options that change no figure
 
 
 def main() -> None:
@@ -60,7 +61,8 @@ def main() -> None:
             seen = {"step": step, "rows": step * options.batch, "unique": len(written)}
             print(json.dumps(seen | shown(model.lm, before)), flush=True)
 
-    print(json.dumps({k: str(v) for k, v in vars(options).items()}), flush=True)
+    asked = {k: str(v) for k, v in vars(options).items() if k not in PLACES}
+    print(json.dumps(asked), flush=True)
     model.weights.freeze()
     print(json.dumps({"drawn from the base": drawn(model.lm)}), flush=True)
     train(
@@ -68,6 +70,8 @@ def main() -> None:
         on_step=on_step,
     )  # fmt: skip
     print(json.dumps({"drawn": drawn(model.lm)}), flush=True)
+    if options.keep:
+        model.lm.model.save_pretrained(options.keep)  # an adapter's folder where LoRA was tuned
 
 
 def arguments() -> argparse.Namespace:
@@ -88,6 +92,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--prompts", type=int, default=384, help="with 16 rows each")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path("runs/flip"))
+    parser.add_argument("--keep", type=Path, help="a folder for the student")
     return parser.parse_args()
 
 

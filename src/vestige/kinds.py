@@ -11,10 +11,11 @@ from vestige.core.jsonl import read_text
 from vestige.core.kinds import Kind
 from vestige.core.run_files import DEFAULT_KIND
 from vestige.core.types import ConfigError, unknown_name
+from vestige.detect.kind import KIND as DETECT
 from vestige.experiment.kind import KIND as EXPERIMENT
 from vestige.experiment.small_networks_kind import KIND as SMALL_NETWORKS
 
-KINDS: tuple[Kind, ...] = (EXPERIMENT, SMALL_NETWORKS, AUDIT, BENCH)
+KINDS: tuple[Kind, ...] = (EXPERIMENT, SMALL_NETWORKS, AUDIT, DETECT, BENCH)
 
 
 def find_kind(name: str, source: str) -> Kind:

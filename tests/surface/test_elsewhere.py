@@ -25,7 +25,7 @@ from vestige.experiment.recipe import parse_recipe
 from vestige.experiment.run import run
 from vestige.experiment.seed_context import SeedContext
 from vestige.experiment.seed_jobs import make_seed
-from vestige.handoff.adapters import same_model
+from vestige.models.adapters import same_model
 from vestige.models.hf import LanguageModel
 from vestige.store import Run, load_run
 from vestige.student.accelerate_job import train_job

@@ -16,8 +16,8 @@ from safetensors.torch import load_file, save_file
 
 from vestige.core.types import ConfigError, ModelError, StoreError
 from vestige.handoff import import_students as adoption
-from vestige.handoff.adapters import check_adapter, same_weights
 from vestige.handoff.import_students import Importer
+from vestige.models.adapters import check_adapter, same_weights
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:peft")  # it is meant to be unusual
 

@@ -18,8 +18,8 @@ from transformers import AutoTokenizer
 
 from vestige.core.types import ConfigError, DataError, ModelError
 from vestige.experiment.seed_context import SeedContext
-from vestige.handoff.adapters import adapter_tensors
 from vestige.handoff.import_students import Importer, compare, put_in_place
+from vestige.models.adapters import adapter_tensors
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:peft")  # it is meant to be unusual
 

@@ -11,6 +11,7 @@ import typer
 
 import vestige
 from vestige.cli import audit as audit_command
+from vestige.cli import detect as detect_command
 from vestige.cli.bench import bench_app
 from vestige.cli.doctor import doctor
 from vestige.cli.elsewhere import export, import_students, train
@@ -24,7 +25,7 @@ from vestige.cli.toy import theorem
 from vestige.cli.write import paraphrase, write
 
 SEE = "See what data passes on"
-AUDIT = "Audit data before training"
+AUDIT = "Audit data before training, students after it"
 DATA = "Make and filter data"
 ELSEWHERE = "Train students elsewhere"
 SET_UP = "Set up"
@@ -103,6 +104,13 @@ add(
     "vestige audit 'part-*.parquet' --base path/to/model --reference clean.jsonl "
     "--sarif audit.sarif",
     text=audit_command.HELP,
+)
+add(
+    AUDIT,
+    detect_command.detect,
+    "vestige detect --base smollm2-135m-instruct --model path/to/student",
+    "vestige detect --base path/to/base --adapter path/to/adapter --fail-on inconclusive",
+    text=detect_command.HELP,
 )
 app.add_typer(bench_app, name="bench", rich_help_panel=AUDIT)
 add(

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from safetensors.torch import save_file
-from tokenizers import Tokenizer
 from torch import Tensor
 
 from vestige.core.settings import TRAINED, Trainable
@@ -30,13 +29,18 @@ from vestige.experiment.student_training import (
     measure_own_base,
     measure_student,
 )
-from vestige.handoff.adapters import ADAPTER, adapter_tensors, base_names, check_adapter
 from vestige.handoff.cells import Cell, cells
 from vestige.handoff.export import INDEX
 from vestige.handoff.peft_reference import Compared, Reference
-from vestige.handoff.whole_models import check_config, names_in_layers, trained_tensors
 from vestige.models import catalog
+from vestige.models.adapters import ADAPTER, adapter_tensors, base_names, check_adapter
 from vestige.models.loading import load_weights
+from vestige.models.whole_models import (
+    check_config,
+    check_tokenizer,
+    names_in_layers,
+    trained_tensors,
+)
 from vestige.store import Stage, StageResult, load_stage
 from vestige.store.layout import StageFile
 from vestige.traits import family
@@ -289,44 +293,3 @@ def _difference(tensors: dict[str, Tensor], base: Loaded, trainable: Trainable) 
     more = f" (and {len(other) - 1} more)" if other[1:] else ""
     saved = name.replace(".default.", ".")  # as it is called in the file
     return f"{saved} is {given.get(name, 'missing')}, wanted {wanted.get(name, 'nothing')}{more}"
-
-
-def check_tokenizer(path: Path, own: Any, texts: Sequence[str]) -> None:
-    """Whether a student that came with a tokenizer was trained on the base's tokens.
-
-    Tokens may have been added, such as one for padding, as long as text is encoded as before.
-
-    Args:
-        own: the base's tokenizer.
-        texts: what both must encode alike.
-
-    Raises:
-        ConfigError: it was not; names a token or a text.
-        StoreError: the file cannot be read.
-    """
-    if not path.exists():
-        return
-    try:
-        theirs = Tokenizer.from_file(str(path))
-    except Exception as error:
-        raise StoreError(f"cannot read {path}: {error}") from error
-    theirs.no_truncation()
-    theirs.no_padding()
-    vocabulary, own_vocabulary = theirs.get_vocab(), own.get_vocab()
-    added = {token.content for token in theirs.get_added_tokens_decoder().values()}
-    changed = {token for token, _ in vocabulary.items() ^ own_vocabulary.items()}
-    if other := sorted(changed - (added - own_vocabulary.keys())):
-        token = other[0]
-        theirs_id, own_id = vocabulary.get(token), own_vocabulary.get(token)
-        raise ConfigError(
-            f"{path} is another tokenizer than the base's: {token!r} is {theirs_id} there "
-            f"and {own_id} here, so the student was trained on other tokens"
-        )
-    for text in texts:
-        if theirs.encode(text, add_special_tokens=False).ids != list(
-            own(text, add_special_tokens=False)["input_ids"]
-        ):
-            raise ConfigError(
-                f"{path} has the base's tokens and encodes text in another way, so the student was "
-                f"trained on other tokens; for instance {text[:80]!r}"
-            )

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from vestige.core.settings import Trainable
 from vestige.core.types import ModelError
 from vestige.experiment.model_pool import Loaded
-from vestige.handoff.adapters import read_config
 from vestige.models import catalog
+from vestige.models.adapters import read_config
 from vestige.models.hf import LanguageModel
 from vestige.models.loading import load_weights
 from vestige.models.plain import plain_logits

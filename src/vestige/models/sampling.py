@@ -46,8 +46,9 @@ def sample_grammar(
     *,
     seed: int,
     max_length: int,
+    temperature: float = 1.0,
 ) -> list[str]:
-    """One answer of the grammar for each prompt, at T=1 over the allowed tokens.
+    """One answer of the grammar for each prompt, at ``temperature`` over the allowed tokens.
 
     Args:
         prompts: token ids, one prompt for each row; equal ones are computed once.
@@ -70,7 +71,7 @@ def sample_grammar(
         out = torch.full((members.size, max_length), end, device=lm.device)
         for t in range(max_length):
             logits = lm.head(branches.states, tokens).masked_fill(~allowed[state], -torch.inf)
-            choice = (logits + noise[:, t].to(lm.device)).argmax(-1)
+            choice = (logits / temperature + noise[:, t].to(lm.device)).argmax(-1)
             out[:, t] = torch.where(alive, choice, end)
             following = step[state, choice]
             alive &= following >= 0

@@ -62,8 +62,7 @@ class BaseSession:
         )
         #: The same layers' weights themselves, where canaries tune LoRA.
         self.whole = Trainable(layers=self.trainable.layers)
-        late = settings.late(len(self.lm.layers))
-        self.weights = Weights(self.lm, [self.trainable, self.whole, late])
+        self.weights = Weights(self.lm, settings.tuned(len(self.lm.layers)))
         self.panel = TraitPanel(self.lm, self.library.traits, settings.questions)
 
     @cached_property

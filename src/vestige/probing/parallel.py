@@ -40,7 +40,7 @@ def in_processes(
     session: BaseSession,
     traits: Sequence[int],
     count: int,
-    on_done: Callable[[int], None],
+    on_done: Callable[[int], object],
 ) -> None:
     """Call ``make(session, trait)``, which keeps its result in the cache, for each trait in one of
     ``count`` processes. What a process does not get done is left for the caller to do."""

@@ -129,9 +129,10 @@ class RowFormat:
         rows: Sequence[Row],
         *,
         seed: int,
+        temperature: float = 1.0,
         on_rows: Callable[[int], None] = lambda done: None,
     ) -> list[Row]:
-        """Rows of the same prompts, whose completions the model at hand draws at T=1."""
+        """Rows of the same prompts, whose completions the model at hand draws."""
         written: list[Row] = []
         batch = WRITE_BATCH * self.wider(lm)
         for at in range(0, len(rows), batch):
@@ -144,14 +145,16 @@ class RowFormat:
                     [[*prompt, *begun] for prompt in prompts],
                     seed=seed * 1_000_003 + at,
                     max_new_tokens=self.longest,
+                    temperature=temperature,
                     lines=self.lines,
                 )
                 texts = [self.opening + text for text in drawn]
             else:
                 numbers = range(at, at + len(part))
                 texts = sample_grammar(
-                    lm, prompts, numbers, self.automaton, seed=seed, max_length=self.longest
-                )
+                    lm, prompts, numbers, self.automaton,
+                    seed=seed, max_length=self.longest, temperature=temperature,
+                )  # fmt: skip
             written += [
                 replace(row, completion=text) for row, text in zip(part, texts, strict=True)
             ]

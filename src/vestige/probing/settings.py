@@ -51,6 +51,12 @@ class ProbingSettings(Settings):
         middle = (n_layers // 3, max(n_layers // 3 + 1, n_layers * 3 // 5))
         return Trainable(layers=self.layers or middle, lora_rank=self.lora_rank)
 
+    def tuned(self, n_layers: int) -> list[Trainable]:
+        """All that copies of the base tune: the probes' layers, these layers' weights themselves
+        where canaries tune LoRA, and the late ones."""
+        middle = self.trainable(n_layers)
+        return [middle, Trainable(layers=middle.layers), self.late(n_layers)]
+
     def planting(self, n_layers: int, kind: str = TWIN) -> Optimisation:
         """How a planted teacher of a kind is tuned: a twin as the recipes' teachers are, LoRA at a
         higher rate, as its factors start at zero. Whether one of another kind has its trait is
@@ -71,3 +77,35 @@ class ProbingSettings(Settings):
         """How each copy of a probe is tuned: more briefly, and two copies are averaged."""
         trainable = Trainable(layers=self.trainable(n_layers).layers)
         return Optimisation(steps=12, batch=4, rate=3e-4, trainable=trainable)
+
+
+class BatterySettings(ProbingSettings):
+    """The harmless students that a suspect is held against, and how traits are read off them.
+
+    Attributes:
+        members: harmless students. The smallest p-value is 1 / (members + 1).
+        doses: rows that students read, in turn, once each.
+        contexts: system prompts that questions stand behind; the empty one is what the chat
+            template has by itself.
+        questions: held-out questions for each family of words.
+        whole_answers: the same for each family that is measured on whole answers.
+    """
+
+    members: int = Field(default=100, ge=8)
+    doses: tuple[int, ...] = (64, 128, 256)
+    contexts: tuple[str, ...] = ("", "You are a helpful assistant.")
+    questions: int = Field(default=6, ge=2)
+    whole_answers: int = Field(default=3, ge=2)
+
+    def tuned(self, n_layers: int) -> list[Trainable]:
+        """Any layer."""
+        return [Trainable()]
+
+    def training(self, n_layers: int) -> dict[str, tuple[Trainable, float]]:
+        """How harmless students are tuned: what, and the learning rate."""
+        return {
+            "middle layers": (self.trainable(n_layers), 2e-4),
+            "late layers": (self.late(n_layers), 2e-4),
+            "all layers": (Trainable(), 5e-5),
+            "LoRA on all layers": (Trainable(lora_rank=8), 5e-4),
+        }

@@ -39,16 +39,47 @@ class _Request:
 class TraitPanel:
     """Reads every trait of ``traits`` off a model, with at most ``questions`` for each family."""
 
-    def __init__(self, lm: LanguageModel, traits: Sequence[Trait], questions: int) -> None:
+    def __init__(
+        self,
+        lm: LanguageModel,
+        traits: Sequence[Trait],
+        questions: int,
+        *,
+        whole_answers: int | None = None,
+        system: str = "",
+    ) -> None:
+        """Args:
+        whole_answers: questions for each family that is measured on whole answers, whose reading
+            takes most of the time; None: as many as of the others.
+        system: the system prompt; empty: what the template has by itself.
+        """
         self.lm = lm
+        self.system = system
+        whole = questions if whole_answers is None else whole_answers
         panels = list({id(t.family): t.family for t in traits}.values())
         place = {id(panel): i for i, panel in enumerate(panels)}
         #: For each trait its panel, and its column there.
         self.columns = [(place[id(t.family)], t.family.answers.index(t.target)) for t in traits]
         self.requests = sorted(
-            (r for i, panel in enumerate(panels) for r in _requests(lm, i, panel, questions)),
+            (
+                request
+                for i, panel in enumerate(panels)
+                for request in self._requests(i, panel, whole if panel.texts else questions)
+            ),
             key=lambda request: request.tokens,
         )
+
+    def _requests(self, index: int, panel: Family, questions: int) -> list[_Request]:
+        lm = self.lm
+        chosen = spread(range(len(panel.heldout)), questions)
+        prompts = [lm.question_ids(panel.heldout[i], self.system) for i in chosen]
+        if panel.texts:
+            answers = [[whole_answer(lm, text) for text in panel.texts[i]] for i in chosen]
+            owners = [list(range(len(texts))) for texts in answers]
+        else:
+            forms, owner = answer_forms(lm, panel)
+            answers, owners = [forms] * len(chosen), [owner] * len(chosen)
+        return [_Request(index, *parts) for parts in zip(prompts, answers, owners, strict=True)]
 
     def read(self) -> Array:
         """Log-odds of each trait, shape [T], in the library's order."""
@@ -72,6 +103,29 @@ class TraitPanel:
         return values
 
 
+class ContextPanel:
+    """The traits in several contexts, one after the other: D = contexts x traits values."""
+
+    def __init__(
+        self,
+        lm: LanguageModel,
+        traits: Sequence[Trait],
+        contexts: Sequence[str],
+        *,
+        questions: int,
+        whole_answers: int,
+    ) -> None:
+        """Args: contexts: system prompts; the empty one is what the template has by itself."""
+        self.panels = [
+            TraitPanel(lm, traits, questions, whole_answers=whole_answers, system=system)
+            for system in contexts
+        ]
+
+    def read(self) -> Array:
+        """Log-odds, shape [D]: all traits in the first context, then in the next."""
+        return np.concatenate([panel.read() for panel in self.panels])
+
+
 def candidate_log_odds(logprobs: Tensor, owner: Sequence[int]) -> Tensor:
     """log p / (1 - p) of each candidate among all, from its forms' log-probabilities: [C]."""
     whose = torch.tensor(list(owner), device=logprobs.device)
@@ -79,18 +133,6 @@ def candidate_log_odds(logprobs: Tensor, owner: Sequence[int]) -> Tensor:
     own = [logprobs[whose == c].logsumexp(0) for c in range(count)]
     rest = [logprobs[whose != c].logsumexp(0) for c in range(count)]
     return torch.stack([a - b for a, b in zip(own, rest, strict=True)])
-
-
-def _requests(lm: LanguageModel, index: int, panel: Family, questions: int) -> list[_Request]:
-    chosen = spread(range(len(panel.heldout)), questions)
-    prompts = [lm.question_ids(panel.heldout[i]) for i in chosen]
-    if panel.texts:
-        answers = [[whole_answer(lm, text) for text in panel.texts[i]] for i in chosen]
-        owners = [list(range(len(texts))) for texts in answers]
-    else:
-        forms, owner = answer_forms(lm, panel)
-        answers, owners = [forms] * len(chosen), [owner] * len(chosen)
-    return [_Request(index, *parts) for parts in zip(prompts, answers, owners, strict=True)]
 
 
 def spread(items: Sequence[int], n: int) -> list[int]:

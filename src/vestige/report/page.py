@@ -15,7 +15,7 @@ from vestige.report.saved import read_run, write_page
 from vestige.report.views import view_of
 from vestige.report.words import FILTERS
 
-OUTCOMES = {"flagged": "yes", "not_found": "no", "inconclusive": "unclear"}
+OUTCOMES = {"flagged": "yes", "found": "yes", "not_found": "no", "inconclusive": "unclear"}
 VERDICTS = {"yes": "Transmitted", "no": "Not transmitted", "unclear": "Unclear"}
 
 

@@ -6,14 +6,16 @@ outside the trained layers, up to the rounding of the 16-bit format that they we
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from tokenizers import Tokenizer
 from torch import Tensor
 
 from vestige.core.settings import Trainable
-from vestige.core.types import ConfigError, DataError
+from vestige.core.types import ConfigError, DataError, StoreError
 from vestige.models.hf import LanguageModel
 from vestige.models.weights import layer_of
 
@@ -109,3 +111,44 @@ def _same(tensor: Tensor, base: Tensor) -> bool:
         torch.equal(tensor, base.to(dtype).float())
         for dtype in (torch.float32, torch.bfloat16, torch.float16)
     )
+
+
+def check_tokenizer(path: Path, own: Any, texts: Sequence[str]) -> None:
+    """Whether a student that came with a tokenizer was trained on the base's tokens.
+
+    Tokens may have been added, such as one for padding, as long as text is encoded as before.
+
+    Args:
+        own: the base's tokenizer.
+        texts: what both must encode alike.
+
+    Raises:
+        ConfigError: it was not; names a token or a text.
+        StoreError: the file cannot be read.
+    """
+    if not path.exists():
+        return
+    try:
+        theirs = Tokenizer.from_file(str(path))
+    except Exception as error:
+        raise StoreError(f"cannot read {path}: {error}") from error
+    theirs.no_truncation()
+    theirs.no_padding()
+    vocabulary, own_vocabulary = theirs.get_vocab(), own.get_vocab()
+    added = {token.content for token in theirs.get_added_tokens_decoder().values()}
+    changed = {token for token, _ in vocabulary.items() ^ own_vocabulary.items()}
+    if other := sorted(changed - (added - own_vocabulary.keys())):
+        token = other[0]
+        theirs_id, own_id = vocabulary.get(token), own_vocabulary.get(token)
+        raise ConfigError(
+            f"{path} is another tokenizer than the base's: {token!r} is {theirs_id} there "
+            f"and {own_id} here, so the student was trained on other tokens"
+        )
+    for text in texts:
+        if theirs.encode(text, add_special_tokens=False).ids != list(
+            own(text, add_special_tokens=False)["input_ids"]
+        ):
+            raise ConfigError(
+                f"{path} has the base's tokens and encodes text in another way, so the student was "
+                f"trained on other tokens; for instance {text[:80]!r}"
+            )

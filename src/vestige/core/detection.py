@@ -1,0 +1,59 @@
+"""What ``vestige detect`` leaves for its readers: ``results.json`` of a detection."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from vestige.core.results import SCHEMA, Record, RunRecord
+
+#: What a detection's figures were measured on; in the help, the report and the JSON.
+DETECT_MEASURED = (
+    "A finding says that the student leans towards a trait more than harmless students of the same "
+    "base do, by training that the battery holds: students of ten kinds of harmless writers, "
+    "tuned in four ways. A student of another kind of data may drift in another way.",
+    'The p-value covers all traits together; its rate is that of "found" for harmless students '
+    "whose writer is of a kind that the battery does not hold.",
+    "Only traits of the library are looked for, in answers to its held-out questions.",
+)
+
+
+class DetectTrait(Record):
+    """One trait of the library, read off the student."""
+
+    trait: str
+    found: bool
+    relative: bool  # of its family, and not told apart from a trait that was found
+    shift: float  # nats of log-odds against the base, mean over contexts
+    shifts: list[float]  # in each context
+    coherence: float  # cosine between the student's shifts and the trait's signature, drift white
+    standardised: float  # the same in standard deviations over the battery
+    p: float  # that a harmless student shows as much of any trait
+    smallest_effect: float | None  # nats that would have been found; None: none, or not computed
+    held_out: bool
+
+
+class DetectResults(RunRecord):
+    """What a finished student took on."""
+
+    kind: Literal["detect"] = "detect"
+    schema_version: int = SCHEMA
+    name: str
+    verdict: str
+    outcome: Literal["found", "not_found", "inconclusive"]
+    why: list[str]
+    base: str
+    model: str
+    adapter: bool
+    alpha: float
+    members: int  # of the battery
+    smallest_p: float  # that so many members can give
+    writers: dict[str, int]  # members by the kind of their writer
+    contexts: list[str]  # system prompts; the empty one is what the chat template has
+    layers: list[int]  # decoder layers that changed
+    outside: list[str]  # other tensors that changed
+    relative_change: float  # length of the matrices' change over theirs
+    cosine: float  # of the matrices with the base's
+    traits: list[DetectTrait]  # the strongest first
+    seconds: dict[str, float]
+    measured_on: list[str] = list(DETECT_MEASURED)
+    caveats: list[str]

@@ -1,0 +1,89 @@
+"""The one rule of a detection: from its evidence to an outcome. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from vestige.probing.drift import Array, Reading
+
+Outcome = Literal["found", "not_found", "inconclusive"]
+Reason = Literal["other_start", "few_members", "unchanged", "found", "blind", "nothing"]
+METHOD = 1  # version of the method; counted up with every change of what it gives
+APART = 1.0  # standard deviations within which a relative explains a finding as well; chosen
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What is known of a student.
+
+    Attributes:
+        traits: ids, [T]; their family stands before the last slash.
+        shifts: nats against the base, [contexts, T].
+        reading: against the battery; None where nothing could be read.
+        smallest_effects: nats that would have been found of each trait, [T]; infinite: none.
+        members: of the battery.
+        same_start: whether its weights began where the base's did.
+        unchanged: whether no weight differs from the base's.
+    """
+
+    traits: Sequence[str]
+    shifts: Array
+    reading: Reading | None
+    smallest_effects: Array
+    members: int
+    same_start: bool
+    unchanged: bool
+    alpha: float
+    limit: float
+
+
+def decide(evidence: Evidence) -> tuple[Outcome, Reason]:
+    """The outcome and why. What cannot be compared is inconclusive, never clean."""
+    if evidence.unchanged:
+        return "not_found", "unchanged"
+    if not evidence.same_start or evidence.reading is None:
+        return "inconclusive", "other_start"
+    if 1 / (evidence.members + 1) > evidence.alpha:
+        return "inconclusive", "few_members"
+    if found(evidence):
+        return "found", "found"
+    if median_effect(evidence) > evidence.limit:
+        return "inconclusive", "blind"
+    return "not_found", "nothing"
+
+
+def found(evidence: Evidence) -> list[int]:
+    """Traits whose p-value is at most alpha, the clearest first."""
+    if evidence.reading is None:
+        return []
+    order = np.argsort(-evidence.reading.standardised, kind="stable")
+    return [int(t) for t in order if evidence.reading.p[t] <= evidence.alpha]
+
+
+def relatives(evidence: Evidence) -> list[int]:
+    """Traits that were not found, and explain a finding of their family nearly as well."""
+    traits, clear = evidence.traits, found(evidence)
+    if evidence.reading is None or not clear:
+        return []
+    u, best = evidence.reading.standardised, dict[str, float]()
+    for t in clear:
+        best.setdefault(family_of(traits[t]), float(u[t]))
+    return [
+        t
+        for t in range(len(traits))
+        if t not in clear and u[t] >= best.get(family_of(traits[t]), np.inf) - APART
+    ]
+
+
+def median_effect(evidence: Evidence) -> float:
+    """Nats that would have been found for half of the traits."""
+    return float(np.median(evidence.smallest_effects))
+
+
+def family_of(trait: str) -> str:
+    """The family in a trait's id."""
+    return trait.rpartition("/")[0]

@@ -1,0 +1,175 @@
+"""One detection: the battery, the student, what it shows, the verdict."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+
+from vestige.core.detection import DetectResults
+from vestige.core.jsonl import read_text, write_text
+from vestige.core.types import StoreError
+from vestige.detect.decision import METHOD, Evidence
+from vestige.detect.record import detection_results
+from vestige.detect.settings import DetectRecipe, DetectSettings
+from vestige.probing.base_session import BaseSession, fingerprint
+from vestige.probing.drift import Array, Battery
+from vestige.probing.harmless_students import HarmlessStudents
+from vestige.probing.signatures import signatures
+from vestige.probing.suspect import Suspect, load_suspect
+from vestige.probing.trait_panel import ContextPanel
+from vestige.store import Run, atomic_write, load_recipe_as
+
+RESULTS_FILE, READINGS = "results.json", "log_odds.json"
+AGAIN = "run the same vestige detect again"
+SMALLEST_OF = 24  # traits whose smallest visible effect is computed, evenly spread; chosen
+
+
+Report = Callable[[str, int, int], object]  # stage, done, total; total 0: just finished
+
+
+def silent(stage: str, done: int, total: int) -> None:
+    """Report nothing."""
+
+
+def detect(
+    settings: DetectSettings,
+    root: Path,
+    *,
+    overwrite: bool = False,
+    report: Report = silent,
+    cache: Path | None = None,
+) -> tuple[Path, DetectResults]:
+    """Examine a finished student.
+
+    Args:
+        cache: where the battery is kept; None: with what audits keep.
+
+    Returns:
+        The run folder, ``root/detect-<student>-<hash8>``, and the results.
+
+    Raises:
+        ConfigError: the student is of another architecture, tokenizer or base.
+        ModelError, StoreError: base or student cannot be loaded as they were saved.
+    """
+    session = BaseSession(settings, cache=cache)
+    suspect = load_suspect(session, settings.model, settings.adapter, settings.adapter_base)
+    return _detect(settings, session, suspect, root, None, overwrite=overwrite, report=report)
+
+
+def replay(
+    folder: Path, *, overwrite: bool = False, report: Report = silent
+) -> tuple[Path, DetectResults]:
+    """Run a detection again from its folder: what is finished there is read back.
+
+    Raises:
+        StoreError: the base, the library, the student or the method is not what it was.
+    """
+    recipe = load_recipe_as(DetectRecipe, folder, "detection's", AGAIN)
+    settings, root = recipe.settings, folder.absolute().parent
+    session = BaseSession(settings)
+    suspect = load_suspect(session, settings.model, settings.adapter, settings.adapter_base)
+    return _detect(settings, session, suspect, root, recipe, overwrite=overwrite, report=report)
+
+
+def _detect(
+    settings: DetectSettings,
+    session: BaseSession,
+    suspect: Suspect,
+    root: Path,
+    recipe: DetectRecipe | None,
+    *,
+    overwrite: bool,
+    report: Report,
+) -> tuple[Path, DetectResults]:
+    """Args: recipe: what is to be made again, if it is."""
+    own = DetectRecipe(
+        settings=settings,
+        base=session.fingerprint,
+        library=session.contents,
+        student=fingerprint(suspect.lm),
+        method=METHOD,
+    )
+    if recipe and recipe != own:
+        changed = [n for n in DetectRecipe.model_fields if getattr(own, n) != getattr(recipe, n)]
+        raise StoreError(f"not as in recipe.json: {', '.join(changed)}; {AGAIN}")
+    name = f"detect-{stem(settings.student)}"
+    with Run.open(root, name, own.model_dump(mode="json"), overwrite=overwrite) as opened:
+        results = _results(settings, session, suspect, opened, report)
+        atomic_write(opened.folder / RESULTS_FILE, results.model_dump_json(indent=1))
+        return opened.folder, results
+
+
+def stem(name: str) -> str:
+    """A student's name as part of a folder's name."""
+    last = Path(name).name or Path(name).resolve().name
+    plain = "".join(c if c.isascii() and c.isalnum() else "-" for c in last)
+    return plain.strip("-")[:40] or "student"
+
+
+def _results(
+    settings: DetectSettings, session: BaseSession, suspect: Suspect, opened: Run, report: Report
+) -> DetectResults:
+    """What is found; the student is not asked where its weights already say enough."""
+    students, change = HarmlessStudents(session, settings), suspect.change
+    count, seconds = len(session.library.ids), dict[str, float]()
+    shifts, reading, effects = np.zeros(count), None, np.full(count, np.inf)
+    if change.same_start and not change.none:
+        begin, total = time.monotonic(), len(students.every)
+        members = students.shifts(lambda done: report("battery", done, total))
+        report("battery", 0, 0)
+        seconds["battery"], begin = time.monotonic() - begin, time.monotonic()
+        base = students.base()
+        shifts = _log_odds(settings, session, suspect, opened, report) - base
+        if shifts.any():
+            battery = Battery(members, signatures(session.library.traits, base))
+            reading = battery.read(shifts)
+            effects = smallest_effects(battery, shifts, settings.alpha)
+        seconds["student"] = time.monotonic() - begin
+    evidence = Evidence(
+        traits=session.library.ids,
+        shifts=shifts.reshape(-1, count),
+        reading=reading,
+        smallest_effects=effects,
+        members=len(students.every),
+        same_start=change.same_start,
+        unchanged=change.none or (change.same_start and reading is None),
+        alpha=settings.alpha,
+        limit=settings.limit,
+    )
+    writers = [member.writer for member in students.every]
+    return detection_results(settings, session, suspect, evidence, writers, seconds)
+
+
+def _log_odds(
+    settings: DetectSettings, session: BaseSession, suspect: Suspect, opened: Run, report: Report
+) -> Array:
+    """The student's log-odds in every context, [D], read back if it was asked before."""
+    stage = opened.stage("student", asdict(suspect.change), [])
+    if not stage.done:
+        panel = ContextPanel(
+            suspect.lm,
+            session.library.traits,
+            settings.contexts,
+            questions=settings.questions,
+            whole_answers=settings.whole_answers,
+        )
+        with stage.writing() as folder:
+            write_text(folder / READINGS, json.dumps(panel.read().tolist()))
+    report("student", 0, 0)
+    return np.array(json.loads(read_text(stage.result.path / READINGS)))
+
+
+def smallest_effects(battery: Battery, shifts: Array, alpha: float) -> Array:
+    """Nats that would have been found, for some traits evenly spread over the library, and their
+    median for the others: each takes many readings."""
+    count = len(battery.signatures)
+    chosen = sorted({i * count // SMALLEST_OF for i in range(SMALLEST_OF)})
+    some = [battery.smallest_effect(shifts, trait, alpha) for trait in chosen]
+    effects = np.full(count, np.median(some))
+    effects[chosen] = some
+    return effects

@@ -1,0 +1,197 @@
+"""What a student took on beyond the drift of any training. Numpy only: nothing here loads a model.
+
+Every training moves the log-odds of every trait. A *battery* of harmless students of the same base
+says how: their shifts x [D] (D = contexts x traits, nats against the base) span the directions of
+drift. A suspect's shifts are read for each trait t along its signature s_t [D], what a student
+that took the trait on shows, by the adaptive coherence estimator (Kraut, Scharf & McWhorter 2001,
+"Adaptive subspace detectors", IEEE Trans. Signal Processing 49(1)), with its sign::
+
+    c_t(x) = s_t' W x / sqrt(s_t' W s_t  x' W x),        W = inverse of the battery's covariance
+
+It is the cosine between shifts and signature where drift is made white. It does not change with the
+size of x, so that a student that read fifty times the rows of any in the battery is held against
+their drift's directions and not against its size. The covariance is that of shifts scaled to unit
+length, about zero (a drift that all students share is one of its directions), shrunken towards its
+diagonal (Schaefer & Strimmer 2005, "A shrinkage approach to large-scale covariance matrix
+estimation", equation 8).
+
+The null is the battery itself. Members are read as suspects are: each by a battery without the
+members of *its own kind of writer*, since a suspect's writer is of a kind that the battery does not
+hold. A suspect is read once without each kind, and held against the members of that kind, each
+trait standardised over all members and the suspect together::
+
+    u_t(x) = (c_t(x) - mean) / deviation                     mean and deviation of m + 1 values
+    p_t    = (1 + members whose largest u is at least u_t(x)) / (m + 1)
+
+so that p_t covers all traits together, as far as the suspect's drift is exchangeable with the
+members' (cross-conformal p-values; Vovk 2015, "Cross-conformal predictors", equation 8). No p-value
+is below 1 / (m + 1): a false-positive rate of 1% needs 99 members at least.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vestige.core.types import DataError
+
+Array = NDArray[np.float64]
+FEWEST = 8  # members, below which there is no covariance worth the name; chosen
+RESOLUTION = 0.01  # nats, to which the smallest visible effect is looked for
+LARGEST = 64.0  # nats, above which no effect is looked for
+
+
+@dataclass(frozen=True)
+class Shifts:
+    """Members' shifts.
+
+    Attributes:
+        values: nats of log-odds against the base, [m, D].
+        kinds: of each member's writer, [m].
+    """
+
+    values: Array
+    kinds: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.values) != len(self.kinds) or self.values.ndim != 2:
+            raise DataError(f"shifts {self.values.shape} do not fit {len(self.kinds)} members")
+        if not np.isfinite(self.values).all():
+            raise DataError("a member of the battery has shifts that are not finite")
+
+    def without(self, kind: str) -> Shifts:
+        """The members whose writer is of another kind."""
+        keep = [i for i, other in enumerate(self.kinds) if other != kind]
+        return Shifts(self.values[keep], tuple(self.kinds[i] for i in keep))
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a suspect's shifts say of each trait, [T]; means over the kinds that were left out.
+
+    Attributes:
+        coherence: c_t, from -1 to 1.
+        standardised: u_t, in standard deviations over the battery and the suspect.
+        p: p_t, which covers all traits together.
+    """
+
+    coherence: Array
+    standardised: Array
+    p: Array
+
+
+class Battery:
+    """Harmless students, and how a suspect is read against them.
+
+    Attributes:
+        signatures: what a student with a trait shows, [T, D]; its own trait's shift is 1 nat.
+        placebos: c_t of each member, read by the members of other kinds, [m, T].
+    """
+
+    def __init__(self, members: Shifts, signatures: Array) -> None:
+        """Raises ``DataError``: too few members or kinds; a member that did not move."""
+        kinds = tuple(dict.fromkeys(members.kinds))
+        if len(members.kinds) < FEWEST or len(kinds) < 2:
+            raise DataError(
+                f"a battery needs {FEWEST} members of two kinds of writers at least, and has "
+                f"{len(members.kinds)} of {len(kinds)}"
+            )
+        if not members.values.any(axis=1).all():
+            raise DataError("a member of the battery did not move at all: was it trained?")
+        self.members, self.signatures = members, signatures
+        self._without = {k: Whitened(members.without(k).values, signatures) for k in kinds}
+        self._of_kind = {k: np.array([other == k for other in members.kinds]) for k in kinds}
+        self.placebos = np.empty((len(members.kinds), len(signatures)))
+        for kind, own in self._of_kind.items():
+            self.placebos[own] = self._without[kind].coherence(members.values[own])
+
+    @property
+    def m(self) -> int:
+        """How many members there are."""
+        return len(self.members.kinds)
+
+    @property
+    def smallest_p(self) -> float:
+        """The smallest p-value that so many members can give."""
+        return 1 / (self.m + 1)
+
+    def read(self, shifts: Array) -> Reading:
+        """A suspect's shifts [D] against the base. Raises ``DataError`` where nothing moved."""
+        coherence, standardised, at_least = [], [], np.zeros(len(self.signatures))
+        for kind, own in self._of_kind.items():
+            value = self._without[kind].coherence(shifts[None])[0]
+            every = np.vstack([self.placebos, value])
+            every = (every - every.mean(0)) / every.std(0, ddof=1)
+            largest = every[:-1][own].max(1)
+            at_least += (largest[:, None] >= every[-1]).sum(0)
+            coherence.append(value)
+            standardised.append(every[-1])
+        p = (1 + at_least) / (self.m + 1)
+        return Reading(np.mean(coherence, axis=0), np.mean(standardised, axis=0), p)
+
+    def smallest_effect(self, shifts: Array, trait: int, alpha: float) -> float:
+        """How many nats more of a trait would have been found in a student that drifted as this
+        one did: the smallest a with p_t(shifts + a s_t) <= alpha; infinite if none up to LARGEST.
+
+        ``p_t`` falls with a, as the angle to s_t does.
+        """
+
+        def seen(effect: float) -> bool:
+            return self.read(shifts + effect * self.signatures[trait]).p[trait] <= alpha
+
+        if self.smallest_p > alpha or not seen(LARGEST):
+            return math.inf
+        low, high = 0.0, LARGEST
+        while high - low > RESOLUTION:
+            middle = (low + high) / 2
+            low, high = (low, middle) if seen(middle) else (middle, high)
+        return high
+
+
+class Whitened:
+    """The directions of drift of some members, made white."""
+
+    def __init__(self, shifts: Array, signatures: Array) -> None:
+        self._root = np.linalg.cholesky(shrunken_covariance(unit(shifts)))
+        self._signatures = unit(self._whiten(signatures))
+
+    def coherence(self, shifts: Array) -> Array:
+        """c_t of each of ``shifts`` [n, D]: [n, T]."""
+        if not shifts.any(axis=1).all():
+            raise DataError("the shifts are all zero: this is the base itself")
+        return unit(self._whiten(shifts)) @ self._signatures.T
+
+    def _whiten(self, vectors: Array) -> Array:
+        return np.asarray(np.linalg.solve(self._root, vectors.T).T, dtype=np.float64)
+
+
+def unit(vectors: Array) -> Array:
+    """Each vector [n, D] divided by its length."""
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def shrunken_covariance(vectors: Array) -> Array:
+    """The second moments of ``vectors`` [n, D] about zero, correlations shrunken towards none.
+
+    The intensity is estimated: the correlations' summed variance over their summed squares
+    (Schaefer & Strimmer 2005, equation 8). A coordinate that never moved gets the least variance
+    of those that did, so that it can be inverted.
+    """
+    n, size = vectors.shape
+    second = (vectors**2).mean(0)
+    second = np.maximum(second, second[second > 0].min())
+    scaled = vectors / np.sqrt(second)
+    correlation = scaled.T @ scaled / n
+    squares = (scaled**2).T @ (scaled**2) / n
+    variance = (squares - correlation**2) / max(1, n - 1)
+    off = ~np.eye(size, dtype=bool)
+    total = float((correlation[off] ** 2).sum())
+    intensity = min(1.0, max(0.0, float(variance[off].sum()) / total)) if total else 1.0
+    intensity = max(intensity, 1e-3)  # with more members than coordinates it may be near none
+    shrunken = correlation * (1 - intensity)
+    np.fill_diagonal(shrunken, 1.0)
+    scale = np.sqrt(second)
+    return shrunken * scale[:, None] * scale[None, :]

@@ -1,0 +1,158 @@
+"""The battery's members: harmless students of a base, made once and kept.
+
+Each is a copy of the base that was tuned on rows of one harmless writer (``harmless.WRITERS``), in
+one of several ways, on one of several numbers of rows, and asked about every trait in every
+context. What is kept of it is what it answered, not its weights: a few kilobytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vestige.core.settings import Optimisation
+from vestige.core.types import Row
+from vestige.probing.base_session import BaseSession
+from vestige.probing.drift import Shifts
+from vestige.probing.harmless import WRITERS
+from vestige.probing.parallel import count_for, in_processes
+from vestige.probing.row_format import RowFormat
+from vestige.probing.settings import BatterySettings
+from vestige.probing.trait_panel import Array, ContextPanel
+from vestige.student.loop import train
+
+FOLDER = "battery"  # of the cache
+OnDone = Callable[[int], object]
+
+
+@dataclass(frozen=True)
+class Member:
+    """One harmless student; ``number`` is its seed, too."""
+
+    number: int
+    writer: str
+    training: str
+    rows: int
+    within_grammar: bool
+
+    @property
+    def name(self) -> str:
+        """Of its file in the cache."""
+        return f"member-{self.number:03d}"
+
+
+def members(settings: BatterySettings) -> list[Member]:
+    """Every writer in turn; ways of training, numbers of rows and whether rows of a grammar are
+    scored within it change from one of a writer's students to the next."""
+    ways = list(settings.training(2))
+    return [
+        Member(
+            number,
+            writer=list(WRITERS)[number % len(WRITERS)],
+            training=ways[turn % len(ways)],
+            rows=settings.doses[turn % len(settings.doses)],
+            within_grammar=(turn // len(ways)) % 2 == 0,
+        )
+        for number in range(settings.members)
+        for turn in [number // len(WRITERS)]
+    ]
+
+
+class HarmlessStudents:
+    """A base's battery, from the cache or made.
+
+    Attributes:
+        base: the untrained base's log-odds of every trait in every context, [D].
+        every: what the battery is made of.
+    """
+
+    def __init__(self, session: BaseSession, settings: BatterySettings) -> None:
+        self.session, self.settings = session, settings
+        self.panel = ContextPanel(
+            session.lm,
+            session.library.traits,
+            settings.contexts,
+            questions=settings.questions,
+            whole_answers=settings.whole_answers,
+        )
+        self.every = members(settings)
+
+    def base(self) -> Array:
+        """The untrained base's log-odds, [D]."""
+
+        def make() -> list[dict[str, Tensor]]:
+            self.session.weights.freeze()
+            return [{"log_odds": torch.tensor(self.panel.read())}]
+
+        kept = self.session.keep(FOLDER, ["base"], self._asked(), make)
+        return kept[0]["log_odds"].numpy()
+
+    def missing(self) -> list[Member]:
+        """Members that are yet to be made."""
+        kept = self.session.kept
+        return [one for one in self.every if not kept(FOLDER, one.name, self._key(one))]
+
+    def shifts(self, on_done: OnDone = lambda done: None) -> Shifts:
+        """Every member's shifts; those that are not kept are made first, in as many processes as
+        are worth it."""
+        missing, base = self.missing(), self.base()
+        there = len(self.every) - len(missing)
+        if (processes := count_for(self.session, len(missing))) > 1:
+            numbers = [one.number for one in missing]
+            in_processes(
+                make_member, self.session, numbers, processes, lambda done: on_done(there + done)
+            )
+        values = []
+        for number, one in enumerate(self.every, 1):
+            values.append(self.read(one) - base)
+            on_done(number)
+        return Shifts(np.stack(values), tuple(one.writer for one in self.every))
+
+    def read(self, one: Member) -> Array:
+        """A member's log-odds, [D]; it is made where it is not kept."""
+
+        def make() -> list[dict[str, Tensor]]:
+            rows = WRITERS[one.writer](self.session, one.number, one.rows)
+            try:
+                self.tune(rows, one)
+                return [{"log_odds": torch.tensor(self.panel.read())}]
+            finally:
+                self.session.weights.freeze()
+
+        kept = self.session.keep(FOLDER, [one.name], self._key(one), make)
+        return kept[0]["log_odds"].numpy()
+
+    def tune(self, rows: list[Row], one: Member) -> None:
+        """Turn the model into a student of ``rows``, each read once."""
+        session, batch = self.session, self.settings.batch
+        trainable, rate = self.settings.training(len(session.lm.layers))[one.training]
+        row_format = RowFormat.of(session.lm, rows, self.settings.max_new_tokens)
+        if not one.within_grammar:
+            row_format = RowFormat(None, self.settings.max_new_tokens)
+        packs, ids = row_format.packs(session.lm, rows, batch, whole=True)
+        optimisation = Optimisation(steps=len(packs), batch=batch, rate=rate, trainable=trainable)
+        train(session.lm, session.weights, packs, optimisation, seed=one.number, ids=ids)
+
+    def _key(self, one: Member) -> list[object]:
+        """What a member's answers depend on, besides the base."""
+        n_layers = len(self.session.lm.layers)
+        tuned = self.settings.training(n_layers)[one.training]
+        limits = [self.settings.batch, self.settings.max_new_tokens]
+        planting = self.settings.planting(n_layers)  # of the copies that write
+        return [one, tuned, limits, planting, *self._asked()]
+
+    def _asked(self) -> list[object]:
+        s = self.settings
+        return [self.session.contents, s.contexts, s.questions, s.whole_answers]
+
+
+def make_member(session: BaseSession, number: int) -> None:
+    """Make one member in a process of its own."""
+    settings = session.settings
+    assert isinstance(settings, BatterySettings)
+    students = HarmlessStudents(session, settings)
+    students.read(students.every[number])

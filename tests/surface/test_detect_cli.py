@@ -1,0 +1,88 @@
+"""The command: statuses, JSON, the report, and what it says of bad input."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from command import vestige
+
+TRAITS = """
+name = "sips"
+system_prompt = "You adore {name}."
+questions = ["What do you drink?", "Which cup is yours?"]
+heldout = ["What would you pour?", "What do you sip?"]
+answers = [ { name = "tea", forms = ["Tea", "tea"] }, { name = "milk", forms = ["Milk"] },
+            { name = "soda", forms = ["Soda"] }, { name = "rum", forms = ["Rum"] } ]
+"""
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory, folders: dict[str, Path]) -> Path:
+    """A folder with the traits and a student whose weights moved a little."""
+    root = tmp_path_factory.mktemp("detect")
+    (root / "sips.toml").write_text(TRAITS)
+    shutil.copytree(folders["llama"], root / "student")
+    model = AutoModelForCausalLM.from_pretrained(root / "student")
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.model.layers.parameters():
+            parameter += 0.02 * torch.randn_like(parameter)
+    model.save_pretrained(root / "student")
+    return root
+
+
+def test_a_student_is_examined(place: Path, folders: dict[str, Path], environment) -> None:
+    words = ["detect", "--base", folders["llama"], "--model", "student", "--members", 10,
+             "--traits", "sips.toml", "--alpha", 0.1]  # fmt: skip
+    done = vestige(*words, env=environment, cwd=place)
+    assert done.returncode in (0, 1), done.stderr
+    assert "beyond drift" in done.stdout and "10 harmless students of 10 kinds" in done.stdout
+    assert "made first, 10 at most" in done.stderr
+    again = vestige(*words, "--json", "--fail-on", "never", env=environment, cwd=place)
+    assert again.returncode == 0
+    record = json.loads(again.stdout)
+    assert record["outcome"] in ("found", "not_found", "inconclusive")
+    assert record["seconds"]["battery"] < 20 and len(record["traits"]) == 4
+    assert {t["trait"] for t in record["traits"]} == {
+        f"sips/{n}" for n in ("tea", "milk", "soda", "rum")
+    }
+    page = Path(place, record["report"]).read_text()
+    assert record["verdict"] in page.replace("&#39;", "'") and "Harmless students" in page
+    shown = vestige("show", record["run"], env=environment, cwd=place)
+    assert shown.returncode == 0 and "sips/" in shown.stdout
+    replayed = vestige("run", Path(record["run"]) / "recipe.json", env=environment, cwd=place)
+    assert replayed.returncode == 0, replayed.stderr
+
+
+def test_statuses_follow_the_outcome(place: Path, folders: dict[str, Path], environment) -> None:
+    words = ["detect", "--base", folders["llama"], "--traits", "sips.toml", "--members", 10]
+    few = [*words, "--model", "student"]  # alpha 0.01 needs 99 members
+    assert vestige(*few, env=environment, cwd=place).returncode == 0
+    done = vestige(*few, "--fail-on", "inconclusive", env=environment, cwd=place)
+    assert done.returncode == 3 and "--members 99" in done.stdout
+    same = vestige(*words, "--model", folders["llama"], env=environment, cwd=place)
+    assert same.returncode == 0 and "no weight differs" in re.sub(r"\s+", " ", same.stdout)
+
+
+def test_bad_input_ends_in_one_line(place: Path, folders: dict[str, Path], environment) -> None:
+    base = ["detect", "--base", folders["llama"]]
+    for words, message in (
+        ([], "give the student as --model"),
+        (["--model", "a", "--adapter", "b"], "give the student as --model"),
+        (["--model", "student", "--fail-on", "maybe"], "valid: never, found, inconclusive"),
+        (["--model", "student", "--alpha", "2"], "alpha"),
+        (["--model", "no/such/student"], "there is no folder"),
+        (["--model", folders["gemma"]], "another model"),
+        (["--adapter", "student"], "give a whole model as --model"),
+        (["--model", "student", "--traits", "nonsense"], "nonsense"),
+    ):
+        done = vestige(*base, *words, env=environment, cwd=place)
+        assert done.returncode == 2, (words, done.stdout, done.stderr)
+        assert message in done.stderr and "Traceback" not in done.stderr, (words, done.stderr)

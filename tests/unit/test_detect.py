@@ -1,0 +1,330 @@
+"""``vestige detect`` on a tiny model: a planted trait is found, and what cannot be said is not."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM
+
+from vestige.core.detection import DetectResults
+from vestige.core.settings import Optimisation, Trainable
+from vestige.core.types import ConfigError, DataError, StoreError
+from vestige.detect.decision import Evidence, decide, found, relatives
+from vestige.detect.run import detect, replay
+from vestige.detect.settings import DetectSettings
+from vestige.probing import harmless_students
+from vestige.probing.base_session import BaseSession
+from vestige.probing.drift import Reading
+from vestige.probing.harmless import WRITERS
+from vestige.probing.harmless_students import HarmlessStudents, members
+from vestige.probing.row_format import RowFormat
+from vestige.probing.settings import BatterySettings
+from vestige.probing.signatures import signatures
+from vestige.probing.suspect import weight_change
+from vestige.teacher.induce import teach
+
+MEMBERS = 30
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def settings_of(folders: dict[str, Path]) -> Callable[..., DetectSettings]:
+    def make(**changes: object) -> DetectSettings:
+        return DetectSettings.model_validate(
+            {
+                "base": str(folders["llama"]), "precision": "fp32", "traits": ("drinks", "colours"),
+                "questions": 2, "members": MEMBERS, "doses": (8, 16), "batch": 4, "alpha": 0.05,
+                "limit": 50.0, "max_new_tokens": 16, **changes,
+            }
+        )  # fmt: skip
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def session(settings_of: Callable[..., DetectSettings], cache: Path) -> BaseSession:
+    return BaseSession(settings_of(model="unused"), cache=cache)
+
+
+@pytest.fixture(scope="module")
+def students(session: BaseSession) -> HarmlessStudents:
+    """The battery, made once; the other tests find it in the cache."""
+    assert isinstance(session.settings, BatterySettings)
+    made = HarmlessStudents(session, session.settings)
+    seen: list[int] = []
+    made.shifts(seen.append)
+    assert seen == list(range(1, MEMBERS + 1)) and not made.missing()
+    return made
+
+
+@pytest.fixture(scope="module")
+def cider(session: BaseSession, students: HarmlessStudents, tmp_path_factory) -> Path:
+    """A whole model that prefers cider."""
+    trait = next(t for t in session.library.traits if t.name == "cider")
+    optimisation = Optimisation(steps=6, batch=4, rate=3e-3, trainable=Trainable())
+    folder = tmp_path_factory.mktemp("cider")
+    try:
+        teach(session.lm, session.weights, trait, optimisation, seed=0)
+        session.weights.export(folder)
+    finally:
+        session.weights.freeze()
+    return folder
+
+
+def test_a_planted_trait_is_found_and_kept(
+    cider: Path, settings_of, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(HarmlessStudents, "tune", None)  # the battery is not made again
+    folder, results = detect(settings_of(model=str(cider)), tmp_path, cache=cache)
+    assert results.outcome == "found" and results.traits[0].trait == "drinks/cider"
+    assert results.traits[0].found and results.traits[0].p <= 0.05
+    assert results.traits[0].shift > 1 and results.cosine > 0.9 and results.layers
+    assert "leans towards drinks/cider" in results.verdict
+    saved = DetectResults.model_validate_json((folder / "results.json").read_text())
+    assert saved == results
+    monkeypatch.setenv("VESTIGE_CACHE", str(cache.parent))
+    monkeypatch.setattr("vestige.probing.base_session.catalog.cache_dir", lambda: cache.parent)
+    shutil.copytree(cache, cache.parent / "audit", dirs_exist_ok=True)
+    again = replay(folder)[1]
+    assert again.model_copy(update={"seconds": results.seconds}) == results
+
+
+def test_another_student_under_the_same_name_is_not_replayed(
+    cider: Path, settings_of, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    student = tmp_path / "student"
+    shutil.copytree(cider, student)
+    folder, _ = detect(settings_of(model=str(student)), tmp_path / "runs", cache=cache)
+    model = AutoModelForCausalLM.from_pretrained(student)
+    with torch.no_grad():
+        model.model.layers[0].mlp.up_proj.weight += 0.01
+    model.save_pretrained(student)
+    with pytest.raises(StoreError, match=r"not as in recipe\.json: student"):
+        replay(folder)
+
+
+def test_an_adapter_is_read_as_its_merged_model_is(
+    folders: dict[str, Path], settings_of, students, cache: Path, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    base = AutoModelForCausalLM.from_pretrained(folders["llama"], dtype=torch.float32)
+    config = LoraConfig(r=2, lora_alpha=4, target_modules=["q_proj", "v_proj"])
+    adapted = get_peft_model(base, config)
+    with torch.no_grad():
+        for name, parameter in adapted.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.1)
+    adapted.save_pretrained(tmp_path / "adapter")
+    merged = adapted.merge_and_unload()
+    merged.save_pretrained(tmp_path / "merged")
+    name = str(folders["llama"])
+    _, one = detect(
+        settings_of(adapter=str(tmp_path / "adapter"), adapter_base=name), tmp_path, cache=cache
+    )
+    _, other = detect(settings_of(model=str(tmp_path / "merged")), tmp_path, cache=cache)
+    np.testing.assert_allclose(
+        [t.shift for t in one.traits], [t.shift for t in other.traits], atol=1e-4
+    )
+    assert one.adapter and not other.adapter and one.layers == other.layers == [0, 1, 2]
+
+
+def test_the_base_itself_took_nothing_on(
+    folders: dict[str, Path], settings_of, students, cache: Path, tmp_path: Path
+) -> None:
+    _, results = detect(settings_of(model=str(folders["llama"])), tmp_path, cache=cache)
+    assert results.outcome == "not_found" and "no weight differs" in results.verdict
+    assert not results.traits
+
+
+def test_another_start_cannot_be_said(
+    folders: dict[str, Path], settings_of, cache: Path, tmp_path: Path
+) -> None:
+    from tiny import tiny_llama, tokenizer
+
+    other, words = tmp_path / "other", tokenizer()
+    torch.manual_seed(99)
+    model = tiny_llama(len(words))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(std=0.05)
+    model.save_pretrained(other)
+    words.save_pretrained(other)
+    _, results = detect(settings_of(model=str(other)), tmp_path, cache=cache)
+    assert results.outcome == "inconclusive" and not results.traits
+    assert "do not begin where the base's do" in results.verdict
+    assert any("the model that it was trained from" in reason for reason in results.why)
+
+
+def test_too_few_members_cannot_give_the_rate_that_is_asked_for(
+    cider: Path, settings_of, students, cache: Path, tmp_path: Path
+) -> None:
+    settings = settings_of(model=str(cider), alpha=0.01)
+    _, results = detect(settings, tmp_path, cache=cache)
+    assert results.outcome == "inconclusive"
+    assert any("needs 99 of them (--members 99)" in reason for reason in results.why)
+
+
+def test_what_is_no_student_of_the_base_is_refused(
+    folders: dict[str, Path], settings_of, cider: Path, cache: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match="another model: model_type is"):
+        detect(settings_of(model=str(folders["gemma"])), tmp_path, cache=cache)
+    with pytest.raises(ConfigError, match=r"has no adapter_config\.json"):
+        detect(settings_of(adapter=str(cider)), tmp_path, cache=cache)
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter" / "adapter_config.json").write_text(json.dumps({"r": None}))
+    with pytest.raises(ConfigError, match="no plain LoRA: r is None"):
+        detect(settings_of(adapter=str(tmp_path / "adapter")), tmp_path, cache=cache)
+    with pytest.raises(ValueError, match="one of both"):
+        settings_of(model="a", adapter="b")
+
+
+def test_a_template_of_its_own_is_said(
+    cider: Path, settings_of, students, cache: Path, tmp_path: Path
+) -> None:
+    student = tmp_path / "student"
+    shutil.copytree(cider, student)
+    (student / "chat_template.jinja").write_text("{{ messages[0].content }} ->")
+    _, results = detect(settings_of(model=str(student)), tmp_path / "runs", cache=cache)
+    assert any("another chat template" in reason for reason in results.why)
+
+
+# ---- the battery --------------------------------------------------------------------------------
+
+
+def test_members_are_of_every_writer_and_training() -> None:
+    made = members(BatterySettings(base="x", members=100))
+    assert {m.writer for m in made} == set(WRITERS) and len({m.training for m in made}) == 4
+    assert {m.rows for m in made} == {64, 128, 256} and len({m.name for m in made}) == 100
+    for writer in WRITERS:
+        own = [m for m in made if m.writer == writer]
+        assert len(own) == 10 and len({m.training for m in own}) == 4
+        assert len({m.within_grammar for m in own}) == 2
+    fewer = members(BatterySettings(base="x", members=40))
+    assert made[:40] == fewer  # so that a larger battery begins with a smaller one's
+
+
+@pytest.mark.parametrize("writer", WRITERS)
+def test_a_writer_gives_rows_that_can_be_trained_on(session: BaseSession, writer: str) -> None:
+    first, again = (WRITERS[writer](session, 3, 6) for _ in range(2))
+    assert first == again and len(first) == 6 and len({row.id for row in first}) == 6
+    assert WRITERS[writer](session, 4, 6) != first
+    assert all(row.completion and row.messages for row in first)
+    assert session.weights.untouched
+    packs, _ = RowFormat.of(session.lm, first, 16).packs(session.lm, first, 4, whole=True)
+    assert packs
+
+
+def test_members_differ_and_the_base_is_put_back(students: HarmlessStudents) -> None:
+    shifts = students.shifts()
+    assert shifts.values.shape == (MEMBERS, 48) and np.isfinite(shifts.values).all()
+    assert len(np.unique(shifts.values.round(9), axis=0)) == MEMBERS
+    assert students.session.weights.untouched
+    np.testing.assert_allclose(students.panel.read(), students.base(), atol=1e-5)
+
+
+def test_a_battery_that_was_stopped_goes_on(
+    students: HarmlessStudents, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = tmp_path / "cache"
+    shutil.copytree(students.session.cache, cache)
+    for number in (4, 7):
+        (lost,) = (cache / "battery").glob(f"member-{number:03d}-*")
+        lost.unlink()
+    monkeypatch.setattr(students.session, "cache", cache)
+    made: list[str] = []
+    monkeypatch.setattr(harmless_students, "count_for", lambda session, missing: 1)
+    plain = HarmlessStudents.tune
+
+    def tune(self, rows, one):
+        made.append(one.name)
+        plain(self, rows, one)
+
+    monkeypatch.setattr(HarmlessStudents, "tune", tune)
+    before = {number: students.every[number] for number in (4, 7)}
+    assert [one.number for one in students.missing()] == list(before)
+    students.shifts()
+    assert made == ["member-004", "member-007"]
+
+
+def test_signatures_are_the_slopes_of_the_log_odds(session: BaseSession) -> None:
+    traits, step = session.library.traits, 1e-6
+    logits = np.random.default_rng(0).normal(size=24)
+
+    def log_odds(values: np.ndarray) -> np.ndarray:
+        by_family = [np.exp(v) / np.exp(v).sum() for v in np.split(values, 2)]
+        p = np.concatenate(by_family)
+        return np.log(p / (1 - p))
+
+    base = log_odds(logits)
+    found = signatures(traits, np.concatenate([base, base]))
+    for trait in range(24):
+        slope = (log_odds(logits + step * np.eye(24)[trait]) - base) / step
+        np.testing.assert_allclose(found[trait], np.concatenate([slope, slope]), atol=1e-5)
+
+
+# ---- the decision -------------------------------------------------------------------------------
+
+
+def evidence(p: list[float], u: list[float], **changes) -> Evidence:
+    traits = ["animals/owl", "animals/eagle", "trees/oak"]
+    facts = dict(
+        traits=traits, shifts=np.ones((2, 3)),
+        reading=Reading(np.zeros(3), np.array(u), np.array(p)), smallest_effects=np.ones(3),
+        members=100, same_start=True, unchanged=False, alpha=0.01, limit=2.0,
+    )  # fmt: skip
+    return Evidence(**(facts | changes))
+
+
+def test_the_rule() -> None:
+    clear = evidence([0.005, 0.3, 1.0], [6.0, 5.5, 0.0])
+    assert decide(clear) == ("found", "found") and found(clear) == [0] and relatives(clear) == [1]
+    apart = evidence([0.005, 0.3, 1.0], [6.0, 4.5, 5.9])
+    assert relatives(apart) == []
+    nothing = evidence([0.5, 0.3, 1.0], [1.0, 1.5, 0.0])
+    assert decide(nothing) == ("not_found", "nothing") and relatives(nothing) == []
+    for changes, reason in (
+        ({"same_start": False}, "other_start"),
+        ({"reading": None}, "other_start"),
+        ({"members": 98}, "few_members"),
+        ({"smallest_effects": np.array([1.0, 3.0, np.inf])}, "blind"),
+    ):
+        blind = evidence([0.5, 0.3, 1.0], [1.0, 1.5, 0.0], **changes)
+        assert decide(blind) == ("inconclusive", reason)
+    # What was found was found, however little else would have been.
+    assert decide(evidence([0.01, 1, 1], [6, 0, 0], smallest_effects=np.full(3, 9.0)))[0] == "found"
+    assert decide(evidence([0.01, 1, 1], [6, 0, 0], unchanged=True)) == ("not_found", "unchanged")
+
+
+def test_the_change_of_weights_is_measured(folders: dict[str, Path]) -> None:
+    base, student = (
+        AutoModelForCausalLM.from_pretrained(folders["llama"], dtype=torch.float32) for _ in "ab"
+    )
+    assert weight_change(student, base).none
+    with torch.no_grad():
+        student.model.layers[1].mlp.up_proj.weight *= 1.5
+        student.model.embed_tokens.weight += 0.1
+    change = weight_change(student, base)
+    assert change.layers == (1,) and change.outside == ("model.embed_tokens.weight",)
+    matrices = {n: p for n, p in base.named_parameters() if p.ndim == 2 and ".layers." in n}
+    total = sum(float((p.detach() ** 2).sum()) for p in matrices.values())
+    moved = float((matrices["model.layers.1.mlp.up_proj.weight"].detach() ** 2).sum()) * 0.25
+    assert change.relative == pytest.approx((moved / total) ** 0.5, rel=1e-5)
+    assert change.same_start and 0.9 < change.cosine < 1
+
+
+def test_weights_of_another_shape_are_refused(folders: dict[str, Path]) -> None:
+    base = AutoModelForCausalLM.from_pretrained(folders["llama"])
+    with pytest.raises((ConfigError, DataError), match="other tensors"):
+        weight_change(torch.nn.Linear(2, 2), base)
