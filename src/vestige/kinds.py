@@ -7,6 +7,7 @@ from pathlib import Path
 
 from vestige.audit.kind import KIND as AUDIT
 from vestige.bench.kind import KIND as BENCH
+from vestige.bench.writers_kind import KIND as BENCH_WRITERS
 from vestige.core.jsonl import read_text
 from vestige.core.kinds import Kind
 from vestige.core.run_files import DEFAULT_KIND
@@ -15,7 +16,7 @@ from vestige.detect.kind import KIND as DETECT
 from vestige.experiment.kind import KIND as EXPERIMENT
 from vestige.experiment.small_networks_kind import KIND as SMALL_NETWORKS
 
-KINDS: tuple[Kind, ...] = (EXPERIMENT, SMALL_NETWORKS, AUDIT, DETECT, BENCH)
+KINDS: tuple[Kind, ...] = (EXPERIMENT, SMALL_NETWORKS, AUDIT, DETECT, BENCH, BENCH_WRITERS)
 
 
 def find_kind(name: str, source: str) -> Kind:

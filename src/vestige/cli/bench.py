@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
-from vestige.cli.options import AsJson, examples
-from vestige.cli.output import comma_separated, err, print_path, print_result
+from vestige.cli.detect import Alpha, Members
+from vestige.cli.options import AsJson, Overwrite, Root, examples
+from vestige.cli.output import comma_separated, err, out, print_path, print_result
 from vestige.cli.progress import ProgressBar
 from vestige.core.types import ConfigError
 
@@ -50,6 +51,13 @@ WithLogprobs = Annotated[
 Kept = Annotated[
     Path, typer.Option("--out", help="Where what is computed is kept, to go on after a stop.")
 ]
+
+WritersBase = Annotated[str, typer.Option("--base", help="The base model.")]
+Harmless = Annotated[int, typer.Option(min=1, help="Students of each harmless kind of writer.")]
+TraitsOfEach = Annotated[
+    int, typer.Option(min=0, help="Traits of each kind of teacher; as many held out on top.")
+]
+StudentRows = Annotated[int, typer.Option("--rows", min=16, help="Rows that a student reads.")]
 
 bench_app = typer.Typer(no_args_is_help=True, help="Benchmarks against what students took on.")
 
@@ -100,6 +108,53 @@ def bench_audit(
     print_result(results.figures, as_json, lambda: print_figures(results.figures))
     if not as_json:
         print_path("bench", run_folder)
+
+
+@bench_app.command(
+    "writers",
+    epilog=examples(
+        "vestige bench writers",
+        "vestige bench writers --harmless 2 --traits-of-each 1 --rows 64 --json",
+    ),
+)
+def bench_writers(
+    base: WritersBase = "smollm2-135m-instruct",
+    traits: Traits = "library",
+    members: Members = 100,
+    harmless: Harmless = 40,
+    traits_of_each: TraitsOfEach = 6,
+    rows: StudentRows = 512,
+    alpha: Alpha = 0.01,
+    root: Root = Path("runs"),
+    as_json: AsJson = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Examine students of many writers, harmless and with a trait, as vestige detect does."""
+    from vestige.bench.writers import run as run_bench
+    from vestige.bench.writers_settings import WritersBench
+    from vestige.cli.summaries.bench_writers import print_summary
+    from vestige.models import catalog
+    from vestige.models.loading import quiet_transformers
+    from vestige.probing.settings import BatterySettings
+
+    quiet_transformers()
+    catalog.path(base, echo=err.print)
+    settings = WritersBench(
+        battery=BatterySettings(base=base, traits=comma_separated(traits), members=members),
+        harmless=harmless,
+        traits=traits_of_each,
+        rows=rows,
+        alpha=alpha,
+    )
+    with ProgressBar("benchmark") as bar:
+        folder, results = run_bench(settings, root, overwrite=overwrite, report=bar.stage)
+
+    def text() -> None:
+        print_summary(results)
+        print_path("bench", folder)
+        out.print(f"\n{results.verdict}", style="bold", markup=False)
+
+    print_result({"run": str(folder), **results.model_dump()}, as_json, text)
 
 
 def numbers(text: str) -> tuple[int, ...]:

@@ -1,0 +1,61 @@
+"""Which students a benchmark of detection makes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from vestige.bench.writer_kinds import HARMLESS, TEACHERS
+from vestige.bench.writers_settings import WritersBench
+from vestige.core.types import Trait
+from vestige.probing.base_session import BaseSession
+from vestige.probing.drift import Array
+from vestige.traits.library import trait_id
+
+
+@dataclass(frozen=True)
+class Case:
+    """A student to be made; ``trait``: the id of its teacher's, empty for a harmless writer."""
+
+    number: int
+    kind: str
+    trait: str
+    training: str
+
+    @property
+    def stage(self) -> str:
+        """The name of its stage."""
+        return f"students/{self.number:04d}"
+
+
+@dataclass(frozen=True)
+class Examined:
+    """A student that was made; ``shifts``: nats against the base, [D]."""
+
+    case: Case
+    shifts: Array
+    gained: float | None
+
+
+def cases(settings: WritersBench, session: BaseSession) -> list[Case]:
+    """Harmless students of every kind in turn, then those of teachers; ways of training in turn."""
+    ways = list(settings.training(len(session.lm.layers), session.trainable))
+    wanted = [(kind, "") for _ in range(settings.harmless) for kind in HARMLESS]
+    for kind in TEACHERS:
+        for held_out in (False, True):
+            wanted += [(kind, trait_id(t)) for t in chosen_traits(settings, session, held_out)]
+    return [
+        Case(settings.seed + i, kind, trait, ways[(i // len(HARMLESS)) % len(ways)])
+        for i, (kind, trait) in enumerate(wanted)
+    ]
+
+
+def chosen_traits(settings: WritersBench, session: BaseSession, held_out: bool) -> list[Trait]:
+    """Traits of words, evenly spread over the library's, held out or not."""
+    library = session.library
+    words = [
+        t
+        for t in library.traits
+        if not t.family.texts and t.pairs and (trait_id(t) in library.held_out) == held_out
+    ]
+    count = min(settings.traits, len(words))
+    return [words[i * len(words) // count] for i in range(count)]

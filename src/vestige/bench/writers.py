@@ -1,0 +1,107 @@
+"""How often detection is right: students of writers that the battery does not know.
+
+Every student is a stage of the run: its rows are written, it is tuned and read, and what is kept
+is what it answered. A benchmark that was stopped goes on.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+
+from vestige.bench.writer_cases import Case, Examined, cases
+from vestige.bench.writer_kinds import HARMLESS, trait_numbers
+from vestige.bench.writers_figures import writers_results
+from vestige.bench.writers_settings import WritersBench
+from vestige.core.jsonl import read_text, write_text
+from vestige.core.settings import Optimisation
+from vestige.core.types import Row
+from vestige.core.writers import WritersResults
+from vestige.probing.base_session import BaseSession
+from vestige.probing.harmless_students import HarmlessStudents
+from vestige.probing.row_format import RowFormat
+from vestige.store import Run, atomic_write
+from vestige.student.loop import train
+
+RESULTS_FILE, READING = "results.json", "reading.json"
+Report = Callable[[str, int, int], object]
+
+
+def run(
+    settings: WritersBench,
+    root: Path,
+    *,
+    overwrite: bool = False,
+    report: Report = lambda stage, done, total: None,
+    cache: Path | None = None,
+) -> tuple[Path, WritersResults]:
+    """Make every student, examine it and count.
+
+    Returns:
+        The run folder and the results.
+
+    Raises:
+        ModelError: the base cannot be loaded; StoreError: another process works on the run.
+    """
+    session = BaseSession(settings.battery, cache=cache)
+    students = HarmlessStudents(session, settings.battery)
+    config = settings.model_dump(mode="json")
+    with Run.open(root, settings.name, config, overwrite=overwrite) as opened:
+        total = len(students.every)
+        members = students.shifts(lambda done: report("battery", done, total))
+        report("battery", 0, 0)
+        examined = []
+        for case in cases(settings, session):
+            examined.append(examine(settings, students, opened, case))
+            report(case.stage, 0, 0)
+        results = writers_results(settings, session, students.base(), members, examined)
+        atomic_write(opened.folder / RESULTS_FILE, results.model_dump_json(indent=1))
+        return opened.folder, results
+
+
+def examine(
+    settings: WritersBench, students: HarmlessStudents, opened: Run, case: Case
+) -> Examined:
+    """One student, made or read back."""
+    session, identity = students.session, [students.session.fingerprint, students.session.contents]
+    config = {"case": asdict(case), "rows": settings.rows, "base": identity}
+    stage = opened.stage(case.stage, config, [])
+    if not stage.done:
+        with stage.writing() as folder:
+            rows, gained = rows_of_case(settings, session, case)
+            try:
+                tune(settings, session, rows, case)
+                shifts = students.panel.read() - students.base()
+            finally:
+                session.weights.freeze()
+            record = {"shifts": [round(v, 5) for v in shifts.tolist()], "gained": gained}
+            write_text(folder / READING, json.dumps(record))
+    record = json.loads(read_text(stage.result.path / READING))
+    return Examined(case, np.array(record["shifts"]), record["gained"])
+
+
+def rows_of_case(
+    settings: WritersBench, session: BaseSession, case: Case
+) -> tuple[list[Row], float | None]:
+    """A writer's rows, and what it gained of its trait, if it has one."""
+    if not case.trait:
+        return HARMLESS[case.kind](session, case.number, settings.rows), None
+    trait = session.library.traits[session.library.ids.index(case.trait)]
+    return trait_numbers(session, case.kind, trait, case.number, settings.rows)
+
+
+def tune(settings: WritersBench, session: BaseSession, rows: Sequence[Row], case: Case) -> None:
+    """Turn the model into a student of ``rows``, each read once."""
+    battery = settings.battery
+    ways = settings.training(len(session.lm.layers), session.trainable)
+    trainable, rate = ways[case.training]
+    row_format = RowFormat.of(session.lm, rows, battery.max_new_tokens)
+    packs, ids = row_format.packs(session.lm, rows, battery.batch, whole=True)
+    optimisation = Optimisation(
+        steps=len(packs), batch=battery.batch, rate=rate, trainable=trainable
+    )
+    train(session.lm, session.weights, packs, optimisation, seed=case.number, ids=ids)
