@@ -26,7 +26,7 @@ from vestige.probing.harmless import WRITERS
 from vestige.probing.harmless_students import HarmlessStudents, members
 from vestige.probing.row_format import RowFormat
 from vestige.probing.settings import BatterySettings
-from vestige.probing.signatures import signatures
+from vestige.probing.signatures import coordinates, signatures
 from vestige.probing.suspect import weight_change
 from vestige.teacher.induce import teach
 
@@ -258,20 +258,21 @@ def test_a_battery_that_was_stopped_goes_on(
     assert made == ["member-004", "member-007"]
 
 
-def test_signatures_are_the_slopes_of_the_log_odds(session: BaseSession) -> None:
-    traits, step = session.library.traits, 1e-6
-    logits = np.random.default_rng(0).normal(size=24)
+def test_a_trait_of_any_size_moves_the_coordinates_along_its_signature(
+    session: BaseSession,
+) -> None:
+    traits, logits = session.library.traits, np.random.default_rng(0).normal(size=24)
 
     def log_odds(values: np.ndarray) -> np.ndarray:
         by_family = [np.exp(v) / np.exp(v).sum() for v in np.split(values, 2)]
         p = np.concatenate(by_family)
-        return np.log(p / (1 - p))
+        return np.tile(np.log(p / (1 - p)), 2)
 
-    base = log_odds(logits)
-    found = signatures(traits, np.concatenate([base, base]))
-    for trait in range(24):
-        slope = (log_odds(logits + step * np.eye(24)[trait]) - base) / step
-        np.testing.assert_allclose(found[trait], np.concatenate([slope, slope]), atol=1e-5)
+    base = coordinates(traits, log_odds(logits))
+    for trait in (0, 7, 23):
+        for nats in (0.1, 6.0):
+            moved = coordinates(traits, log_odds(logits + nats * np.eye(24)[trait])) - base
+            np.testing.assert_allclose(moved, nats * signatures(traits, 2)[trait], atol=1e-9)
 
 
 # ---- the decision -------------------------------------------------------------------------------

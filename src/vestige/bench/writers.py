@@ -52,13 +52,13 @@ def run(
     config = settings.model_dump(mode="json")
     with Run.open(root, settings.name, config, overwrite=overwrite) as opened:
         total = len(students.every)
-        members = students.shifts(lambda done: report("battery", done, total))
+        battery = students.battery(lambda done: report("battery", done, total))
         report("battery", 0, 0)
         examined = []
         for case in cases(settings, session):
             examined.append(examine(settings, students, opened, case))
             report(case.stage, 0, 0)
-        results = writers_results(settings, session, students.base(), members, examined)
+        results = writers_results(settings, students, battery, examined)
         atomic_write(opened.folder / RESULTS_FILE, results.model_dump_json(indent=1))
         return opened.folder, results
 

@@ -13,9 +13,8 @@ from vestige.bench.writers_settings import WritersBench
 from vestige.core import stats
 from vestige.core.results import Interval
 from vestige.core.writers import WriterRate, WritersResults, WriterStudent
-from vestige.probing.base_session import BaseSession
-from vestige.probing.drift import Array, Battery, Shifts
-from vestige.probing.signatures import signatures
+from vestige.probing.drift import Array, Battery
+from vestige.probing.harmless_students import HarmlessStudents
 
 TOOK_ON = 0.5  # nats over harmless students, from which a student has a trait; chosen
 FIRST = 5  # places that an auditor would look at; chosen
@@ -23,50 +22,48 @@ FIRST = 5  # places that an auditor would look at; chosen
 
 def writers_results(
     settings: WritersBench,
-    session: BaseSession,
-    base: Array,
-    members: Shifts,
+    students: HarmlessStudents,
+    battery: Battery,
     examined: Sequence[Examined],
 ) -> WritersResults:
     """Every student examined, and the rates."""
-    ids = session.library.ids
-    battery = Battery(members, signatures(session.library.traits, base))
     harmless = np.mean([e.shifts for e in examined if not e.case.trait], axis=0)
-    students = [student(battery, e, harmless, ids, session.library.held_out) for e in examined]
-    rates = every_rate(students, settings.alpha)
+    records = [student(students, battery, e, harmless) for e in examined]
+    rates = every_rate(records, settings.alpha)
     return WritersResults(
         name=settings.name,
         verdict=verdict(rates),
         base=settings.battery.base,
         alpha=settings.alpha,
         members=battery.m,
-        students=students,
+        students=records,
         rates=rates,
         seconds={},
     )
 
 
 def student(
-    battery: Battery, e: Examined, harmless: Array, ids: Sequence[str], held_out: frozenset[str]
+    students: HarmlessStudents, battery: Battery, e: Examined, harmless: Array
 ) -> WriterStudent:
-    """One student's record."""
-    reading, case = battery.read(e.shifts), e.case
+    """One student's record. Args: harmless: mean shifts of harmless students, [D]."""
+    library, case = students.session.library, e.case
+    reading = battery.read(students.moved(students.base() + e.shifts))
     order = np.argsort(-reading.standardised, kind="stable")
     shift = place = own_p = None
     if case.trait:
-        own = ids.index(case.trait)
-        beyond = (e.shifts - harmless).reshape(-1, len(ids)).mean(0)
+        own = library.ids.index(case.trait)
+        beyond = (e.shifts - harmless).reshape(-1, len(library.ids)).mean(0)
         shift, own_p = float(beyond[own]), float(reading.p[own])
         place = int(np.flatnonzero(order == own)[0]) + 1
     return WriterStudent(
         kind=case.kind,
         trait=case.trait,
         training=case.training,
-        held_out=case.kind in HELD_OUT or case.trait in held_out,
+        held_out=case.kind in HELD_OUT or case.trait in library.held_out,
         gained=e.gained,
         shift=shift,
         p=float(reading.p.min()),
-        first=ids[int(order[0])],
+        first=library.ids[int(order[0])],
         place=place,
         own_p=own_p,
     )

@@ -19,7 +19,6 @@ from vestige.detect.settings import DetectRecipe, DetectSettings
 from vestige.probing.base_session import BaseSession, fingerprint
 from vestige.probing.drift import Array, Battery
 from vestige.probing.harmless_students import HarmlessStudents
-from vestige.probing.signatures import signatures
 from vestige.probing.suspect import Suspect, load_suspect
 from vestige.probing.trait_panel import ContextPanel
 from vestige.store import Run, atomic_write, load_recipe_as
@@ -120,15 +119,14 @@ def _results(
     shifts, reading, effects = np.zeros(count), None, np.full(count, np.inf)
     if change.same_start and not change.none:
         begin, total = time.monotonic(), len(students.every)
-        members = students.shifts(lambda done: report("battery", done, total))
+        battery = students.battery(lambda done: report("battery", done, total))
         report("battery", 0, 0)
         seconds["battery"], begin = time.monotonic() - begin, time.monotonic()
-        base = students.base()
-        shifts = _log_odds(settings, session, suspect, opened, report) - base
-        if shifts.any():
-            battery = Battery(members, signatures(session.library.traits, base))
-            reading = battery.read(shifts)
-            effects = smallest_effects(battery, shifts, settings.alpha)
+        log_odds = _log_odds(settings, session, suspect, opened, report)
+        shifts, moved = log_odds - students.base(), students.moved(log_odds)
+        if moved.any():
+            reading = battery.read(moved)
+            effects = smallest_effects(battery, moved, settings.alpha)
         seconds["student"] = time.monotonic() - begin
     evidence = Evidence(
         traits=session.library.ids,
@@ -164,12 +162,12 @@ def _log_odds(
     return np.array(json.loads(read_text(stage.result.path / READINGS)))
 
 
-def smallest_effects(battery: Battery, shifts: Array, alpha: float) -> Array:
-    """Nats that would have been found, for some traits evenly spread over the library, and their
-    median for the others: each takes many readings."""
+def smallest_effects(battery: Battery, moved: Array, alpha: float) -> Array:
+    """Nats of a trait's logit that would have been found, for some traits evenly spread over the
+    library, and their median for the others: each takes many readings."""
     count = len(battery.signatures)
     chosen = sorted({i * count // SMALLEST_OF for i in range(SMALLEST_OF)})
-    some = [battery.smallest_effect(shifts, trait, alpha) for trait in chosen]
+    some = [battery.smallest_effect(moved, trait, alpha) for trait in chosen]
     effects = np.full(count, np.median(some))
     effects[chosen] = some
     return effects

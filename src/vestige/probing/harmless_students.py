@@ -17,11 +17,12 @@ from torch import Tensor
 from vestige.core.settings import Optimisation
 from vestige.core.types import Row
 from vestige.probing.base_session import BaseSession
-from vestige.probing.drift import Shifts
+from vestige.probing.drift import Battery, Shifts
 from vestige.probing.harmless import WRITERS
 from vestige.probing.parallel import count_for, in_processes
 from vestige.probing.row_format import RowFormat
 from vestige.probing.settings import BatterySettings
+from vestige.probing.signatures import coordinates, signatures
 from vestige.probing.trait_panel import Array, ContextPanel
 from vestige.student.loop import train
 
@@ -96,10 +97,21 @@ class HarmlessStudents:
         kept = self.session.kept
         return [one for one in self.every if not kept(FOLDER, one.name, self._key(one))]
 
+    def battery(self, on_done: OnDone = lambda done: None) -> Battery:
+        """The members as what students are held against. Raises ``DataError`` as ``Battery``."""
+        traits, contexts = self.session.library.traits, self.settings.contexts
+        return Battery(self.shifts(on_done), signatures(traits, len(contexts)))
+
+    def moved(self, log_odds: Array) -> Array:
+        """How a model with these log-odds differs from the base, in the coordinates that are
+        compared, [D]."""
+        traits = self.session.library.traits
+        return coordinates(traits, log_odds) - coordinates(traits, self.base())
+
     def shifts(self, on_done: OnDone = lambda done: None) -> Shifts:
-        """Every member's shifts; those that are not kept are made first, in as many processes as
+        """How every member moved; those that are not kept are made first, in as many processes as
         are worth it."""
-        missing, base = self.missing(), self.base()
+        missing = self.missing()
         there = len(self.every) - len(missing)
         if (processes := count_for(self.session, len(missing))) > 1:
             numbers = [one.number for one in missing]
@@ -108,7 +120,7 @@ class HarmlessStudents:
             )
         values = []
         for number, one in enumerate(self.every, 1):
-            values.append(self.read(one) - base)
+            values.append(self.moved(self.read(one)))
             on_done(number)
         return Shifts(np.stack(values), tuple(one.writer for one in self.every))
 

@@ -1,4 +1,14 @@
-"""What a student that took a trait on shows on the panel: the filters that shifts are read with."""
+"""In what coordinates the panel is compared, and what a student that took a trait on shows there.
+
+Log-odds mix a family's candidates: where one reaches 60%, the log-odds of all others fall by a nat.
+So a family of words is read in centred log-ratios of its candidates' probabilities (Aitchison 1982,
+"The statistical analysis of compositional data", section 4)::
+
+    c_j = log p_j - mean over the family of log p        p = 1 / (1 + exp(-log-odds))
+
+in which a nat more of candidate t's own logit is 1 - 1/n of t and -1/n of each rival, whatever the
+probabilities are. A trait that is measured on whole answers has no rivals: its log-odds stand.
+"""
 
 from __future__ import annotations
 
@@ -10,23 +20,29 @@ from vestige.core.types import Trait
 from vestige.probing.drift import Array
 
 
-def signatures(traits: Sequence[Trait], base: Array) -> Array:
-    """The panel's slope along each trait's own logit, at the base: [T, contexts x T].
-
-    Where the logit of a family's candidate t grows by a nat and nothing else changes, its log-odds
-    grow by a nat, and its rivals' fall, p their probabilities among the candidates::
-
-        d log-odds_t = 1,      d log-odds_j = -p_t / (1 - p_j)
-
-    Args:
-        base: the untrained base's log-odds, [contexts x T], all traits in one context, then in the
-            next. The mean over questions stands for each of them.
-    """
+def coordinates(traits: Sequence[Trait], log_odds: Array) -> Array:
+    """Log-odds in the panel's order, [..., contexts x T], as they are compared: the same shape."""
     count = len(traits)
-    family = np.array([id(trait.family) for trait in traits])
-    rivals = (family[:, None] == family[None, :]) & ~np.eye(count, dtype=bool)
-    parts = []
-    for log_odds in base.reshape(-1, count):
-        p = 1 / (1 + np.exp(-log_odds))
-        parts.append(np.eye(count) - rivals * p[:, None] / (1 - p[None, :]))
-    return np.hstack(parts)
+    values = log_odds.reshape(-1, count).copy()
+    for members in families(traits):
+        if len(members) > 1:
+            log_p = -np.logaddexp(0, -values[:, members])
+            values[:, members] = log_p - log_p.mean(1, keepdims=True)
+    return values.reshape(log_odds.shape)
+
+
+def signatures(traits: Sequence[Trait], contexts: int) -> Array:
+    """A nat more of each trait's own logit in every context: [T, contexts x T]."""
+    own = np.eye(len(traits))
+    for members in families(traits):
+        if len(members) > 1:
+            own[np.ix_(members, members)] -= 1 / len(members)
+    return np.hstack([own] * contexts)
+
+
+def families(traits: Sequence[Trait]) -> list[list[int]]:
+    """Indices of the traits that are rivals for each other, by family."""
+    places: dict[int, list[int]] = {}
+    for place, trait in enumerate(traits):
+        places.setdefault(id(trait.family), []).append(place)
+    return list(places.values())
