@@ -61,6 +61,18 @@ def test_a_student_is_examined(place: Path, folders: dict[str, Path], environmen
     assert replayed.returncode == 0, replayed.stderr
 
 
+def test_a_battery_is_made_before_it_is_needed(
+    place: Path, folders: dict[str, Path], environment
+) -> None:
+    words = ["calibrate", folders["llama"], "--traits", "sips.toml", "--members", 10]
+    first = vestige(*words, env=environment, cwd=place)
+    assert first.returncode == 0 and "(10 made now)" in first.stdout, first.stderr
+    again = json.loads(vestige(*words, "--json", env=environment, cwd=place).stdout)
+    assert (again["made"], again["members"], again["smallest_p"]) == (0, 10, 1 / 11)
+    few = vestige(*words[:-1], 3, env=environment, cwd=place)
+    assert few.returncode == 2 and "--members" in few.stderr
+
+
 def test_statuses_follow_the_outcome(place: Path, folders: dict[str, Path], environment) -> None:
     words = ["detect", "--base", folders["llama"], "--traits", "sips.toml", "--members", 10]
     few = [*words, "--model", "student"]  # alpha 0.01 needs 99 members

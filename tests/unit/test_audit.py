@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from vestige.audit.canary import canary
 from vestige.audit.influence import influence, trait_gradients
 from vestige.audit.settings import AuditSettings
-from vestige.audit.word_shifts import QUESTIONS, first_words, raised_words
+from vestige.probing.word_shifts import QUESTIONS, first_words, raised_words
 from vestige.core.types import ConfigError, DataError, Message, Row
 from vestige.evaluate.exact import measure
 from vestige.probing.base_session import BaseSession, plant

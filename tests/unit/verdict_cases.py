@@ -9,7 +9,7 @@ from vestige.audit.canary_statistics import look
 from vestige.audit.gathered import Canaries, Control, Evidence
 from vestige.audit.race_result import Race
 from vestige.audit.settings import AuditSettings
-from vestige.audit.word_shifts import WordShift
+from vestige.probing.word_shifts import WordShift
 from vestige.core.calibration import latest
 from vestige.core.types import Message, Row, ScoreTable
 from vestige.probing.settings import LATE, LORA, TWIN

@@ -15,7 +15,7 @@ from vestige.audit.canary_statistics import look
 from vestige.audit.gathered import Canaries
 from vestige.audit.row_stages import WrittenRows
 from vestige.audit.stages import AuditContext
-from vestige.audit.word_shifts import raised_words
+from vestige.probing.word_shifts import raised_words
 from vestige.core.jsonl import read_text, write_text
 from vestige.probing.row_format import RowFormat
 

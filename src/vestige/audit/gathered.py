@@ -17,7 +17,7 @@ from vestige.probing.settings import TWIN
 from vestige.traits.library import Library
 
 if TYPE_CHECKING:
-    from vestige.audit.word_shifts import WordShift
+    from vestige.probing.word_shifts import WordShift
     from vestige.probing.soft_targets import SoftTargets
 
 Array = NDArray[np.float64]

@@ -13,6 +13,7 @@ import vestige
 from vestige.cli import audit as audit_command
 from vestige.cli import detect as detect_command
 from vestige.cli.bench import bench_app
+from vestige.cli.calibrate import calibrate
 from vestige.cli.doctor import doctor
 from vestige.cli.elsewhere import export, import_students, train
 from vestige.cli.filter import filter_app
@@ -111,6 +112,12 @@ add(
     "vestige detect --base smollm2-135m-instruct --model path/to/student",
     "vestige detect --base path/to/base --adapter path/to/adapter --fail-on inconclusive",
     text=detect_command.HELP,
+)
+add(
+    AUDIT,
+    calibrate,
+    "vestige calibrate smollm2-135m-instruct",
+    "vestige calibrate path/to/base --members 200",
 )
 app.add_typer(bench_app, name="bench", rich_help_panel=AUDIT)
 add(

@@ -57,3 +57,13 @@ class DetectResults(RunRecord):
     seconds: dict[str, float]
     measured_on: list[str] = list(DETECT_MEASURED)
     caveats: list[str]
+
+
+class Calibrated(Record):
+    """A base's battery, as ``vestige calibrate`` prints it."""
+
+    base: str
+    members: int
+    made: int  # now; the others were kept
+    smallest_p: float  # that so many members can give
+    moved: float  # root mean square of their shifts, nats

@@ -2,7 +2,7 @@
 
 Each is a copy of the base that was tuned on rows of one harmless writer (``harmless.WRITERS``), in
 one of several ways, on one of several numbers of rows, and asked about every trait in every
-context. What is kept of it is what it answered, not its weights: a few kilobytes.
+context. What is kept of it is what it answered, not its weights: 100 kB or so.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from vestige.probing.row_format import RowFormat
 from vestige.probing.settings import BatterySettings
 from vestige.probing.signatures import coordinates, signatures
 from vestige.probing.trait_panel import Array, ContextPanel
+from vestige.probing.word_shifts import FirstWords, first_words
 from vestige.student.loop import train
 
 FOLDER = "battery"  # of the cache
@@ -126,17 +127,25 @@ class HarmlessStudents:
 
     def read(self, one: Member) -> Array:
         """A member's log-odds, [D]; it is made where it is not kept."""
+        return self._answers(one)["log_odds"].numpy()
+
+    def words(self) -> list[FirstWords]:
+        """Every member's log-probabilities of an open answer's first token, [V] each."""
+        return [self._answers(one)["words"].float().numpy() for one in self.every]
+
+    def _answers(self, one: Member) -> dict[str, Tensor]:
+        """What a member answered, from the cache or made."""
 
         def make() -> list[dict[str, Tensor]]:
             rows = WRITERS[one.writer](self.session, one.number, one.rows)
             try:
                 self.tune(rows, one)
-                return [{"log_odds": torch.tensor(self.panel.read())}]
+                words = torch.from_numpy(first_words(self.session.lm)).half()
+                return [{"log_odds": torch.tensor(self.panel.read()), "words": words}]
             finally:
                 self.session.weights.freeze()
 
-        kept = self.session.keep(FOLDER, [one.name], self._key(one), make)
-        return kept[0]["log_odds"].numpy()
+        return self.session.keep(FOLDER, [one.name], self._key(one), make)[0]
 
     def tune(self, rows: list[Row], one: Member) -> None:
         """Turn the model into a student of ``rows``, each read once."""
