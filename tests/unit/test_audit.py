@@ -16,7 +16,6 @@ from safetensors.torch import load_file
 from vestige.audit.canary import canary
 from vestige.audit.influence import influence, trait_gradients
 from vestige.audit.settings import AuditSettings
-from vestige.probing.word_shifts import QUESTIONS, first_words, raised_words
 from vestige.core.types import ConfigError, DataError, Message, Row
 from vestige.evaluate.exact import measure
 from vestige.probing.base_session import BaseSession, plant
@@ -32,6 +31,7 @@ from vestige.probing.row_format import (
 )
 from vestige.probing.settings import LATE, LORA, OTHER_KINDS, TWIN
 from vestige.probing.trait_panel import TraitPanel, candidate_log_odds, spread
+from vestige.probing.word_shifts import QUESTIONS, first_words, raised_words
 from vestige.traits.library import Library, load_library
 
 # ---- reading ------------------------------------------------------------------------------------

@@ -90,6 +90,7 @@ def test_a_planted_trait_is_found_and_kept(
     assert results.outcome == "found" and results.traits[0].trait == "drinks/cider"
     assert results.traits[0].found and results.traits[0].p <= 0.05
     assert results.traits[0].shift > 1 and results.cosine > 0.9 and results.layers
+    assert results.words and results.words[0].z > 0
     assert "leans towards drinks/cider" in results.verdict
     saved = DetectResults.model_validate_json((folder / "results.json").read_text())
     assert saved == results

@@ -9,10 +9,10 @@ from vestige.audit.canary_statistics import look
 from vestige.audit.gathered import Canaries, Control, Evidence
 from vestige.audit.race_result import Race
 from vestige.audit.settings import AuditSettings
-from vestige.probing.word_shifts import WordShift
 from vestige.core.calibration import latest
 from vestige.core.types import Message, Row, ScoreTable
 from vestige.probing.settings import LATE, LORA, TWIN
+from vestige.probing.word_shifts import WordShift
 from vestige.traits.library import load_library
 
 MEASURED = latest()

@@ -13,11 +13,11 @@ from typing import NamedTuple
 import numpy as np
 
 from vestige.audit.settings import AuditSettings
-from vestige.probing.word_shifts import FirstWords, first_words
 from vestige.core.types import Row
 from vestige.probing.base_session import BaseSession
 from vestige.probing.row_format import RowFormat
 from vestige.probing.trait_panel import Array
+from vestige.probing.word_shifts import FirstWords, first_words
 from vestige.student.loop import train
 
 

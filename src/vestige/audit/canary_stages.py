@@ -15,9 +15,9 @@ from vestige.audit.canary_statistics import look
 from vestige.audit.gathered import Canaries
 from vestige.audit.row_stages import WrittenRows
 from vestige.audit.stages import AuditContext
-from vestige.probing.word_shifts import raised_words
 from vestige.core.jsonl import read_text, write_text
 from vestige.probing.row_format import RowFormat
+from vestige.probing.word_shifts import raised_words
 
 
 def canaries(

@@ -17,8 +17,8 @@ from vestige.probing.settings import TWIN
 from vestige.traits.library import Library
 
 if TYPE_CHECKING:
-    from vestige.probing.word_shifts import WordShift
     from vestige.probing.soft_targets import SoftTargets
+    from vestige.probing.word_shifts import WordShift
 
 Array = NDArray[np.float64]
 

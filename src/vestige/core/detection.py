@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from vestige.core.results import SCHEMA, Record, RunRecord
+from vestige.core.results import SCHEMA, AuditWord, Record, RunRecord
 
 #: What a detection's figures were measured on; in the help, the report and the JSON.
 DETECT_MEASURED = (
@@ -54,6 +54,7 @@ class DetectResults(RunRecord):
     relative_change: float  # length of the matrices' change over theirs
     cosine: float  # of the matrices with the base's
     traits: list[DetectTrait]  # the strongest first
+    words: list[AuditWord]  # that begin open answers more often than harmless students'
     seconds: dict[str, float]
     measured_on: list[str] = list(DETECT_MEASURED)
     caveats: list[str]

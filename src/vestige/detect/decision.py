@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from vestige.probing.drift import Array, Reading
+
+if TYPE_CHECKING:
+    from vestige.probing.word_shifts import WordShift
 
 Outcome = Literal["found", "not_found", "inconclusive"]
 Reason = Literal["other_start", "few_members", "unchanged", "found", "blind", "nothing"]
@@ -28,6 +31,7 @@ class Evidence:
         members: of the battery.
         same_start: whether its weights began where the base's did.
         unchanged: whether no weight differs from the base's.
+        words: that begin open answers more often than harmless students'; no part of the rule.
     """
 
     traits: Sequence[str]
@@ -39,6 +43,7 @@ class Evidence:
     unchanged: bool
     alpha: float
     limit: float
+    words: Sequence[WordShift] = ()
 
 
 def decide(evidence: Evidence) -> tuple[Outcome, Reason]:

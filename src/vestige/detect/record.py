@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from vestige.core.detection import DetectResults, DetectTrait
+from vestige.core.results import AuditWord
 from vestige.detect.decision import Evidence, decide, found, relatives
 from vestige.detect.settings import DetectSettings
 from vestige.detect.wording import sentence, why
@@ -47,6 +48,7 @@ def detection_results(
         relative_change=change.relative,
         cosine=change.cosine,
         traits=trait_records(evidence, session.library.held_out),
+        words=[AuditWord(word=w.word, contrast=w.contrast, z=w.z) for w in evidence.words],
         seconds={kind: round(value, 1) for kind, value in seconds.items()},
         caveats=[*session.lm.template.remarks(), *session.lm.notes],
     )

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from safetensors.numpy import load_file, save_file
 
 from vestige.core.detection import DetectResults
-from vestige.core.jsonl import read_text, write_text
 from vestige.core.types import StoreError
 from vestige.detect.decision import METHOD, Evidence
 from vestige.detect.record import detection_results
@@ -21,9 +21,10 @@ from vestige.probing.drift import Array, Battery
 from vestige.probing.harmless_students import HarmlessStudents
 from vestige.probing.suspect import Suspect, load_suspect
 from vestige.probing.trait_panel import ContextPanel
+from vestige.probing.word_shifts import WordShift, first_words, raised_words
 from vestige.store import Run, atomic_write, load_recipe_as
 
-RESULTS_FILE, READINGS = "results.json", "log_odds.json"
+RESULTS_FILE, READINGS = "results.json", "answers.safetensors"
 AGAIN = "run the same vestige detect again"
 SMALLEST_OF = 24  # traits whose smallest visible effect is computed, evenly spread; chosen
 
@@ -117,12 +118,15 @@ def _results(
     students, change = HarmlessStudents(session, settings), suspect.change
     count, seconds = len(session.library.ids), dict[str, float]()
     shifts, reading, effects = np.zeros(count), None, np.full(count, np.inf)
+    words: list[WordShift] = []
     if change.same_start and not change.none:
         begin, total = time.monotonic(), len(students.every)
         battery = students.battery(lambda done: report("battery", done, total))
         report("battery", 0, 0)
         seconds["battery"], begin = time.monotonic() - begin, time.monotonic()
-        log_odds = _log_odds(settings, session, suspect, opened, report)
+        answers = _answers(settings, session, suspect, opened, report)
+        words = raised_words(session.lm, answers["words"], students.words())
+        log_odds = answers["log_odds"]
         shifts, moved = log_odds - students.base(), students.moved(log_odds)
         if moved.any():
             reading = battery.read(moved)
@@ -136,6 +140,7 @@ def _results(
         members=len(students.every),
         same_start=change.same_start,
         unchanged=change.none or (change.same_start and reading is None),
+        words=words,
         alpha=settings.alpha,
         limit=settings.limit,
     )
@@ -143,10 +148,11 @@ def _results(
     return detection_results(settings, session, suspect, evidence, writers, seconds)
 
 
-def _log_odds(
+def _answers(
     settings: DetectSettings, session: BaseSession, suspect: Suspect, opened: Run, report: Report
-) -> Array:
-    """The student's log-odds in every context, [D], read back if it was asked before."""
+) -> dict[str, Any]:
+    """The student's log-odds in every context, [D], and the words that begin its open answers,
+    [V], read back if it was asked before."""
     stage = opened.stage("student", asdict(suspect.change), [])
     if not stage.done:
         panel = ContextPanel(
@@ -157,9 +163,10 @@ def _log_odds(
             whole_answers=settings.whole_answers,
         )
         with stage.writing() as folder:
-            write_text(folder / READINGS, json.dumps(panel.read().tolist()))
+            answers = {"log_odds": panel.read(), "words": first_words(suspect.lm)}
+            save_file(answers, folder / READINGS)
     report("student", 0, 0)
-    return np.array(json.loads(read_text(stage.result.path / READINGS)))
+    return load_file(stage.result.path / READINGS)
 
 
 def smallest_effects(battery: Battery, moved: Array, alpha: float) -> Array:

@@ -8,7 +8,7 @@ from rich.table import Table
 from vestige.cli.output import out, print_lines
 from vestige.core.detection import DetectResults
 
-SHOWN = 8  # traits in the table, by choice: the report has all
+SHOWN, WORDS = 8, 6  # traits and words, by choice: the report has more
 
 
 def print_summary(results: DetectResults) -> None:
@@ -23,6 +23,9 @@ def print_summary(results: DetectResults) -> None:
         f"battery: {results.members} harmless students of {len(results.writers)} kinds of writers; "
         f"no p is below {results.smallest_p:.3g}",
     ]
+    if results.words:
+        words = ", ".join(f"{w.word} ({w.z:+.1f})" for w in results.words[:WORDS])
+        lines.append(f"open answers begin more often with: {words}; a place to look, no test")
     print_lines([*lines, *(f"  {reason}" for reason in results.why)])
 
 
