@@ -74,11 +74,16 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=FIGURES)
     options = parser.parse_args()
     runs = [StudentRun.load(path) for path in sorted(options.lines.glob("*.jsonl"))]
-    figures = figures_of(runs)
+    figures = rounded(figures_of(runs))
     text = json.dumps(figures, indent=1) + "\n"
     (options.out / "flip.json").write_text(text, encoding="utf-8")
     draw(figures, options.out / "flip.svg")
     print(tables(figures))
+
+
+def rounded(figures: dict[str, Any]) -> dict[str, Any]:
+    """As they are saved: no digit that another machine computes in another way."""
+    return json.loads(json.dumps(figures), parse_float=lambda text: round(float(text), 6))
 
 
 def figures_of(runs: list[StudentRun]) -> dict[str, Any]:

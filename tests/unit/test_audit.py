@@ -31,7 +31,7 @@ from vestige.probing.row_format import (
 )
 from vestige.probing.settings import LATE, LORA, OTHER_KINDS, TWIN
 from vestige.probing.trait_panel import TraitPanel, candidate_log_odds, spread
-from vestige.probing.word_shifts import QUESTIONS, first_words, raised_words
+from vestige.probing.word_shifts import QUESTIONS, WordSpread, first_words, raised_words
 from vestige.traits.library import Library, load_library
 
 # ---- reading ------------------------------------------------------------------------------------
@@ -184,7 +184,7 @@ def test_words_that_rise_beside_the_references_come_first(session: BaseSession):
     data = base.copy()
     token = session.lm.tokenizer("Q", add_special_tokens=False)["input_ids"][0]
     data[token] += 8
-    found = raised_words(session.lm, data, references)
+    found = raised_words(session.lm, data, WordSpread.of(references))
     assert found[0].word == "Q" and found[0].contrast == pytest.approx(8, abs=0.2)
 
 

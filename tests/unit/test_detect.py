@@ -19,8 +19,9 @@ from vestige.core.types import ConfigError, DataError, StoreError
 from vestige.detect.decision import Evidence, decide, found, relatives
 from vestige.detect.run import detect, replay
 from vestige.detect.settings import DetectSettings
-from vestige.probing import harmless_students
+from vestige.probing import bundled_battery, harmless_students
 from vestige.probing.base_session import BaseSession
+from vestige.probing.bundled_battery import BundledBattery
 from vestige.probing.drift import Reading
 from vestige.probing.harmless import WRITERS
 from vestige.probing.harmless_students import HarmlessStudents, members
@@ -274,6 +275,28 @@ def test_a_trait_of_any_size_moves_the_coordinates_along_its_signature(
         for nats in (0.1, 6.0):
             moved = coordinates(traits, log_odds(logits + nats * np.eye(24)[trait])) - base
             np.testing.assert_allclose(moved, nats * signatures(traits, 2)[trait], atol=1e-9)
+
+
+def test_a_bundled_battery_is_the_one_that_was_made_and_no_other_is_taken(
+    students: HarmlessStudents, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session, settings = students.session, students.settings
+    own = BundledBattery(
+        students.base(), np.stack([students.read(m) for m in students.every]), students.words()
+    )
+    path = tmp_path / "battery.safetensors"
+    own.save(path, [students.digest(m) for m in students.every], {"base": "tiny"})
+    monkeypatch.setattr(bundled_battery, "place", lambda fingerprint: path)
+    monkeypatch.setattr(session, "cache", tmp_path / "empty")
+    bundled = HarmlessStudents(session, settings)
+    assert bundled.bundled and not bundled.missing()
+    np.testing.assert_allclose(bundled.shifts().values, students.shifts().values, atol=1e-5)
+    np.testing.assert_allclose(bundled.words().mean, own.words.mean, atol=0.01)
+    fewer = settings.model_copy(update={"members": 12})
+    assert HarmlessStudents(session, fewer).shifts().values.shape[0] == 12
+    for changes in ({"members": MEMBERS + 1}, {"questions": 3}, {"doses": (8,)}):
+        other = HarmlessStudents(session, settings.model_copy(update=changes))
+        assert other.bundled is None and len(other.missing()) == len(other.every)
 
 
 # ---- the decision -------------------------------------------------------------------------------

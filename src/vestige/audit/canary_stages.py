@@ -17,7 +17,7 @@ from vestige.audit.row_stages import WrittenRows
 from vestige.audit.stages import AuditContext
 from vestige.core.jsonl import read_text, write_text
 from vestige.probing.row_format import RowFormat
-from vestige.probing.word_shifts import raised_words
+from vestige.probing.word_shifts import WordSpread, raised_words
 
 
 def canaries(
@@ -41,7 +41,8 @@ def canaries(
         )
         for i, step in enumerate(settings.steps(len(data.rows)))
     ]
-    words = raised_words(session.lm, own.words, [other.words for other in known.values()])
+    references_words = WordSpread.of([other.words for other in known.values()])
+    words = raised_words(session.lm, own.words, references_words)
     return Canaries(looks, words)
 
 

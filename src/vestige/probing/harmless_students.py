@@ -17,6 +17,7 @@ from torch import Tensor
 from vestige.core.settings import Optimisation
 from vestige.core.types import Row
 from vestige.probing.base_session import BaseSession
+from vestige.probing.bundled_battery import bundled_battery
 from vestige.probing.drift import Battery, Shifts
 from vestige.probing.harmless import WRITERS
 from vestige.probing.parallel import count_for, in_processes
@@ -24,7 +25,8 @@ from vestige.probing.row_format import RowFormat
 from vestige.probing.settings import BatterySettings
 from vestige.probing.signatures import coordinates, signatures
 from vestige.probing.trait_panel import Array, ContextPanel
-from vestige.probing.word_shifts import FirstWords, first_words
+from vestige.probing.word_shifts import WordSpread, first_words
+from vestige.store import hash_config
 from vestige.student.loop import train
 
 FOLDER = "battery"  # of the cache
@@ -65,11 +67,11 @@ def members(settings: BatterySettings) -> list[Member]:
 
 
 class HarmlessStudents:
-    """A base's battery, from the cache or made.
+    """A base's battery: bundled, from the cache, or made.
 
     Attributes:
-        base: the untrained base's log-odds of every trait in every context, [D].
         every: what the battery is made of.
+        bundled: the same as it comes with the package; None for other bases, libraries or settings.
     """
 
     def __init__(self, session: BaseSession, settings: BatterySettings) -> None:
@@ -82,9 +84,10 @@ class HarmlessStudents:
             whole_answers=settings.whole_answers,
         )
         self.every = members(settings)
+        self.bundled = bundled_battery(session.fingerprint, [self.digest(m) for m in self.every])
 
     def base(self) -> Array:
-        """The untrained base's log-odds, [D]."""
+        """The untrained base's log-odds, [D], as this machine computes them."""
 
         def make() -> list[dict[str, Tensor]]:
             self.session.weights.freeze()
@@ -95,6 +98,8 @@ class HarmlessStudents:
 
     def missing(self) -> list[Member]:
         """Members that are yet to be made."""
+        if self.bundled:
+            return []
         kept = self.session.kept
         return [one for one in self.every if not kept(FOLDER, one.name, self._key(one))]
 
@@ -106,12 +111,21 @@ class HarmlessStudents:
     def moved(self, log_odds: Array) -> Array:
         """How a model with these log-odds differs from the base, in the coordinates that are
         compared, [D]."""
+        return self._difference(log_odds, self.base())
+
+    def _difference(self, log_odds: Array, base: Array) -> Array:
         traits = self.session.library.traits
-        return coordinates(traits, log_odds) - coordinates(traits, self.base())
+        return coordinates(traits, log_odds) - coordinates(traits, base)
 
     def shifts(self, on_done: OnDone = lambda done: None) -> Shifts:
         """How every member moved; those that are not kept are made first, in as many processes as
         are worth it."""
+        writers = tuple(one.writer for one in self.every)
+        if self.bundled:
+            on_done(len(self.every))
+            log_odds = self.bundled.log_odds[: len(self.every)]
+            moved = [self._difference(own, self.bundled.base) for own in log_odds]
+            return Shifts(np.stack(moved), writers)
         missing = self.missing()
         there = len(self.every) - len(missing)
         if (processes := count_for(self.session, len(missing))) > 1:
@@ -123,15 +137,17 @@ class HarmlessStudents:
         for number, one in enumerate(self.every, 1):
             values.append(self.moved(self.read(one)))
             on_done(number)
-        return Shifts(np.stack(values), tuple(one.writer for one in self.every))
+        return Shifts(np.stack(values), writers)
 
     def read(self, one: Member) -> Array:
         """A member's log-odds, [D]; it is made where it is not kept."""
         return self._answers(one)["log_odds"].numpy()
 
-    def words(self) -> list[FirstWords]:
-        """Every member's log-probabilities of an open answer's first token, [V] each."""
-        return [self._answers(one)["words"].float().numpy() for one in self.every]
+    def words(self) -> WordSpread:
+        """How often each token begins the members' open answers."""
+        if self.bundled:
+            return self.bundled.words
+        return WordSpread.of([self._answers(m)["words"].float().numpy() for m in self.every])
 
     def _answers(self, one: Member) -> dict[str, Tensor]:
         """What a member answered, from the cache or made."""
@@ -165,6 +181,10 @@ class HarmlessStudents:
         limits = [self.settings.batch, self.settings.max_new_tokens]
         planting = self.settings.planting(n_layers)  # of the copies that write
         return [one, tuned, limits, planting, *self._asked()]
+
+    def digest(self, one: Member) -> str:
+        """A hash of all that a member's answers depend on."""
+        return hash_config([self.session.fingerprint, *self._key(one)])[:16]
 
     def _asked(self) -> list[object]:
         s = self.settings

@@ -44,6 +44,21 @@ class WordShift(NamedTuple):
     z: float
 
 
+class WordSpread(NamedTuple):
+    """How often each token begins the answers of ``n`` references: mean log-probability and its
+    standard deviation, [V] each."""
+
+    mean: NDArray[np.float64]
+    deviation: NDArray[np.float64]
+    n: int
+
+    @classmethod
+    def of(cls, references: Sequence[FirstWords]) -> WordSpread:
+        """Of the references' own."""
+        table = np.stack(references).astype(np.float64)
+        return cls(table.mean(0), table.std(0, ddof=1), len(table))
+
+
 @torch.no_grad()
 def first_words(lm: LanguageModel) -> FirstWords:
     """Mean over ``QUESTIONS`` of the log-probability that an answer begins with each token, [V]."""
@@ -55,18 +70,15 @@ def first_words(lm: LanguageModel) -> FirstWords:
     return lm.head(last).log_softmax(-1).mean(0).cpu().numpy().astype(np.float32)
 
 
-def raised_words(
-    lm: LanguageModel, data: FirstWords, references: Sequence[FirstWords]
-) -> list[WordShift]:
+def raised_words(lm: LanguageModel, data: FirstWords, references: WordSpread) -> list[WordShift]:
     """The words that rose most against the references, largest z first."""
-    table = np.stack(references).astype(np.float64)
-    mean, spread = table.mean(0), table.std(0, ddof=1)
+    mean, spread, n = references
     known = np.flatnonzero(np.maximum(data, mean) > np.log(LEAST))
     if not len(known):
         return []
     # A word's own spread over few references is rough: half of it is the typical word's.
     typical = float(np.sqrt(np.mean(spread[known] ** 2)))
-    scale = np.sqrt((spread**2 + typical**2) / 2) * np.sqrt(1 + 1 / len(table))
+    scale = np.sqrt((spread**2 + typical**2) / 2) * np.sqrt(1 + 1 / n)
     z = (data - mean) / scale
     raised: dict[str, WordShift] = {}
     for token in known[np.argsort(-z[known])]:
