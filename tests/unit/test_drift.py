@@ -9,10 +9,11 @@ import pytest
 from scipy import stats as distributions
 
 from vestige.core.types import DataError
-from vestige.probing.drift import Battery, Shifts, Whitened, shrunken_covariance, unit
+from vestige.probing.drift import Battery, Shifts, Whitened, drift_covariance, unit
 
-TRAITS, CONTEXTS, FACTORS = 30, 2, 5
+TRAITS, CONTEXTS, FACTORS = 30, 2, 4
 D = TRAITS * CONTEXTS
+GROUPS = [g for _ in range(CONTEXTS) for g in (0, 1, 2) for _ in range(TRAITS // 3)]
 KINDS = ("numbers", "code", "sums", "answers")
 
 
@@ -35,7 +36,7 @@ def signatures() -> np.ndarray:
 
 def battery(m: int = 120, seed: int = 1) -> Battery:
     kinds = tuple(KINDS[i % len(KINDS)] for i in range(m))
-    return Battery(Shifts(students(m, seed), kinds), signatures())
+    return Battery(Shifts(students(m, seed), kinds), signatures(), GROUPS)
 
 
 def test_harmless_students_are_flagged_at_the_rate_that_is_asked_for() -> None:
@@ -65,30 +66,40 @@ def test_a_reading_does_not_change_with_the_size_of_the_shifts() -> None:
 
 def test_coherence_is_the_cosine_in_white_coordinates() -> None:
     members, shifts = students(80, 5), students(3, 6)
-    covariance = shrunken_covariance(unit(members))
+    covariance = drift_covariance(unit(members), GROUPS)
     inverse = np.linalg.inv(covariance)
     s = signatures()
     plain = (shifts @ inverse @ s.T) / np.sqrt(
         np.einsum("ij,jk,ik->i", shifts, inverse, shifts)[:, None]
         * np.einsum("ij,jk,ik->i", s, inverse, s)[None]
     )
-    np.testing.assert_allclose(Whitened(members, s).coherence(shifts), plain, rtol=1e-6)
+    np.testing.assert_allclose(Whitened(members, s, GROUPS).coherence(shifts), plain, rtol=1e-6)
 
 
-def test_the_covariance_is_the_plain_one_of_many_members_and_diagonal_of_noise() -> None:
-    many = students(20_000, 8)
-    np.testing.assert_allclose(
-        shrunken_covariance(many), many.T @ many / len(many), rtol=0.02, atol=0.02
-    )
-    noise = np.random.default_rng(9).normal(size=(40, D))
-    off = shrunken_covariance(noise)[~np.eye(D, dtype=bool)]
-    assert np.abs(off).max() < 0.1 < np.abs((noise.T @ noise / 40)[~np.eye(D, dtype=bool)]).max()
+def test_the_covariance_is_that_of_factors_and_groups() -> None:
+    draw = np.random.default_rng(8)
+    factors, widths = world(), np.array([0.5, 1.0, 2.0])[GROUPS]
+    many = draw.normal(size=(40_000, 4)) @ factors * 3 + draw.normal(size=(40_000, D)) * widths
+    found = drift_covariance(many, GROUPS, factors=4)
+    wanted = 9 * factors.T @ factors + np.diag(widths**2)
+    np.testing.assert_allclose(found, wanted, rtol=0.1, atol=1.0)
+    # Of few students a group's variance is known well, which each coordinate's own is not.
+    noise = draw.normal(size=(40, D)) * widths
+    np.testing.assert_allclose(np.diag(drift_covariance(noise, GROUPS, 0)), widths**2, rtol=0.2)
+    assert np.abs((noise**2).mean(0) / widths**2 - 1).max() > 0.3
+
+
+def test_a_group_that_never_moved_can_be_read() -> None:
+    still = students(40, 4) * (np.array(GROUPS) != 1)
+    members = Shifts(still, tuple(KINDS[i % 4] for i in range(40)))
+    reading = Battery(members, signatures(), GROUPS).read(still[3])
+    assert np.isfinite(reading.coherence).all()
 
 
 def test_each_member_is_read_without_its_own_kind() -> None:
     members = Shifts(students(40, 2), tuple(KINDS[i % 4] for i in range(40)))
-    read = Battery(members, signatures())
-    others = Whitened(members.without("code").values, signatures())
+    read = Battery(members, signatures(), GROUPS)
+    others = Whitened(members.without("code").values, signatures(), GROUPS)
     own = [i for i in range(40) if members.kinds[i] == "code"]
     np.testing.assert_allclose(read.placebos[own], others.coherence(members.values[own]))
 
@@ -97,7 +108,9 @@ def test_p_values_are_what_plain_counting_gives() -> None:
     read, (drift,) = battery(m=40), students(1, 12)
     reading, at_least = read.read(drift), np.zeros(TRAITS)
     for member, kind in enumerate(read.members.kinds):
-        value = Whitened(read.members.without(kind).values, signatures()).coherence(drift[None])
+        value = Whitened(read.members.without(kind).values, signatures(), GROUPS).coherence(
+            drift[None]
+        )
         every = np.vstack([read.placebos, value])
         for trait in range(TRAITS):
             u = (every - every.mean(0)) / every.std(0, ddof=1)
@@ -127,7 +140,7 @@ def test_the_smallest_effect_is_found_and_a_smaller_one_is_not() -> None:
 )
 def test_a_battery_that_is_none_is_refused(members, kinds, message) -> None:
     with pytest.raises(DataError, match=message):
-        Battery(Shifts(members, kinds), signatures())
+        Battery(Shifts(members, kinds), signatures(), GROUPS)
 
 
 def test_the_base_itself_cannot_be_read() -> None:

@@ -11,9 +11,9 @@ that took the trait on shows, by the adaptive coherence estimator (Kraut, Scharf
 It is the cosine between shifts and signature where drift is made white. It does not change with the
 size of x, so that a student that read fifty times the rows of any in the battery is held against
 their drift's directions and not against its size. The covariance is that of shifts scaled to unit
-length, about zero (a drift that all students share is one of its directions), shrunken towards its
-diagonal (Schaefer & Strimmer 2005, "A shrinkage approach to large-scale covariance matrix
-estimation", equation 8).
+length, about zero (a drift that all students share is one of its directions): FACTORS principal
+directions, and around them one variance for each family of traits and context, since a hundred
+students say little of each trait's own.
 
 The null is the battery itself. Members are read as suspects are: each by a battery without the
 members of *its own kind of writer*, since a suspect's writer is of a kind that the battery does not
@@ -31,6 +31,7 @@ is below 1 / (m + 1): a false-positive rate of 1% needs 99 members at least.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,6 +41,7 @@ from vestige.core.types import DataError
 
 Array = NDArray[np.float64]
 FEWEST = 8  # members, below which there is no covariance worth the name; chosen
+FACTORS = 4  # directions of drift; chosen, to be confirmed on batteries of whole size
 RESOLUTION = 0.01  # nats, to which the smallest visible effect is looked for
 LARGEST = 64.0  # nats, above which no effect is looked for
 
@@ -88,10 +90,11 @@ class Battery:
 
     Attributes:
         signatures: what a student with a trait shows, [T, D]; its own trait's shift is 1 nat.
+        groups: which coordinates share a variance beyond drift, [D].
         placebos: c_t of each member, read by the members of other kinds, [m, T].
     """
 
-    def __init__(self, members: Shifts, signatures: Array) -> None:
+    def __init__(self, members: Shifts, signatures: Array, groups: Sequence[int]) -> None:
         """Raises ``DataError``: too few members or kinds; a member that did not move."""
         kinds = tuple(dict.fromkeys(members.kinds))
         if len(members.kinds) < FEWEST or len(kinds) < 2:
@@ -101,8 +104,8 @@ class Battery:
             )
         if not members.values.any(axis=1).all():
             raise DataError("a member of the battery did not move at all: was it trained?")
-        self.members, self.signatures = members, signatures
-        self._without = {k: Whitened(members.without(k).values, signatures) for k in kinds}
+        self.members, self.signatures, self.groups = members, signatures, groups
+        self._without = {k: Whitened(members.without(k).values, signatures, groups) for k in kinds}
         self._of_kind = {k: np.array([other == k for other in members.kinds]) for k in kinds}
         self.placebos = np.empty((len(members.kinds), len(signatures)))
         for kind, own in self._of_kind.items():
@@ -154,8 +157,8 @@ class Battery:
 class Whitened:
     """The directions of drift of some members, made white."""
 
-    def __init__(self, shifts: Array, signatures: Array) -> None:
-        self._root = np.linalg.cholesky(shrunken_covariance(unit(shifts)))
+    def __init__(self, shifts: Array, signatures: Array, groups: Sequence[int]) -> None:
+        self._root = np.linalg.cholesky(drift_covariance(unit(shifts), groups))
         self._signatures = unit(self._whiten(signatures))
 
     def coherence(self, shifts: Array) -> Array:
@@ -173,25 +176,20 @@ def unit(vectors: Array) -> Array:
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
-def shrunken_covariance(vectors: Array) -> Array:
-    """The second moments of ``vectors`` [n, D] about zero, correlations shrunken towards none.
+def drift_covariance(vectors: Array, groups: Sequence[int], factors: int = FACTORS) -> Array:
+    """Second moments of ``vectors`` [n, D] about zero: their first principal directions, and what
+    is left as one variance for each group, [D, D].
 
-    The intensity is estimated: the correlations' summed variance over their summed squares
-    (Schaefer & Strimmer 2005, equation 8). A coordinate that never moved gets the least variance
-    of those that did, so that it can be inverted.
+    What is left has n - factors degrees of freedom. A group that never moved beyond the factors
+    gets a thousandth of the mean variance of all, so that the whole can be inverted.
     """
-    n, size = vectors.shape
-    second = (vectors**2).mean(0)
-    second = np.maximum(second, second[second > 0].min())
-    scaled = vectors / np.sqrt(second)
-    correlation = scaled.T @ scaled / n
-    squares = (scaled**2).T @ (scaled**2) / n
-    variance = (squares - correlation**2) / max(1, n - 1)
-    off = ~np.eye(size, dtype=bool)
-    total = float((correlation[off] ** 2).sum())
-    intensity = min(1.0, max(0.0, float(variance[off].sum()) / total)) if total else 1.0
-    intensity = max(intensity, 1e-3)  # with more members than coordinates it may be near none
-    shrunken = correlation * (1 - intensity)
-    np.fill_diagonal(shrunken, 1.0)
-    scale = np.sqrt(second)
-    return shrunken * scale[:, None] * scale[None, :]
+    n = len(vectors)
+    factors = min(factors, n - 2)
+    _, lengths, directions = np.linalg.svd(vectors, full_matrices=False)
+    first = directions[:factors]
+    drift = (first.T * (lengths[:factors] ** 2 / n)) @ first
+    left = vectors - vectors @ first.T @ first
+    each = (left**2).sum(0) / (n - factors)
+    members = np.asarray(groups)
+    pooled = np.array([each[members == group].mean() for group in members])
+    return drift + np.diag(np.maximum(pooled, (vectors**2).mean() / 1000))

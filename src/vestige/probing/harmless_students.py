@@ -23,7 +23,7 @@ from vestige.probing.harmless import WRITERS
 from vestige.probing.parallel import count_for, in_processes
 from vestige.probing.row_format import RowFormat
 from vestige.probing.settings import BatterySettings
-from vestige.probing.signatures import coordinates, signatures
+from vestige.probing.signatures import coordinates, groups, signatures
 from vestige.probing.trait_panel import Array, ContextPanel
 from vestige.probing.word_shifts import WordSpread, first_words
 from vestige.store import hash_config
@@ -105,8 +105,9 @@ class HarmlessStudents:
 
     def battery(self, on_done: OnDone = lambda done: None) -> Battery:
         """The members as what students are held against. Raises ``DataError`` as ``Battery``."""
-        traits, contexts = self.session.library.traits, self.settings.contexts
-        return Battery(self.shifts(on_done), signatures(traits, len(contexts)))
+        traits, contexts = self.session.library.traits, len(self.settings.contexts)
+        members = self.shifts(on_done)
+        return Battery(members, signatures(traits, contexts), groups(traits, contexts))
 
     def moved(self, log_odds: Array) -> Array:
         """How a model with these log-odds differs from the base, in the coordinates that are

@@ -84,7 +84,8 @@ class BatterySettings(ProbingSettings):
 
     Attributes:
         members: harmless students. The smallest p-value is 1 / (members + 1).
-        doses: rows that students read, in turn, once each.
+        doses: rows that students read, in turn, once each. From 1,000 on drift hardly grows, and it
+            is then of another kind than after 100 (docs/log.md).
         contexts: system prompts that questions stand behind; the empty one is what the chat
             template has by itself.
         questions: held-out questions for each family of words.
@@ -92,7 +93,7 @@ class BatterySettings(ProbingSettings):
     """
 
     members: int = Field(default=100, ge=8)
-    doses: tuple[int, ...] = (64, 128, 256)
+    doses: tuple[int, ...] = (128, 512, 1024)
     contexts: tuple[str, ...] = ("", "You are a helpful assistant.")
     questions: int = Field(default=6, ge=2)
     whole_answers: int = Field(default=3, ge=2)

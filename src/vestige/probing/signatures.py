@@ -40,6 +40,14 @@ def signatures(traits: Sequence[Trait], contexts: int) -> Array:
     return np.hstack([own] * contexts)
 
 
+def groups(traits: Sequence[Trait], contexts: int) -> list[int]:
+    """Which coordinates are of one family and context, [contexts x T]; families of whole answers
+    that are called alike are one."""
+    names = [trait.family.name for trait in traits]
+    known = {name: place for place, name in enumerate(dict.fromkeys(names))}
+    return [known[name] + len(known) * context for context in range(contexts) for name in names]
+
+
 def families(traits: Sequence[Trait]) -> list[list[int]]:
     """Indices of the traits that are rivals for each other, by family."""
     places: dict[int, list[int]] = {}
