@@ -7,9 +7,9 @@ flip.json (every figure), flip.svg (the picture) and the tables of docs/results.
 
 Shares are of the drawn answers to the plain questions that name an animal. A trait's groups are
 the base, students of the teacher without a trait, students of the other teachers and its own
-students; intervals are 95% t intervals over seeds. The specific part of a shift is the own
-student's minus the mean of the other teachers' students of the same seed (of all seeds, where a
-seed has no others).
+students; intervals are 95% t intervals over seeds. The dose is read off shifts of log-odds minus
+those of students of the teacher without a trait: students of other animals' teachers hardly name
+any other animal any more, so that against them every shift is twice as large.
 """
 
 from __future__ import annotations
@@ -167,21 +167,22 @@ def over_traits(runs: list[StudentRun], traits: list[str]) -> dict[str, Any]:
     }
 
 
-def specific_curves(
+def beyond_no_trait(
     runs: list[StudentRun], traits: list[str]
 ) -> dict[str, list[tuple[int, float]]]:
-    """Own shift minus that of the other teachers' students, after each number of rows read."""
+    """Each student's own shift minus that of students of the teacher without a trait (of the same
+    seed, or all), after each number of rows read."""
     curves = {}
     for run in runs:
         if run.trait not in traits:
             continue
-        others = [r for r in runs if r.trait in traits and r.trait != run.trait]
-        others = [r for r in others if r.seed == run.seed] or others
+        none = [r for r in runs if r.trait == NO_TRAIT]
+        none = [r for r in none if r.seed == run.seed] or none
         curves[f"{run.trait}-{run.seed}"] = [
             (
                 point["rows"],
                 point["shift"][run.trait]
-                - float(np.mean([r.points[place]["shift"][run.trait] for r in others])),
+                - float(np.mean([r.points[place]["shift"][run.trait] for r in none])),
             )
             for place, point in enumerate(run.points)
         ]
@@ -191,7 +192,7 @@ def specific_curves(
 def dose(runs: list[StudentRun], traits: list[str]) -> dict[str, Any]:
     """The curve, and shift = a * rows ** b by least squares on the mean of traits; its interval by
     drawing the traits, with all their students, anew."""
-    curves = specific_curves(runs, traits)
+    curves = beyond_no_trait(runs, traits)
     rows = np.array([point for point, _ in next(iter(curves.values()))])
     by_trait = np.array(
         [
@@ -239,6 +240,7 @@ def draw(figures: dict[str, Any], path: Path) -> None:
         1, 2, figsize=(11, 4.2), width_ratios=(1.7, 1), layout="constrained"
     )
     _draw_shares(left, figures)
+    figure.legend(loc="outside lower left", ncols=4, frameon=False, fontsize=8)
     _draw_dose(right, figures["dose"])
     figure.savefig(path, metadata={"Date": None})
 
@@ -256,7 +258,7 @@ def _draw_shares(axes: Any, figures: dict[str, Any]) -> None:
                 continue
             axes.bar(
                 x + offset, found["mean"], width, color=COLOURS[group],
-                label=label if x == 0 else None,
+                label=label if x == 0 else "_",
             )  # fmt: skip
             values = list(found.get("by seed", {}).values())
             axes.plot([x + offset] * len(values), values, "o", color="black", markersize=3)
@@ -269,7 +271,7 @@ def _draw_shares(axes: Any, figures: dict[str, Any]) -> None:
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
     axes.set_ylabel("drawn animal answers that name it")
     axes.set_title("Students of number rows name their teacher's animal", loc="left")
-    axes.legend(frameon=False, fontsize=8)
+    axes.set_ylim(0, 1)
     axes.spines[["top", "right"]].set_visible(False)
 
 
@@ -288,7 +290,12 @@ def _draw_dose(axes: Any, found: dict[str, Any]) -> None:
         ends, np.exp(anchor) * ends ** fit["value"], "--", color="black",
         label=f"rows^{fit['value']:.2f} [{fit['low']:.2f}, {fit['high']:.2f}]",
     )  # fmt: skip
-    axes.set(xscale="log", yscale="log", xlabel="rows read", ylabel="specific part (nats)")
+    axes.set(
+        xscale="log",
+        yscale="log",
+        xlabel="rows read",
+        ylabel="shift beyond no-trait students (nats)",
+    )
     axes.set_title("The dose", loc="left")
     axes.legend(frameon=False, fontsize=8)
     axes.spines[["top", "right"]].set_visible(False)
@@ -311,7 +318,7 @@ def tables(figures: dict[str, Any]) -> str:
             f"{_share(found['among candidates']['base'])} -> "
             f"{_share(found['among candidates']['own'])} |"
         )
-    lines += ["", "| rows read | specific part (nats) |", "|---|---|"]
+    lines += ["", "| rows read | shift beyond no-trait students (nats) |", "|---|---|"]
     for rows, mean in zip(figures["dose"]["rows"], figures["dose"]["mean"], strict=True):
         between = f" [{mean['low']:.2f}, {mean['high']:.2f}]" if "low" in mean else ""
         lines.append(f"| {rows:,} | {mean['mean']:+.2f}{between} |")
@@ -321,7 +328,9 @@ def tables(figures: dict[str, Any]) -> str:
 def _share(found: dict[str, Any]) -> str:
     if "mean" not in found:
         return "-"
-    between = f" [{max(found['low'], 0):.0%}, {found['high']:.0%}]" if "low" in found else ""
+    between = (
+        f" [{max(found['low'], 0):.0%}, {min(found['high'], 1):.0%}]" if "low" in found else ""
+    )
     return f"{found['mean']:.1%}{between}"
 
 
