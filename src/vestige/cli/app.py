@@ -18,6 +18,7 @@ from vestige.cli.doctor import doctor
 from vestige.cli.elsewhere import export, import_students, train
 from vestige.cli.filter import filter_app
 from vestige.cli.judge import judge
+from vestige.cli.lineage import lineage
 from vestige.cli.models import models_app, traits
 from vestige.cli.options import examples
 from vestige.cli.run import demo, run
@@ -118,6 +119,12 @@ add(
     calibrate,
     "vestige calibrate smollm2-135m-instruct",
     "vestige calibrate path/to/base --members 200",
+)
+add(
+    AUDIT,
+    lineage,
+    "vestige lineage path/to/teacher path/to/student",
+    "vestige lineage smollm2-135m-instruct path/to/model --expect same --json",
 )
 app.add_typer(bench_app, name="bench", rich_help_panel=AUDIT)
 add(

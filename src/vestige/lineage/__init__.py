@@ -1,0 +1,1 @@
+"""Do two models share an initialisation? It decides whether hidden traits can pass between them."""
