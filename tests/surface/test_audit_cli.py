@@ -365,6 +365,7 @@ def test_a_teacher_at_hand_is_asked_for_its_probabilities(place: Path, folders):
     done = run(place, folders["llama"], "numbers.jsonl", "--json", *teacher)
     found = json.loads(done.stdout)
     assert found["told"] == 32 and found["divergence"] == 0  # the base itself
+    assert any("share an initialisation" in reason for reason in found["why"])
     assert json.loads((place / "new/out.sarif").read_text())["version"] == "2.1.0"
 
 

@@ -55,6 +55,9 @@ def test_a_recipe_runs_to_its_report(path: Path, folders, tmp_path: Path):
     folder, _ = run(load_recipe(path, changes, "smoke"), tmp_path, workers=1)
     render_runs([folder], folder / "report.html")
     assert reported(folder)["name"] == recipe.name
+    for arm in [s.name for s in getattr(recipe, "students", ()) if s.base]:
+        manifest = next(folder.glob(f"seed-*/student/{arm}/*/manifest.json"))
+        assert json.loads(manifest.read_text())["notes"]["lineage"]["outcome"] == "other"
 
 
 @pytest.mark.model

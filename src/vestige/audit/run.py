@@ -45,6 +45,8 @@ from vestige.audit.settings import AuditSettings
 from vestige.audit.stages import AuditContext, Report
 from vestige.core.results import AuditResults
 from vestige.core.types import DataError, StoreError
+from vestige.lineage.models import compare
+from vestige.lineage.run import results_of as results_of_lineage
 from vestige.models.hf import LanguageModel
 from vestige.probing.base_session import BaseSession, fingerprint, load
 from vestige.probing.known_writers import other_writers, planted_writers
@@ -238,12 +240,27 @@ def results_of(context: AuditContext) -> AuditResults:
         own_reference=context.known is not None,
         soft_targets=probes.soft_targets,
         logprobs=dict(context.logprobs),
-        remarks=[*context.data.remarks, *remarks(data.rows, given, row_format)],
+        remarks=[
+            *context.data.remarks,
+            *remarks(data.rows, given, row_format),
+            *shared_start(context),
+        ],
     )
     evidence = with_controls(context, evidence, reference, data, references)
     strong = strongest(evidence)[:SCORED]
     scores, marked = row_scores(context, probes, row_format, data, strong)
     return audit_results(replace(evidence, scores=scores, marked=marked, tokens=context.tokens))
+
+
+def shared_start(context: AuditContext) -> list[str]:
+    """Whether the rows' writer, where it is at hand, began where the base did, in words."""
+    if context.teacher is None:
+        return []
+    context.session.weights.freeze()
+    settings, teacher = context.settings, context.teacher
+    evidence = compare(context.session.lm.causal_lm, teacher.causal_lm)
+    results = results_of_lineage(str(settings.teacher), settings.base, evidence)
+    return [results.verdict]
 
 
 def with_controls(

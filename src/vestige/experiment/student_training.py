@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -18,6 +19,7 @@ from vestige.experiment.questioning import ask
 from vestige.experiment.row_packs import student_packs
 from vestige.experiment.seed_context import SeedContext
 from vestige.experiment.settings import Student
+from vestige.lineage.run import lineage
 from vestige.store import Stage
 from vestige.store.layout import StageFile
 from vestige.student.checkpoint import Checkpoint
@@ -150,12 +152,23 @@ ROW_TRAINERS: dict[str, Callable[[UnfinishedStudent, Sequence[Row]], None]] = {
 
 
 def measure_own_base(student: UnfinishedStudent) -> None:
-    """Keep the untrained base's panel next to a student of another base."""
+    """Keep the untrained base's panel next to a student of another base, and note whether that
+    base shares its start with the teachers'."""
     if student.settings.base:
         model, panel = student.model, family(student.context.recipe.family)
         student.stage.note(**model.lm.record(panel.heldout[0]))
+        student.stage.note(
+            lineage=shared_start(student.context.recipe.model, student.settings.base)
+        )
         model.weights.freeze()
         measure(model.lm, panel).save(student.folder / StageFile.BASE_PANEL)
+
+
+@cache
+def shared_start(teachers: str, students: str) -> dict[str, Any]:
+    """Whether two bases share an initialisation, for a manifest; each is loaded once more."""
+    found = lineage(teachers, students)
+    return {"outcome": found.outcome, "log10_p": found.log10_p, "why": found.why}
 
 
 def finish_student(student: UnfinishedStudent, losses: Sequence[float]) -> None:

@@ -104,7 +104,9 @@ def fisher_log_p(log_p: Sequence[float]) -> float:
     half, terms = -sum(log_p), np.arange(len(log_p))
     if half == 0:
         return 0.0
-    return float(special.logsumexp(terms * math.log(half) - special.gammaln(terms + 1)) - half)
+    sizes: Array = terms * math.log(half) - special.gammaln(terms + 1)
+    largest = float(sizes.max())
+    return largest + math.log(float(np.exp(sizes - largest).sum())) - half
 
 
 def rows_log_p(one: Array, other: Array, seed: int = 0, draws: int = 999) -> tuple[float, float]:
