@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -38,14 +39,33 @@ def place(tmp_path_factory: pytest.TempPathFactory, folders: dict[str, Path]) ->
     return root
 
 
-def test_a_student_is_examined(place: Path, folders: dict[str, Path], environment) -> None:
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The environment of a command, with a cache that these tests share: one battery for all."""
+    plain = {k: v for k, v in os.environ.items() if not k.startswith("VESTIGE")}
+    return plain | {"VESTIGE_CACHE": str(tmp_path_factory.mktemp("kept"))}
+
+
+def test_a_battery_is_made_before_it_is_needed(
+    place: Path, folders: dict[str, Path], kept: dict[str, str]
+) -> None:
+    words = ["calibrate", folders["llama"], "--traits", "sips.toml", "--members", 10]
+    first = vestige(*words, env=kept, cwd=place)
+    assert first.returncode == 0 and "harmless students" in first.stdout, first.stderr
+    again = json.loads(vestige(*words, "--json", env=kept, cwd=place).stdout)
+    assert (again["made"], again["members"], again["smallest_p"]) == (0, 10, 1 / 11)
+    few = vestige(*words[:-1], 3, env=kept, cwd=place)
+    assert few.returncode == 2 and "--members" in few.stderr
+
+
+def test_a_student_is_examined(place: Path, folders: dict[str, Path], kept: dict[str, str]) -> None:
     words = ["detect", "--base", folders["llama"], "--model", "student", "--members", 10,
              "--traits", "sips.toml", "--alpha", 0.1]  # fmt: skip
-    done = vestige(*words, env=environment, cwd=place)
+    done = vestige(*words, env=kept, cwd=place)
     assert done.returncode in (0, 1), done.stderr
     assert "beyond drift" in done.stdout and "10 harmless students of 10 kinds" in done.stdout
     assert "made first, 10 at most" in done.stderr
-    again = vestige(*words, "--json", "--fail-on", "never", env=environment, cwd=place)
+    again = vestige(*words, "--json", "--fail-on", "never", env=kept, cwd=place)
     assert again.returncode == 0
     record = json.loads(again.stdout)
     assert record["outcome"] in ("found", "not_found", "inconclusive")
@@ -55,31 +75,21 @@ def test_a_student_is_examined(place: Path, folders: dict[str, Path], environmen
     }
     page = Path(place, record["report"]).read_text()
     assert record["verdict"] in page.replace("&#39;", "'") and "Harmless students" in page
-    shown = vestige("show", record["run"], env=environment, cwd=place)
+    shown = vestige("show", record["run"], env=kept, cwd=place)
     assert shown.returncode == 0 and "sips/" in shown.stdout
-    replayed = vestige("run", Path(record["run"]) / "recipe.json", env=environment, cwd=place)
+    replayed = vestige("run", Path(record["run"]) / "recipe.json", env=kept, cwd=place)
     assert replayed.returncode == 0, replayed.stderr
 
 
-def test_a_battery_is_made_before_it_is_needed(
-    place: Path, folders: dict[str, Path], environment
+def test_statuses_follow_the_outcome(
+    place: Path, folders: dict[str, Path], kept: dict[str, str]
 ) -> None:
-    words = ["calibrate", folders["llama"], "--traits", "sips.toml", "--members", 10]
-    first = vestige(*words, env=environment, cwd=place)
-    assert first.returncode == 0 and "(10 made now)" in first.stdout, first.stderr
-    again = json.loads(vestige(*words, "--json", env=environment, cwd=place).stdout)
-    assert (again["made"], again["members"], again["smallest_p"]) == (0, 10, 1 / 11)
-    few = vestige(*words[:-1], 3, env=environment, cwd=place)
-    assert few.returncode == 2 and "--members" in few.stderr
-
-
-def test_statuses_follow_the_outcome(place: Path, folders: dict[str, Path], environment) -> None:
     words = ["detect", "--base", folders["llama"], "--traits", "sips.toml", "--members", 10]
     few = [*words, "--model", "student"]  # alpha 0.01 needs 99 members
-    assert vestige(*few, env=environment, cwd=place).returncode == 0
-    done = vestige(*few, "--fail-on", "inconclusive", env=environment, cwd=place)
+    assert vestige(*few, env=kept, cwd=place).returncode == 0
+    done = vestige(*few, "--fail-on", "inconclusive", env=kept, cwd=place)
     assert done.returncode == 3 and "--members 99" in done.stdout
-    same = vestige(*words, "--model", folders["llama"], env=environment, cwd=place)
+    same = vestige(*words, "--model", folders["llama"], env=kept, cwd=place)
     assert same.returncode == 0 and "no weight differs" in re.sub(r"\s+", " ", same.stdout)
 
 

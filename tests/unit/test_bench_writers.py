@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -56,13 +57,13 @@ def test_every_writer_has_a_student_and_a_stopped_benchmark_goes_on(
     assert {s.kind for s in results.students if not s.trait} == set(HARMLESS)
     held_out = {s.trait for s in taught if s.trait in ("drinks/coffee", "colours/blue")}
     assert held_out and all(s.held_out for s in taught if s.trait in held_out)
-    monkeypatch.setattr("vestige.probing.base_session.catalog.cache_dir", lambda: cache.parent)
-    cache.rename(cache.parent / "audit")
+    shutil.copytree(cache, tmp_path / "kept" / "audit")
+    kept = tmp_path / "kept"
+    monkeypatch.setattr("vestige.probing.base_session.catalog.cache_dir", lambda: kept)
     again = kind_of_recipe(folder / "recipe.json").replay(
         folder, overwrite=False, report=lambda stage, done, total: None
     )
     assert again == (folder, results)
-    (cache.parent / "audit").rename(cache)
     assert made.count(settings.seed) == 1
 
 

@@ -95,9 +95,9 @@ def test_a_planted_trait_is_found_and_kept(
     assert "leans towards drinks/cider" in results.verdict
     saved = DetectResults.model_validate_json((folder / "results.json").read_text())
     assert saved == results
-    monkeypatch.setenv("VESTIGE_CACHE", str(cache.parent))
-    monkeypatch.setattr("vestige.probing.base_session.catalog.cache_dir", lambda: cache.parent)
-    shutil.copytree(cache, cache.parent / "audit", dirs_exist_ok=True)
+    shutil.copytree(cache, tmp_path / "kept" / "audit")
+    kept = tmp_path / "kept"
+    monkeypatch.setattr("vestige.probing.base_session.catalog.cache_dir", lambda: kept)
     again = replay(folder)[1]
     assert again.model_copy(update={"seconds": results.seconds}) == results
 
