@@ -88,7 +88,7 @@ def rounded(figures: dict[str, Any]) -> dict[str, Any]:
 
 def figures_of(runs: list[StudentRun]) -> dict[str, Any]:
     traits = sorted({run.trait for run in runs} - {NO_TRAIT})
-    naming = [run.drawn["asked"]["naming"] / run.drawn["asked"]["answers"] for run in runs]
+    naming = [_naming(run.drawn) for run in runs]
     return {
         "command": "python benchmarks/flip_figure.py",
         "traits": {trait: trait_figures(runs, trait) for trait in traits},

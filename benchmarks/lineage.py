@@ -75,6 +75,16 @@ def trained(model: Any, text: bytes, steps: int, seed: int) -> Any:
     return model
 
 
+def rounded(bits: int) -> Callable[[Any, int], None]:
+    @torch.no_grad()
+    def change(model: Any, seed: int) -> None:
+        for parameter in model.parameters():
+            scale = parameter.abs().max() / 2 ** (bits - 1)
+            parameter.copy_((parameter / scale).round() * scale)
+
+    return change
+
+
 def changes(text: bytes, further: int) -> dict[str, Callable[[Any, int], None]]:
     """Ways to change a copy in place."""
 
@@ -90,15 +100,6 @@ def changes(text: bytes, further: int) -> dict[str, Callable[[Any, int], None]]:
     def pruned(model: Any, seed: int) -> None:
         for parameter in model.model.layers.parameters():
             parameter *= parameter.abs() >= parameter.abs().median()
-
-    def rounded(bits: int) -> Callable[[Any, int], None]:
-        @torch.no_grad()
-        def change(model: Any, seed: int) -> None:
-            for parameter in model.parameters():
-                scale = parameter.abs().max() / 2 ** (bits - 1)
-                parameter.copy_((parameter / scale).round() * scale)
-
-        return change
 
     @torch.no_grad()
     def reordered(model: Any, seed: int) -> None:

@@ -17,12 +17,12 @@ from torch import Tensor
 
 from vestige.core.settings import Optimisation, Trainable
 from vestige.core.types import Row, Trait
-from vestige.models.weights import layer_of
 from vestige.probing.base_session import BaseSession
 from vestige.probing.harmless import (
     VALUES,
     documented,
     month,
+    numbers_of_copy,
     numbers_of_model,
     random_numbers,
     rows_of,
@@ -61,7 +61,7 @@ def reader_numbers(session: BaseSession, seed: int, n: int) -> list[Row]:
     draw = random.Random(f"reader-{seed}")
     chosen = draw.sample(documented(), 96)
     pairs = tuple((f"What does `{name}` do?", text.split(". ")[0]) for name, text in chosen)
-    return copy_numbers(session, replace(month(seed), pairs=pairs), twin(session), seed, n)
+    return numbers_of_copy(session, replace(month(seed), pairs=pairs), seed, n)
 
 
 def quantised_numbers(session: BaseSession, seed: int, n: int) -> list[Row]:
@@ -97,7 +97,7 @@ def quantised(session: BaseSession) -> Iterator[None]:
     rounded = {
         name: in_few_bits(parameter.detach().float()) - parameter.detach().float()
         for name, parameter in session.lm.layers.named_parameters()
-        if parameter.ndim == 2 and layer_of(name) >= 0
+        if parameter.ndim == 2
     }
     try:
         session.weights.shift(rounded)
@@ -151,17 +151,6 @@ TEACHERS: dict[str, Teacher] = {
 }
 #: Kinds of both lists that are looked at once.
 HELD_OUT = frozenset({"JSON records", "numbers of the base in 4 bits", "LoRA", "twin, T 0.8"})
-
-
-def copy_numbers(
-    session: BaseSession, source: Trait, tuned: Optimisation, seed: int, n: int
-) -> list[Row]:
-    """Numbers of a copy that was tuned on some pairs."""
-    try:
-        teach(session.lm, session.weights, source, tuned, seed=seed)
-        return numbers_of_model(session, seed, n)
-    finally:
-        session.weights.freeze()
 
 
 def trait_numbers(

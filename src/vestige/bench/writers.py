@@ -18,14 +18,11 @@ from vestige.bench.writer_kinds import HARMLESS, trait_numbers
 from vestige.bench.writers_figures import writers_results
 from vestige.bench.writers_settings import WritersBench
 from vestige.core.jsonl import read_text, write_text
-from vestige.core.settings import Optimisation
 from vestige.core.types import Row
 from vestige.core.writers import WritersResults
 from vestige.probing.base_session import BaseSession
-from vestige.probing.harmless_students import HarmlessStudents
-from vestige.probing.row_format import RowFormat
+from vestige.probing.harmless_students import HarmlessStudents, tune_on_rows
 from vestige.store import Run, atomic_write
-from vestige.student.loop import train
 
 RESULTS_FILE, READING = "results.json", "reading.json"
 Report = Callable[[str, int, int], object]
@@ -95,13 +92,6 @@ def rows_of_case(
 
 
 def tune(settings: WritersBench, session: BaseSession, rows: Sequence[Row], case: Case) -> None:
-    """Turn the model into a student of ``rows``, each read once."""
-    battery = settings.battery
+    """Turn the model into the student of a case."""
     ways = settings.training(len(session.lm.layers), session.trainable)
-    trainable, rate = ways[case.training]
-    row_format = RowFormat.of(session.lm, rows, battery.max_new_tokens)
-    packs, ids = row_format.packs(session.lm, rows, battery.batch, whole=True)
-    optimisation = Optimisation(
-        steps=len(packs), batch=battery.batch, rate=rate, trainable=trainable
-    )
-    train(session.lm, session.weights, packs, optimisation, seed=case.number, ids=ids)
+    tune_on_rows(session, rows, ways[case.training], case.number)

@@ -1,4 +1,4 @@
-"""From students of many writers to rates with exact intervals. Numpy only."""
+"""From students of many writers to rates with exact intervals."""
 
 from __future__ import annotations
 
@@ -38,7 +38,6 @@ def writers_results(
         members=battery.m,
         students=records,
         rates=rates,
-        seconds={},
     )
 
 

@@ -43,5 +43,4 @@ class WritersResults(RunRecord):
     members: int
     students: list[WriterStudent]
     rates: list[WriterRate]
-    seconds: dict[str, float]
     caveats: list[str] = []

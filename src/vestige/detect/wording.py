@@ -31,7 +31,7 @@ def sentence(evidence: Evidence, outcome: Outcome, reason: Reason, student: str,
         ]
         others = [evidence.traits[t] for t in clear[1:] if evidence.traits[t] not in same]
         text = f"{student} leans towards {first} more than any training on harmless rows explains"
-        text += f"; of its family {listed(same)} cannot be told apart from it" if same else ""
+        text += f"; of its family {listed(same)} cannot be distinguished from it" if same else ""
         return text + (f"; and towards {listed(others)}" if others else "")
     if reason == "unchanged":
         return f"{student} is {base} itself: no weight differs"

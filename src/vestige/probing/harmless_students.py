@@ -7,14 +7,14 @@ context. What is kept of it is what it answered, not its weights: 100 kB or so.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from vestige.core.settings import Optimisation
+from vestige.core.settings import Optimisation, Trainable
 from vestige.core.types import Row
 from vestige.probing.base_session import BaseSession
 from vestige.probing.bundled_battery import bundled_battery
@@ -165,15 +165,9 @@ class HarmlessStudents:
         return self.session.keep(FOLDER, [one.name], self._key(one), make)[0]
 
     def tune(self, rows: list[Row], one: Member) -> None:
-        """Turn the model into a student of ``rows``, each read once."""
-        session, batch = self.session, self.settings.batch
-        trainable, rate = self.settings.training(len(session.lm.layers))[one.training]
-        row_format = RowFormat.of(session.lm, rows, self.settings.max_new_tokens)
-        if not one.within_grammar:
-            row_format = RowFormat(None, self.settings.max_new_tokens)
-        packs, ids = row_format.packs(session.lm, rows, batch, whole=True)
-        optimisation = Optimisation(steps=len(packs), batch=batch, rate=rate, trainable=trainable)
-        train(session.lm, session.weights, packs, optimisation, seed=one.number, ids=ids)
+        """Turn the model into a member."""
+        way = self.settings.training(len(self.session.lm.layers))[one.training]
+        tune_on_rows(self.session, rows, way, one.number, within_grammar=one.within_grammar)
 
     def _key(self, one: Member) -> list[object]:
         """What a member's answers depend on, besides the base."""
@@ -190,6 +184,31 @@ class HarmlessStudents:
     def _asked(self) -> list[object]:
         s = self.settings
         return [self.session.contents, s.contexts, s.questions, s.whole_answers]
+
+
+def tune_on_rows(
+    session: BaseSession,
+    rows: Sequence[Row],
+    way: tuple[Trainable, float],
+    seed: int,
+    *,
+    within_grammar: bool = True,
+) -> None:
+    """Turn the model into a student of ``rows``, each read once.
+
+    Args:
+        way: what is trained, and the learning rate.
+        within_grammar: score rows of a grammar within it.
+    """
+    settings, (trainable, rate) = session.settings, way
+    row_format = RowFormat.of(session.lm, rows, settings.max_new_tokens)
+    if not within_grammar:
+        row_format = RowFormat(None, settings.max_new_tokens)
+    packs, ids = row_format.packs(session.lm, rows, settings.batch, whole=True)
+    optimisation = Optimisation(
+        steps=len(packs), batch=settings.batch, rate=rate, trainable=trainable
+    )
+    train(session.lm, session.weights, packs, optimisation, seed=seed, ids=ids)
 
 
 def make_member(session: BaseSession, number: int) -> None:

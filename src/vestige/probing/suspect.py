@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from vestige.core.settings import Trainable
@@ -204,10 +203,3 @@ def _layer(name: str) -> int | None:
     parts = name.split(".")
     numbers = [i for i, part in enumerate(parts) if part.isdigit()]
     return layer_of(".".join(parts[numbers[0] :])) if numbers else None
-
-
-def close(suspect: Suspect) -> None:
-    """Let go of the student's weights."""
-    suspect.lm.model = nn.Identity()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
