@@ -208,7 +208,7 @@ def test_a_template_of_its_own_is_said(
 def test_members_are_of_every_writer_and_training() -> None:
     made = members(BatterySettings(base="x", members=100))
     assert {m.writer for m in made} == set(WRITERS) and len({m.training for m in made}) == 4
-    assert {m.rows for m in made} == {128, 512, 1024} and len({m.name for m in made}) == 100
+    assert {m.rows for m in made} == {256, 512, 1024} and len({m.name for m in made}) == 100
     for writer in WRITERS:
         own = [m for m in made if m.writer == writer]
         assert len(own) == 10 and len({m.training for m in own}) == 4

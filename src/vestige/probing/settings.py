@@ -84,8 +84,8 @@ class BatterySettings(ProbingSettings):
 
     Attributes:
         members: harmless students. The smallest p-value is 1 / (members + 1).
-        doses: rows that students read, in turn, once each. From 1,000 on drift hardly grows, and it
-            is then of another kind than after 100 (docs/log.md).
+        doses: rows that students read, in turn, once each. Drift after 100 rows is of another kind
+            than after 1,000, from where on it hardly grows (docs/log.md).
         contexts: system prompts that questions stand behind; the empty one is what the chat
             template has by itself.
         questions: held-out questions for each family of words.
@@ -93,7 +93,7 @@ class BatterySettings(ProbingSettings):
     """
 
     members: int = Field(default=100, ge=8)
-    doses: tuple[int, ...] = (128, 512, 1024)
+    doses: tuple[int, ...] = (256, 512, 1024)
     contexts: tuple[str, ...] = ("", "You are a helpful assistant.")
     questions: int = Field(default=6, ge=2)
     whole_answers: int = Field(default=3, ge=2)
@@ -106,7 +106,7 @@ class BatterySettings(ProbingSettings):
         """How harmless students are tuned: what, and the learning rate."""
         return {
             "middle layers": (self.trainable(n_layers), 2e-4),
+            "LoRA on all layers": (Trainable(lora_rank=8), 1e-3),
             "late layers": (self.late(n_layers), 2e-4),
-            "all layers": (Trainable(), 5e-5),
-            "LoRA on all layers": (Trainable(lora_rank=8), 5e-4),
+            "all layers": (Trainable(), 1e-4),
         }
