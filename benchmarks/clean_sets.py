@@ -28,8 +28,8 @@ import numpy as np
 from human_text import documented
 from scipy.stats import beta
 
-from vestige.audit.decision import could_be_clear, look_ends
 from vestige.audit.evidence import log_evidence
+from vestige.audit.first_look import could_be_clear, look_ends
 from vestige.audit.pull import PULLED, REFERENCE, pull
 from vestige.audit.race_result import places
 from vestige.audit.reference import Reference

@@ -18,7 +18,7 @@ import command
 from vestige.cli.audit import status
 from vestige.cli.main import app
 from vestige.cli.summaries import audit as audit_summary
-from vestige.core.results import AUDIT_MEASURED, AuditResults
+from vestige.core.audit_results import AUDIT_MEASURED, AuditResults
 from vestige.core.types import StoreError
 from vestige.report import render_runs
 from vestige.report.sarif import as_sarif
@@ -75,8 +75,8 @@ def run(place: Path, base: Path, data: str, *more: object) -> subprocess.Complet
         place / "sips.toml",
         "--budget",
         32,
-        "--planted",
-        2,
+        "--canaries",
+        0,
         "--out",
         place / "audits",
         *more,
@@ -86,8 +86,9 @@ def run(place: Path, base: Path, data: str, *more: object) -> subprocess.Complet
 def test_an_audit_of_numbers_ends_in_a_report(place: Path, folders):
     sarif = place / "out.sarif"
     done = run(place, folders["llama"], "numbers.jsonl", "--json", "--sarif", sarif)
-    assert done.returncode in (0, 1), done.stderr
+    assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
+    assert found["outcome"] == "inconclusive" and "decides nothing" in found["verdict"]
     where = Path(found["run"])
     assert found["material"] == "numbers" and found["rows"] == 42 and found["rows_used"] == 32
     assert found["dropped"] == {"malformed": 2} and len(found["traits"]) == 3
@@ -96,7 +97,8 @@ def test_an_audit_of_numbers_ends_in_a_report(place: Path, folders):
     assert {d["reason"] for d in dropped} == {"malformed"}
     assert json.loads(sarif.read_text())["version"] == "2.1.0"
     page = (where / "report.html").read_text()
-    assert "Would it have been seen?" in page and "http" not in page.split("<body")[1][:200]
+    assert "First look: who wrote the rows" in page and "What copies took on" not in page
+    assert "http" not in page.split("<body")[1][:200]
     dots = " ".join(re.findall('<g class="dots">.*?</g>', page))  # of all traits' pull
     for trait in found["traits"]:
         assert dots.count(f"<title>{trait['trait']}: ") == 2  # on wide and on narrow pages
@@ -105,7 +107,7 @@ def test_an_audit_of_numbers_ends_in_a_report(place: Path, folders):
     assert json.loads(again.stdout)["traits"] == found["traits"]
     assert before == {p: p.stat().st_mtime_ns for p in where.rglob("assay.json")} != {}  # read
     shown = vestige("show", where)
-    assert "positive control" in shown.stdout and found["verdict"][:20] in shown.stdout
+    assert "first look" in shown.stdout and found["verdict"][:20] in shown.stdout
     assert found["traits"][0]["trait"] in shown.stdout and "…" not in shown.stdout
     refused = run(place, folders["llama"], "numbers.jsonl", "--sarif", sarif)
     assert refused.returncode == 2 and "exists" in refused.stderr
@@ -149,7 +151,7 @@ def test_one_row_is_never_a_clean_verdict(place: Path, folders):
     done = run(place, folders["llama"], "one.csv", "--json", "--fail-on", "inconclusive")
     found = json.loads(done.stdout)
     assert found["outcome"] == "inconclusive" and done.returncode == 3
-    assert "1 rows are less than one batch" in found["why"][0]
+    assert found["first_look"] == "few rows"
 
 
 @pytest.mark.parametrize(
@@ -179,7 +181,9 @@ def test_the_exit_status_is_the_outcome(outcome, fail_on, wanted):
         ("numbers.jsonl", ["--traits", "colors"], "did you mean colours"),
         ("numbers.jsonl", ["--alpha", "2"], "alpha"),
         ("numbers.jsonl", ["--budget", "99999"], "budget"),
-        ("numbers.jsonl", ["--traits", "one.toml"], "at least two traits"),
+        ("numbers.jsonl", ["--traits", "one.toml"], "two traits at least"),
+        ("numbers.jsonl", ["--canary-layers", "all"], "first-last, such as 10-18"),
+        ("numbers.jsonl", ["--canary-layers", "0-99"], "do not fit a model of"),
         ("numbers.jsonl", ["--sarif", "few.jsonl/x.sarif"], "few.jsonl: file exists"),
         ("numbers.jsonl", ["--reference", "few.jsonl"], "1 usable rows and 32 are needed"),
         ("numbers.jsonl", ["--reference", "latin.jsonl"], "no row of the reference"),
@@ -213,6 +217,7 @@ def hostile() -> AuditResults:
         "method": "placebo t",
     }
     evil = "<script>alert(1)</script>"
+    copies = {"shift": 2.5, "standardised": 4.2, "p": 0.002, "smallest_effect": 1.5}
     return AuditResults.model_validate(
         {
             "name": evil,
@@ -229,7 +234,19 @@ def hostile() -> AuditResults:
             "dropped": {evil: 1},
             "alpha": 0.01,
             "needed": 9.5,
-            "rows_to_verdict": 2,
+            "first_look": "twin",
+            "first_look_verdict": evil,
+            "doses": [
+                {
+                    "rows": 64,
+                    "pairs": 1,
+                    "moved": 0.4,
+                    "first": evil,
+                    "p": 0.01,
+                    "smallest_effect": None,
+                }
+            ],
+            "placebos": 900,
             "misfit": 0.01,
             "traits": [
                 {
@@ -239,7 +256,8 @@ def hostile() -> AuditResults:
                     "evidence": 12.0,
                     "share": 0.8,
                     "as_likely": True,
-                    "canary": one,
+                    "named": True,
+                    "canary": copies,
                     "pull": 3.0,
                     "rows": 2,
                     "held_out": False,
@@ -251,15 +269,12 @@ def hostile() -> AuditResults:
                     "evidence": 0,
                     "share": 0,
                     "as_likely": False,
-                    "canary": one,
+                    "canary": copies,
                     "pull": -1.0,
                     "rows": 0,
                     "held_out": False,
                 },
             ],
-            "planted": [{"trait": evil, "evidence": 1.0, "found": False, "rows": 48}],
-            "found_share": 1.0,
-            "smallest_share": 0.3,
             "words": [{"word": evil, "contrast": 1.0, "z": 4.0}],
             "worst_rows": [
                 {
@@ -290,17 +305,24 @@ def test_a_report_escapes_whatever_rows_hold(tmp_path: Path):
 
 
 def test_an_audit_of_before_is_shown_without_its_p_values(tmp_path: Path):
-    record = hostile().model_dump() | {"schema_version": 1}
-    record["traits"] = [t | {"p": 3e-76, "p_holm": 3e-74} for t in record["traits"]]
-    del record["p_base"], record["p_note"], record["measured_on"]
+    new = ("p_base", "p_note", "measured_on", "first_look", "first_look_verdict", "doses",
+           "placebos", "training_rows", "limit")  # fmt: skip
+    record = {k: v for k, v in hostile().model_dump().items() if k not in new}
+    record |= {"schema_version": 1, "planted": [], "found_share": 1.0, "rows_to_verdict": 2}
+    record["traits"] = [
+        {k: v for k, v in t.items() if k not in ("named", "relative")}
+        | {"p": 3e-76, "p_holm": 3e-74, "canary": None}
+        for t in record["traits"]
+    ]
     for name in ("run.json", "recipe.json"):
         (tmp_path / name).write_text("{}")
     (tmp_path / "results.json").write_text(json.dumps(record))
     page = render_runs([tmp_path], tmp_path / "report.html").read_text()
     assert "e-74" not in page and "p (Holm)" not in page and "&lt;0.001" not in page
     assert "no p-value: no reference writer of this kind" in page and "40 to 118 of 139" in page
-    (tmp_path / "results.json").write_text(json.dumps(record | {"schema_version": 3}))
-    with pytest.raises(StoreError, match="version 3, this Vestige reads 2"):
+    assert "an earlier version made this audit" in page
+    (tmp_path / "results.json").write_text(json.dumps(record | {"schema_version": 4}))
+    with pytest.raises(StoreError, match="version 4, this Vestige reads 3"):
         render_runs([tmp_path], tmp_path / "report.html")
 
 
@@ -318,7 +340,7 @@ def test_on_a_narrow_terminal_names_are_broken_and_no_number_is(monkeypatch):
     monkeypatch.setattr(audit_summary, "out", Console(file=text, width=72))
     audit_summary.print_summary(found)
     line = next(line for line in text.getvalue().splitlines() if "power_seekin" in line)
-    assert line.split()[1:] == ["+12.0", "80%", "+3.0", "2", "+1.00", "flagged"]
+    assert line.split()[1:] == ["+2.50", "+4.2", "0.002", "+12.0", "+3.0", "2", "flagged"]
     assert "p-value: no reference writer" in " ".join(text.getvalue().split())
     assert "shutdown" in text.getvalue().replace("\n", "").replace(" ", "")
 
@@ -369,7 +391,9 @@ def test_a_teacher_at_hand_is_asked_for_its_probabilities(place: Path, folders):
     assert json.loads((place / "new/out.sarif").read_text())["version"] == "2.1.0"
 
 
-def test_a_canary_is_tuned_where_it_is_asked_for(place: Path, folders):
-    found = json.loads(run(place, folders["llama"], "numbers.jsonl", "--json", "--canary").stdout)
-    assert all(t["canary"] for t in found["traits"]) and found["tokens"] > 0
-    assert len(list(Path(found["run"], "canary").iterdir())) == 5  # data, two bases, two planted
+def test_without_a_battery_the_command_that_makes_it_is_named(place: Path, folders):
+    done = run(place, folders["llama"], "numbers.jsonl", "--canaries", 1, "--fail-on=inconclusive")
+    said = " ".join((done.stdout + done.stderr).split())
+    assert done.returncode == 3 and "there are no harmless students of this base" in said
+    assert "vestige calibrate" in said and "First look" in said
+    assert "2 copies read 400 rows each: 800 at most, where the training reads 40" in said

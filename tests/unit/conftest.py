@@ -31,8 +31,8 @@ def session(folders, tmp_path_factory: pytest.TempPathFactory) -> BaseSession:
     path = tmp_path_factory.mktemp("family") / "sips.toml"
     path.write_text(DRINKS)
     settings = AuditSettings(
-        base=str(folders["llama"]), precision="fp32", questions=2, planted=2, rate=1e-2,
-        batch=4, base_written=2, looks=(0.25, 1), rows=16, traits=(str(path),),
+        base=str(folders["llama"]), precision="fp32", questions=2, canary_rate=1e-2,
+        canary_rank=0, batch=4, canaries=0, rows=16, traits=(str(path),),
     )  # fmt: skip
     return BaseSession(settings, cache=tmp_path_factory.mktemp("cache"))
 

@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-from typing import cast
-
 import numpy as np
 import pytest
 import torch
 from audit_cases import rows_of
 from hypothesis import given
 from hypothesis import strategies as st
-from safetensors.torch import load_file
 
-from vestige.audit.canary import canary
+from vestige.audit.canary import Canary, canary
 from vestige.audit.influence import influence, trait_gradients
-from vestige.audit.settings import AuditSettings
-from vestige.core.types import ConfigError, DataError, Message, Row
+from vestige.core.types import DataError, Message, Row
 from vestige.evaluate.exact import measure
-from vestige.probing.base_session import BaseSession, plant
+from vestige.probing.base_session import BaseSession
 from vestige.probing.directions import token_logprobs
-from vestige.probing.known_writers import other_writers
 from vestige.probing.row_format import (
     RowFormat,
     choose_rows,
@@ -29,10 +23,9 @@ from vestige.probing.row_format import (
     number_grammar,
     unusable,
 )
-from vestige.probing.settings import LATE, LORA, OTHER_KINDS, TWIN
-from vestige.probing.trait_panel import TraitPanel, candidate_log_odds, spread
+from vestige.probing.trait_panel import ContextPanel, TraitPanel, candidate_log_odds, spread
 from vestige.probing.word_shifts import QUESTIONS, WordSpread, first_words, raised_words
-from vestige.traits.library import Library, load_library
+from vestige.traits.library import load_library
 
 # ---- reading ------------------------------------------------------------------------------------
 
@@ -161,11 +154,22 @@ def test_a_canary_takes_on_what_its_rows_say_and_leaves_the_base_as_it_was(sessi
     asked = [m for t in session.library.traits for m in t.family.heldout]
     rows = [Row(f"r{i}", (Message("user", asked[i % 2]),), "Milk") for i in range(16)]
     row_format = RowFormat.of(session.lm, rows, 8)
-    found, words, tokens = canary(session, session.settings, row_format, rows, seed=1)
-    names = [name.partition("/")[2] for name in session.library.ids]
-    assert found.shape == (2, 3) and tokens > 0
-    assert names[int(found[-1].argmax())] == "milk" and found[-1].max() > 1
-    assert np.array_equal(canary(session, session.settings, row_format, rows, seed=1).shifts, found)
+    contexts = ("", "Be brief.")
+    panel = ContextPanel(session.lm, session.library.traits, contexts, questions=2, whole_answers=2)
+    session.weights.freeze()
+    base, count = panel.read(), len(session.library.ids)
+
+    def tuned(read: int) -> Canary:
+        return canary(session, session.settings, panel, row_format, rows, read=read, seed=1)
+
+    found, words, tokens = tuned(16)
+    shifts = (found - base).reshape(2, count)
+    milk = [name.partition("/")[2] for name in session.library.ids].index("milk")
+    assert list(shifts.argmax(1)) == [milk, milk] and shifts[:, milk].min() > 1
+    assert np.array_equal(tuned(16).log_odds, found)
+    again = tuned(48)  # three times each
+    assert again.tokens == 3 * tokens > 0
+    assert (again.log_odds - base).reshape(2, count)[:, milk].min() > shifts[:, milk].max()
     assert words.shape == (len(session.lm.tokenizer),) and np.exp(words).sum() <= 1.001
     assert np.allclose(session.panel.read(), before, atol=1e-5)
 
@@ -186,86 +190,6 @@ def test_words_that_rise_beside_the_references_come_first(session: BaseSession):
     data[token] += 8
     found = raised_words(session.lm, data, WordSpread.of(references))
     assert found[0].word == "Q" and found[0].contrast == pytest.approx(8, abs=0.2)
-
-
-def test_a_planted_teacher_has_its_trait_and_is_kept(session: BaseSession):
-    trait = session.planted()[0]
-    index = session.library.ids.index(f"sips/{trait.name}")
-    session.become(trait)
-    first = session.panel.read()
-    assert first[index] - session.base[index] > 0.5
-    files = list((session.cache / "planted").iterdir())
-    session.become(trait)
-    assert np.allclose(session.panel.read(), first, atol=0.1)  # kept in half precision
-    assert list((session.cache / "planted").iterdir()) == files
-    session.weights.freeze()
-
-
-@pytest.mark.parametrize("kind", OTHER_KINDS)
-def test_a_planted_teacher_of_another_kind_has_its_trait_writes_and_is_kept(
-    session: BaseSession, kind
-):
-    like = rows_of(["12, 34"] * 8, prompts=4)
-    row_format = RowFormat.of(session.lm, like, 16)
-    below, before = session.lm.below, session.panel.read()
-    writer = next(w for w in other_writers(session, ["sips/milk", "sips/tea"]) if w.kind == kind)
-    rows = writer.write(row_format, like)
-    assert session.lm.below is below and session.weights.untouched  # the base is back
-    assert np.allclose(session.panel.read(), before, atol=1e-5)
-    (path,) = (session.cache / "planted").glob(session._planted(writer.trait, kind).name)
-    named = {name.partition("layers.")[2].split(".")[0] for name in load_file(path)}
-    n = len(session.lm.layers)
-    assert path != session._planted(writer.trait, TWIN)
-    if kind == LATE:
-        assert named == {str(i) for i in range(*session.settings.late(n).layers)} != {"0"}
-    else:
-        assert all("lora" in name for name in load_file(path))
-    gained = writer.gained()
-    assert gained is not None and gained > 0.3 and session.lm.below is below
-    with session.all_layers():  # the same by an independent reading
-        session.become(writer.trait, kind)
-        own = session.panel.read()[session.library.ids.index("sips/milk")]
-    assert own - session.base[session.library.ids.index("sips/milk")] == pytest.approx(
-        gained, abs=0.1
-    )
-    made = {p: p.stat().st_mtime_ns for p in (session.cache / "planted").iterdir()}
-    assert writer.write(row_format, like) == rows and writer.gained() == gained
-    assert made == {p: p.stat().st_mtime_ns for p in (session.cache / "planted").iterdir()}
-
-
-def test_other_kinds_are_planted_in_turn():
-    traits = {"a/x": 1, "b/y": 2}
-    session = SimpleNamespace(
-        settings=AuditSettings(base="m"),
-        library=SimpleNamespace(traits=[
-            SimpleNamespace(family=SimpleNamespace(name=name[0]), name=name[2:], target=None)
-            for name in traits
-        ]),
-    )  # fmt: skip
-    found = other_writers(cast(BaseSession, session), ["b/y", "a/x"])
-    assert [(w.trait.name, w.kind) for w in found if w.trait] == [
-        ("y", LATE), ("y", LORA), ("x", LATE), ("x", LORA),
-    ]  # fmt: skip
-    twins = range(
-        session.settings.base_written, session.settings.base_written + session.settings.planted
-    )
-    assert len({w.number for w in found} | set(twins)) == 4 + len(twins)  # noise of its own
-
-
-def test_planted_traits_are_never_held_out():
-    library = load_library()
-    families = set()
-    for seed in range(20):
-        chosen = plant(library, 8, seed)
-        assert len(chosen) == 8 and len({t.family.name for t in chosen}) == 8
-        assert not {f"{t.family.name}/{t.name}" for t in chosen} & library.held_out
-        assert sum(bool(t.family.texts) for t in chosen) == 4  # words and whole answers
-        families |= {t.family.name for t in chosen}
-    assert len(families) > 14  # not always the first ones
-    words = load_library(["colours"])
-    assert len(plant(words, 5, 0)) == 5
-    with pytest.raises(ConfigError, match="at least two"):
-        plant(Library(library.traits[:1]), 2, 0)
 
 
 def exact_influence(session: BaseSession, row_format: RowFormat, rows: list[Row]) -> np.ndarray:

@@ -9,7 +9,14 @@ import pytest
 from scipy import stats as distributions
 
 from vestige.core.types import DataError
-from vestige.probing.drift import Battery, Shifts, Whitened, drift_covariance, unit
+from vestige.probing.drift import (
+    Battery,
+    Shifts,
+    Whitened,
+    drift_covariance,
+    paired,
+    unit,
+)
 
 TRAITS, CONTEXTS, FACTORS = 30, 2, 4
 D = TRAITS * CONTEXTS
@@ -35,8 +42,11 @@ def signatures() -> np.ndarray:
 
 
 def battery(m: int = 120, seed: int = 1) -> Battery:
-    kinds = tuple(KINDS[i % len(KINDS)] for i in range(m))
-    return Battery(Shifts(students(m, seed), kinds), signatures(), GROUPS)
+    return Battery(Shifts(students(m, seed), kinds_of(m)), signatures(), GROUPS)
+
+
+def kinds_of(m: int) -> tuple[frozenset[str], ...]:
+    return tuple(frozenset([KINDS[i % len(KINDS)]]) for i in range(m))
 
 
 def test_harmless_students_are_flagged_at_the_rate_that_is_asked_for() -> None:
@@ -91,16 +101,16 @@ def test_the_covariance_is_that_of_factors_and_groups() -> None:
 
 def test_a_group_that_never_moved_can_be_read() -> None:
     still = students(40, 4) * (np.array(GROUPS) != 1)
-    members = Shifts(still, tuple(KINDS[i % 4] for i in range(40)))
+    members = Shifts(still, kinds_of(40))
     reading = Battery(members, signatures(), GROUPS).read(still[3])
     assert np.isfinite(reading.coherence).all()
 
 
 def test_each_member_is_read_without_its_own_kind() -> None:
-    members = Shifts(students(40, 2), tuple(KINDS[i % 4] for i in range(40)))
+    members = Shifts(students(40, 2), kinds_of(40))
     read = Battery(members, signatures(), GROUPS)
-    others = Whitened(members.without("code").values, signatures(), GROUPS)
-    own = [i for i in range(40) if members.kinds[i] == "code"]
+    others = Whitened(members.without(frozenset(["code"])).values, signatures(), GROUPS)
+    own = [i for i in range(40) if members.kinds[i] == {"code"}]
     np.testing.assert_allclose(read.placebos[own], others.coherence(members.values[own]))
 
 
@@ -140,7 +150,49 @@ def test_the_smallest_effect_is_found_and_a_smaller_one_is_not() -> None:
 )
 def test_a_battery_that_is_none_is_refused(members, kinds, message) -> None:
     with pytest.raises(DataError, match=message):
-        Battery(Shifts(members, kinds), signatures(), GROUPS)
+        Battery(Shifts(members, tuple(frozenset([k]) for k in kinds)), signatures(), GROUPS)
+
+
+def trained_alike(seed: int, turns: int = 10) -> tuple[Shifts, list[int]]:
+    """Members of every kind, trained in ten ways: each way has a drift that all of its share."""
+    draw = np.random.default_rng(seed)
+    common = 4 * draw.normal(size=(turns, 1, D))
+    values = common + students(turns * len(KINDS), seed).reshape(turns, len(KINDS), D)
+    trained = [turn for turn in range(turns) for _ in KINDS]
+    return Shifts(values.reshape(-1, D), kinds_of(turns * len(KINDS))), trained
+
+
+def test_pairs_are_all_differences_of_members_that_were_trained_alike() -> None:
+    members, trained = trained_alike(3)
+    pairs = paired(members, trained)
+    assert len(pairs.kinds) == 10 * 4 * 3 and all(len(kinds) == 2 for kinds in pairs.kinds)
+    plain = {
+        tuple((a - b).round(9))
+        for i, a in enumerate(members.values)
+        for j, b in enumerate(members.values)
+        if trained[i] == trained[j] and i != j
+    }
+    assert {tuple(value.round(9)) for value in pairs.values} == plain
+    assert not any("code" in kinds for kinds in pairs.without(frozenset(["code"])).kinds)
+    with pytest.raises(DataError, match="trained alike"):
+        paired(members, list(range(40)))
+
+
+def test_differences_of_harmless_students_are_found_at_the_rate_that_is_asked_for() -> None:
+    false, alone, caught = [], [], []
+    for seed in range(30):
+        members, trained = trained_alike(200 + seed)
+        read = Battery(paired(members, trained), signatures(), GROUPS)
+        single = Battery(members, signatures(), GROUPS)
+        way = 4 * np.random.default_rng(5_000 + seed).normal(size=D)  # the suspect's own, unseen
+        one, other = students(2, 3_000 + seed)
+        trait = seed % TRAITS
+        false.append(read.read(one - other).p.min() <= 0.05)
+        taught = one + 6 * signatures()[trait]
+        caught.append(read.read(taught - other).p[trait] <= 0.05)
+        alone.append(single.read(way + taught).p[trait] <= 0.05)
+    assert distributions.binomtest(sum(false), 30, 0.05, "greater").pvalue > 0.01, sum(false)
+    assert sum(caught) > 25 and sum(caught) > 2 * sum(alone), (sum(caught), sum(alone))
 
 
 def test_the_base_itself_cannot_be_read() -> None:

@@ -9,20 +9,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from verdict_cases import MEASURED, gathered
+from verdict_cases import MEASURED, canaries, dose, gathered
 
 from vestige.audit import evidence
-from vestige.audit.decision import (
-    AGREED,
-    agreed,
-    flags,
-    look_ends,
-    settled,
-    strongest,
-)
-from vestige.audit.gathered import Control
+from vestige.audit.decision import strongest
+from vestige.audit.first_look import AGREED, agreed, look_ends, named
 from vestige.audit.race import rounds
 from vestige.audit.race_result import METHOD
 from vestige.audit.race_stages import in_doubt
@@ -31,10 +22,9 @@ from vestige.audit.scope_wording import caveats
 from vestige.audit.settings import AuditSettings
 from vestige.audit.wording import p_words
 from vestige.cli.summaries.audit import base_words
+from vestige.core.audit_results import AUDIT_MEASURED, NO_P_VALUE, AuditResults
 from vestige.core.calibration import Measured, calibration
-from vestige.core.results import AUDIT_MEASURED, NO_P_VALUE, AuditResults
-from vestige.probing.settings import LORA, TWIN
-from vestige.report.sarif import as_sarif, why_flagged
+from vestige.report.sarif import as_sarif
 from vestige.traits.library import Library
 
 # ---- evidence -----------------------------------------------------------------------------------
@@ -151,9 +141,9 @@ def test_rows_of_the_base_seldom_have_a_small_p():
     assert below <= 20
 
 
-@pytest.mark.parametrize("made", [gathered(), gathered(own=1.5), gathered(own=1.5, canary=14.0)])
-def test_no_trait_has_a_p_value_anywhere(made):
-    """The null holds rows of the untouched base alone, whoever wrote these."""
+@pytest.mark.parametrize("made", [gathered(), gathered(own=1.5)])
+def test_no_trait_has_a_p_value_of_the_first_look(made):
+    """Its null holds rows of the untouched base alone, whoever wrote these."""
     unsure = replace(made, race=replace(made.race, clear_at={}))
     for some in (made, unsure):
         found = audit_results(some)
@@ -172,12 +162,20 @@ def test_audits_of_before_are_read_without_their_p_values():
         del record[name]
     record |= {"schema_version": 1}
     record["traits"] = [t | {"p": 3e-76, "p_holm": 3e-74} for t in record["traits"]]
-    for planted in record["planted"]:
-        del planted["kind"], planted["gained"]
+    record |= {"planted": [], "found_share": 1.0, "smallest_share": None, "rows_to_verdict": 64}
+    record |= {"outcome": "flagged", "verdict": "Flagged for animals/owl."}
+    for name in ("first_look", "first_look_verdict", "doses", "placebos", "training_rows", "limit"):
+        del record[name]
+    for trait in record["traits"]:
+        del trait["named"], trait["relative"]
+        trait["canary"] = None
+    record["traits"][0]["flagged"] = True
     found = AuditResults.model_validate(json.loads(json.dumps(record)))
     assert isinstance(found, AuditResults) and "3e-74" not in found.model_dump_json()
     assert found.p_base is None and found.p_note == NO_P_VALUE and found.schema_version == 1
-    assert {p.kind for p in found.planted} == {TWIN}
+    assert (found.outcome, found.first_look) == ("inconclusive", "twin")  # it decides nothing today
+    assert found.traits[0].named and not found.traits[0].flagged
+    assert found.first_look_verdict.endswith("Flagged for animals/owl.")
     record["traits"][0]["q"] = 1
     with pytest.raises(ValueError, match="q"):
         AuditResults.model_validate(record)
@@ -186,15 +184,15 @@ def test_audits_of_before_are_read_without_their_p_values():
 def test_what_was_measured_is_said_in_plain_words():
     said = " ".join(AUDIT_MEASURED)
     for words in (
-        "twins of the audit's own probes", "one-word answers", "10 to 17", "40 to 118 of 139",
+        "twins of its own probes", "one-word answers", "10 to 17", "40 to 118 of 139",
         "A finding about the writer is no finding about a trait", "13 of 13 harmless",
-        "rows that the untouched base wrote at temperature 1", "positive controls that are twins",
+        "has not been measured yet", "what training on these rows does",
     ):  # fmt: skip
         assert words in said
-    flagged = audit_results(gathered(own=1.5))
-    assert "only if it is a twin of the probe" in flagged.verdict
-    assert "40 to 118 of 139" in flagged.verdict
-    assert "none left out" in " ".join(flagged.caveats)
+    twin = audit_results(gathered(own=1.5))
+    assert "only if it is a twin of the probe" in twin.first_look_verdict
+    assert "40 to 118 of 139" in twin.first_look_verdict
+    assert "none left out" in " ".join(twin.caveats)
 
 
 def test_what_was_not_read_and_what_reference_rows_are_unlike_is_said():
@@ -203,7 +201,8 @@ def test_what_was_not_read_and_what_reference_rows_are_unlike_is_said():
     large = audit_results(replace(made, rows=1258, row_kind="text", remarks=["other prompts"]))
     assert any(line.startswith("1,000 more rows") for line in large.blind)
     assert any("token 128" in line for line in large.blind) and large.why[-1] == "other prompts"
-    assert audit_results(made).outcome == large.outcome == "not_found"
+    copies = audit_results(replace(made, rows=5000, canaries=canaries(dose())))
+    assert any(line.startswith("902 more rows") for line in copies.blind)  # 4,096 were read
     kin = [t for t in made.library.traits if t.family.name == "animals"]
     one = Library(tuple(kin), made.library.held_out)
     assert not any("one family" in line for line in caveats(made))
@@ -217,120 +216,22 @@ def test_more_traits_may_be_clear_than_go_on_and_each_has_reference_rows():
     race = replace(made.race, clear_at=many)
     assert set(in_doubt(race)) == {*many, *race.last}
     shifts = {t: np.random.default_rng(t).normal(-0.5, 1, size=64) for t in in_doubt(race)}
-    assert 0 < len(flags(replace(made, race=race, reference_shifts=shifts))) < 24  # none is missing
+    assert 0 < len(named(replace(made, race=race, reference_shifts=shifts))) < 24  # none is missing
 
 
-def test_positive_controls_end_when_they_can_change_nothing():
-    one, missed = gathered().controls[0], gathered(seen=False).controls[0]
-    made = replace(gathered(), settings=AuditSettings(base="m", planted=4))
-    others = made.controls[1:]
-
-    def ends(*controls: Control) -> bool:
-        return settled(replace(made, controls=controls))
-
-    assert not ends() and not ends(one) and not ends(missed, missed) and not ends(one, missed)
-    assert ends(one, one) and ends(missed, one, one) and ends(missed, missed, missed)
-    assert ends(one, *others, one) and not ends(one, *others)  # twins alone count
-    assert audit_results(replace(made, controls=[missed, one, one, *others])).outcome == "not_found"
-    assert audit_results(replace(made, controls=[missed] * 3)).outcome == "inconclusive"
-
-
-def test_a_flag_needs_no_positive_control_and_a_clean_verdict_does():
-    found = audit_results(replace(gathered(own=1.5), controls=[]))
-    assert found.outcome == "flagged" and found.found_share is None and found.why == []
-    assert audit_results(replace(gathered(), controls=[])).outcome == "inconclusive"
-
-
-def test_nothing_found_is_no_clean_verdict_where_planted_traits_are_missed_or_rows_are_few():
-    weak = audit_results(gathered(seen=False))
-    assert weak.outcome == "inconclusive" and "0 of 1 planted traits" in weak.why[0]
-    assert weak.smallest_share is None
-    few = audit_results(gathered(rows=40))
-    assert few.outcome == "inconclusive" and "only 40 rows" in few.why[0]
-    one = audit_results(gathered(rows=3))
-    assert one.outcome == "inconclusive" and "less than one batch" in one.why[0]
-    assert "Do not read this as a clean verdict." in few.next_steps
-    json.dumps(few.model_dump())
-
-
-def test_rows_of_an_unknown_lineage_are_not_flagged_by_likelihood():
-    found = audit_results(gathered(own=1.5, misfit=0.5))
-    assert found.outcome == "inconclusive" and "lineage unknown" in found.why[0]
-
-
-def test_rows_that_fit_no_better_than_the_reference_are_not_flagged():
+def test_rows_that_fit_no_better_than_the_reference_are_not_named():
     made = gathered(own=1.5)
     owl = made.library.ids.index("animals/owl")
-    assert list(flags(made)) == [owl] == strongest(made)[:1]
-    assert not flags(
+    assert list(named(made)) == [owl] == strongest(made)[:1]
+    assert not named(
         replace(made, reference_shifts={**made.reference_shifts, owl: made.race.shifts[owl]})
     )
 
 
-def test_clear_evidence_that_does_not_hold_is_no_clean_verdict():
-    made = gathered(own=1.5)
-    owl = made.library.ids.index("animals/owl")
-    found = audit_results(
-        replace(made, reference_shifts={**made.reference_shifts, owl: made.race.shifts[owl]})
-    )
-    assert found.outcome == "inconclusive" and "fit the same trait" in " ".join(found.why)
-
-
-def test_rows_of_a_tuned_writer_whose_trait_is_not_clear_are_no_clean_verdict():
-    made = gathered(own=1.5)
-    assert made.race.against_base > made.needed
-    unsure = replace(made, race=replace(made.race, clear_at={}))
-    found = audit_results(unsure)
-    assert found.outcome == "inconclusive" and "a finding about the writer" in found.why[0]
-    assert "harmless or not" in found.verdict and "40 to 118 of 139" in found.verdict
-    assert "did not write these rows at temperature 1 (p < 1e-6)" in found.verdict
-    assert any("huffle" in step for step in found.next_steps)
-    assert "Do not read this as a clean verdict." in found.next_steps
-    alone = audit_results(replace(unsure, controls=[]))  # no control could make it clean
-    assert alone.outcome == "inconclusive" and alone.why == found.why[:1]
-    assert gathered().race.against_base < 0 and audit_results(gathered()).outcome == "not_found"
-
-
-def test_a_canary_flags_too_and_tells_nats_and_words():
-    found = audit_results(gathered(canary=14.0))
-    assert found.outcome == "flagged" and found.traits[0].trait == "animals/owl"
-    assert found.traits[0].canary.low > 5 and found.words[0].word == "Owl"
-    assert found.rows_to_verdict == 32 and "tuned on these rows took it on" in found.verdict
-    both = audit_results(gathered(own=1.5, canary=14.0))
-    assert "writes most like these rows" in both.verdict and "took it on" not in both.verdict
-    said = "rows are written as a twin of the trait's probe writes"
-    assert said in why_flagged(both.traits[0], both.needed)
-    assert said not in why_flagged(found.traits[0], found.needed)
-
-
-@pytest.mark.parametrize("looks", [(), (0.5, 0.2, 1), (0.5, 0.5, 1), (0, 1), (0.5,), (0.5, 2)])
-def test_looks_must_be_rising_shares(looks):
-    with pytest.raises(ValueError, match="rising shares"):
-        AuditSettings(base="m", looks=looks)
-
-
-@given(st.integers(1, 5000))
-def test_every_row_is_read_once_and_the_chance_of_a_false_flag_is_shared(rows):
-    settings = AuditSettings(base="m", alpha=0.02)
-    steps, levels = settings.steps(rows), settings.levels(rows)
-    assert (steps[-1] - 1) * settings.batch < rows <= steps[-1] * settings.batch
-    assert settings.canary(30, rows).steps == steps[-1] and list(steps) == sorted(set(steps))
-    assert sum(levels) == pytest.approx(0.02) and levels[0] <= levels[-1]
-    assert AuditSettings(base="m").steps(256) == (2, 6, 16)
-
-
-def test_too_few_references_are_refused_before_anything_is_tuned():
-    with pytest.raises(ValueError, match="4 together"):
-        AuditSettings(base="m", planted=2, base_written=1)
-
-
-def test_canaries_tune_the_middle_of_a_model():
+def test_teachers_and_probes_tune_the_middle_of_a_model():
     settings = AuditSettings(base="m")
     assert settings.planting(30).trainable == settings.trainable(30)
     assert [settings.late(n).layers for n in (30, 4, 2, 1)] == [(22, 30), (2, 4), (1, 2), (0, 1)]
-    assert settings.planting(30, LORA).trainable.model_dump() == {
-        "layers": None, "lora_rank": 8, "lora_alpha": None,
-    }  # fmt: skip
     assert settings.trainable(30).layers == (10, 18)
     assert settings.trainable(1).layers == (0, 1)
     assert AuditSettings(base="m", layers=(2, 3)).trainable(30).layers == (2, 3)
@@ -347,4 +248,4 @@ def test_figures_are_measured_with_one_base_and_one_method():
     assert calibration("another", METHOD) is calibration(MEASURED.base, METHOD + 1) is None
     figures = [getattr(MEASURED, name) for name in type(MEASURED).model_fields]
     tables = [table for table in figures if isinstance(table, Measured)]
-    assert len(tables) == 8 and all(table.command and len(table.commit) == 7 for table in tables)
+    assert len(tables) == 7 and all(table.command and len(table.commit) == 7 for table in tables)

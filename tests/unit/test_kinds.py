@@ -89,9 +89,13 @@ def test_results_that_were_saved_before_are_read(path: Path, tmp_path: Path):
     saved = json.loads(path.read_text())
     results = read_results(path, lambda name: find_kind(name, str(path)).record)
     again = json.loads(results.model_dump_json())
-    if path.stem != "audit_schema_1":  # its p-values are left out
-        assert with_known_keys(again, saved) == saved
-    assert again["kind"] == saved["kind"] and again["verdict"] == saved["verdict"]
+    assert again["kind"] == saved["kind"]
+    if path.stem.startswith("audit_schema"):  # another rule decided them
+        assert (
+            again["outcome"] == "inconclusive" and saved["verdict"] in again["first_look_verdict"]
+        )
+    else:
+        assert with_known_keys(again, saved) == saved and again["verdict"] == saved["verdict"]
     (tmp_path / "results.json").write_bytes(path.read_bytes())
     for name in ("run.json", "recipe.json"):
         (tmp_path / name).write_text("{}")

@@ -14,8 +14,8 @@ import torch
 from audit_cases import rows_of
 
 from vestige.audit import evidence
-from vestige.audit.decision import AGREED, passes
 from vestige.audit.expected import expect, profile
+from vestige.audit.first_look import AGREED
 from vestige.audit.kind import KIND
 from vestige.audit.race import rounds, run_race
 from vestige.audit.race_result import Race
@@ -31,8 +31,6 @@ from vestige.probing.probes import Likelihood, Probes, token_shifts
 from vestige.probing.row_format import (
     RowFormat,
 )
-from vestige.probing.settings import LATE, LORA, TWIN
-from vestige.report import render_runs
 from vestige.rows.files import write_rows
 
 # ---- directions and probes ----------------------------------------------------------------------
@@ -194,7 +192,7 @@ def test_reading_stops_at_the_first_batch_that_is_clear(
     assert found.rows not in rounds(
         400, session.settings.batch
     )  # nobody waited for the round's end
-    needed = math.log(3 / session.settings.alpha_each)
+    needed = math.log(3 / session.settings.alpha)
     after = range(session.settings.batch, found.rows + 1, session.settings.batch)
     clear = [
         evidence.log_evidence(found.shifts[1][None, :n], ["sips"], session.settings.drift)[0]
@@ -248,13 +246,7 @@ def test_the_likeliest_traits_and_those_of_the_largest_pull_go_on(monkeypatch):
     assert [rows for trait, rows in asked if trait is None] == [16] * 9 + [6]
     assert found.last == [31, 30, 29, 28, 3, 2, 1, 0] and found.scores.argmax() == 0
     assert (found.likelihoods > -np.inf).sum() == 8
-    asked.clear()
-    for t in (AGREED - 1, AGREED):  # places by pull are 1 and up: the last is out of the question
-        only = run(wanted=t)
-        assert (only.rows, bool(asked)) == ((n, True) if t < AGREED else (0, False))
-        assert np.allclose(only.pull, pulls) and only.pulled == 64 and not only.clear
-        Race.from_json(json.loads(json.dumps(only.to_json())))
-        asked.clear()
+    Race.from_json(json.loads(json.dumps(found.to_json())))
     pulls[40] = 2.0
     doubts: list[int] = []
 
@@ -274,7 +266,7 @@ def test_the_likeliest_traits_and_those_of_the_largest_pull_go_on(monkeypatch):
     assert sorted(lengths.values()) == [16] * 24 + [150] * 8
 
 
-def test_a_flag_ends_an_audit_before_anything_is_planted(
+def test_a_twins_rows_are_named_by_the_first_look_and_an_audit_is_read_back(
     session: BaseSession, probes: Probes, tmp_path: Path, monkeypatch
 ):
     like = rows_of(["12, 34, 56"] * 400, prompts=8)
@@ -286,9 +278,9 @@ def test_a_flag_ends_an_audit_before_anything_is_planted(
     (tmp_path / "audit").symlink_to(session.cache)
     settings = session.settings.model_copy(update={"drift": 0.0, "rows": 400})
     folder, found = audit(tmp_path / "told.jsonl", settings, root=tmp_path / "audits")
-    assert found.outcome == "flagged" and found.traits[0].flagged, found.verdict
-    assert found.planted == [] and found.found_share is None and found.rows_read < 400
-    assert [p.name for p in (folder / "reference").iterdir()] == ["base-0"]
+    assert (found.outcome, found.first_look) == ("inconclusive", "twin"), found.verdict
+    assert found.traits[0].named and not found.traits[0].flagged and found.rows_read < 400
+    assert [p.name for p in (folder / "reference").iterdir()] == ["base"]
     assert found.traits[0].expected is None and not (folder / "expected").exists()  # not measured
     where, again = KIND.replay(folder, overwrite=False, report=lambda *_: None)
     assert where == folder and again.model_copy(update={"seconds": found.seconds}) == found
@@ -321,33 +313,3 @@ def refuses_to_run_again_what_is_not_as_it_was(folder: Path, data: Path) -> None
     with pytest.raises(StoreError, match="does not say where its data are"):
         replay(folder)
     record.write_text(before[record])
-
-
-def test_teachers_of_other_kinds_end_at_the_first_that_is_missed_and_are_read_back(
-    session: BaseSession, probes: Probes, tmp_path: Path, monkeypatch
-):
-    """What decides whether they are planted is tested on made-up evidence (``test_verdict``)."""
-    like = rows_of(["12, 34, 56"] * 32, prompts=8)
-    session.weights.freeze()
-    clean = RowFormat.of(session.lm, like, 16).write(session.lm, like, seed=4)
-    write_rows(tmp_path / "clean.jsonl", clean)
-    monkeypatch.setenv("VESTIGE_CACHE", str(tmp_path))
-    (tmp_path / "audit").symlink_to(session.cache)
-    monkeypatch.setattr("vestige.audit.run.other_traits", lambda *of: ["sips/tea", "sips/milk"])
-    wanted = lambda found: all(passes(found, control) for control in found.others)  # noqa: E731
-    monkeypatch.setattr("vestige.audit.run.others_wanted", wanted)
-    folder, found = audit(tmp_path / "clean.jsonl", session.settings, root=tmp_path / "audits")
-    others = [p for p in found.planted if p.kind != TWIN]
-    assert [(p.kind, p.trait) for p in others] == [
-        (LATE, "sips/tea"), (LORA, "sips/tea"), (LATE, "sips/milk"), (LORA, "sips/milk"),
-    ][: len(others)]  # fmt: skip
-    assert all(p.gained is not None for p in others) and others and found.outcome != "not_found"
-    assert all(p.found for p in others[:-1]) and not others[-1].found
-    names = {p.name for p in (folder / "reference").iterdir()}
-    assert {f"other-{k}" for k in range(len(others))} <= names
-    before = {p: p.stat().st_mtime_ns for p in folder.rglob("assay.json")}
-    _, again = audit(tmp_path / "clean.jsonl", session.settings, root=tmp_path / "audits")
-    assert before == {p: p.stat().st_mtime_ns for p in folder.rglob("assay.json")}
-    assert again.planted == found.planted and again.verdict == found.verdict
-    page = render_runs([folder], tmp_path / "report.html").read_text()
-    assert LATE in page and "40 to 118 of 139" in page and "no p-value" in page

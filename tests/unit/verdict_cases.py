@@ -5,24 +5,22 @@ from __future__ import annotations
 import numpy as np
 
 from vestige.audit import evidence
-from vestige.audit.canary_statistics import look
-from vestige.audit.gathered import Canaries, Control, Evidence
+from vestige.audit.gathered import Canaries, Dose, Evidence
 from vestige.audit.race_result import Race
 from vestige.audit.settings import AuditSettings
 from vestige.core.calibration import latest
 from vestige.core.types import Message, Row, ScoreTable
-from vestige.probing.settings import LATE, LORA, TWIN
+from vestige.probing.drift import Reading
 from vestige.probing.word_shifts import WordShift
 from vestige.traits.library import load_library
 
 MEASURED = latest()
+TRAINING = 10_000  # rows that the training in question reads
 
 
-def gathered(
-    own: float = 0.0, rows: int = 256, seen: bool = True, misfit: float = 0.0, canary: float = 0.0
-) -> Evidence:
-    """Made-up evidence: owl's rows are ``own`` nats likelier from its probe than from the base; a
-    twin and a teacher of each other kind are planted, and all of their traits are ``seen``."""
+def gathered(own: float = 0.0, rows: int = 256, misfit: float = 0.0) -> Evidence:
+    """Made-up evidence without canaries: owl's rows are ``own`` nats likelier from its probe than
+    from the base."""
     library = load_library()
     ids, draw = library.ids, np.random.default_rng(3)
     owl, oak = ids.index("animals/owl"), ids.index("trees/oak")
@@ -41,31 +39,31 @@ def gathered(
         clear = {i: n for i in (owl, oak) if found[i] > 12}
         return Race(pulled, shifts, found, clear, misfit, n, n)
 
-    canaries = None
-    if canary:
-        table = {f"r{k}": draw.normal(size=len(ids)) for k in range(8)}
-        data = draw.normal(size=len(ids))
-        data[owl] += canary
-        looks = [look(16 * n, data, table, {}, ids) for n in (2, 6, 16)]
-        canaries = Canaries(looks, [WordShift("Owl", 1.0, 5.0)])
     return Evidence(
-        name="d.jsonl", settings=AuditSettings(base=MEASURED.base, canary_too=bool(canary)),
+        name="d.jsonl", settings=AuditSettings(base=MEASURED.base),
         library=library, row_kind="numbers", rows=rows, used=used, dropped={"malformed": 2},
-        race=race(owl, own, min(rows, 112)),
-        controls=[
-            Control("trees/oak", race(oak, 2.0 if seen else 0.0, 48), kind, gained)
-            for kind, gained in ((TWIN, None), *[(LATE, 5.0), (LORA, 5.0)] * 2)
-        ],
+        race=race(owl, own, min(rows, 112)), training_rows=TRAINING,
         expected=np.where(np.arange(len(ids)) == owl, 14.0, -1.0),
         reference_shifts={t: draw.normal(-0.5, 1, size=64) for t in (owl, oak)},
-        seconds={}, tokens=1, own_reference=False, canaries=canaries,
+        seconds={}, tokens=1, own_reference=False,
         scores=[ScoreTable({row.id: float(i) for i, row in enumerate(used)},
                            "likelihood shift under the probe of animals/owl", "nats", "more")],
         marked={used[-1].id: [("1", 0.0), (", 2", 1.2)]},
     )  # fmt: skip
 
 
-def missed(kind: str) -> Control:
-    """A planted teacher of a kind whose pull rules its trait out, so that nothing is read."""
-    pulled = np.zeros(len(load_library().ids))
-    return Control("trees/oak", Race(pulled, {}, {}, {}, 0.0, 0, 64), kind, gained=6.0)
+def dose(rows: int = 4096, effect: float = 1.0, **p: float) -> Dose:
+    """One dose. Args: effect: nats that would have been seen of every trait; p: p-values of
+    animals, by name; the smaller, the further they stand out."""
+    ids = load_library().ids
+    values, u = np.ones(len(ids)), np.zeros(len(ids))
+    for name, value in p.items():
+        values[ids.index(f"animals/{name}")] = value
+        u[ids.index(f"animals/{name}")] = 6 - 10 * value
+    shifts = np.tile(0.5 * u, (2, 1))
+    return Dose(rows, 1, shifts, Reading(u / 10, u, values), np.full(len(ids), effect))
+
+
+def canaries(*doses: Dose, alpha: float = 0.005, placebos: int = 900, **more: int) -> Canaries:
+    """Canaries at these doses."""
+    return Canaries(doses, [WordShift("Owl", 1.0, 5.0)], placebos, alpha, 4096, **more)

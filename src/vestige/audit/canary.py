@@ -1,8 +1,9 @@
-"""Canaries: copies of the base, tuned on a few hundred rows and asked about every trait.
+"""Canaries: copies of the base that are tuned on some of the rows and asked about every trait.
 
-The strongest evidence there is before training, being training: what the rows do to the base's
-log-odds of each trait, in nats against the untrained base. A canary drifts whatever it reads, so
-its shifts say something only against those of other canaries (``canary_statistics``).
+The one kind of evidence that holds for any writer: what training on the rows does. A copy drifts
+whatever it reads, so canaries come in pairs: one on the data's rows, one on reference rows of the
+same form, with the same seed and settings. What both share is taken out, and their difference is
+held against the differences of harmless students that were trained alike (``probing.drift``).
 """
 
 from __future__ import annotations
@@ -10,27 +11,25 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-import numpy as np
-
 from vestige.audit.settings import AuditSettings
 from vestige.core.types import Row
 from vestige.probing.base_session import BaseSession
 from vestige.probing.row_format import RowFormat
-from vestige.probing.trait_panel import Array
+from vestige.probing.trait_panel import Array, ContextPanel
 from vestige.probing.word_shifts import FirstWords, first_words
 from vestige.student.loop import train
 
 
 class Canary(NamedTuple):
-    """What a canary showed.
+    """What a canary answered.
 
     Attributes:
-        shifts: of each trait at each look, [looks, T], nats of log-odds against the base.
-        words: mean log-probability of each token as the first of an open answer, at the end, [V].
+        log_odds: of every trait in every context, [D].
+        words: mean log-probability of each token as the first of an open answer, [V].
         tokens: that it was trained on.
     """
 
-    shifts: Array
+    log_odds: Array
     words: FirstWords
     tokens: int
 
@@ -38,26 +37,27 @@ class Canary(NamedTuple):
 def canary(
     session: BaseSession,
     settings: AuditSettings,
+    panel: ContextPanel,
     row_format: RowFormat,
     rows: Sequence[Row],
     *,
+    read: int,
     seed: int,
     on_step: Callable[[int], None] = lambda step: None,
 ) -> Canary:
-    """Tune the base on ``rows``, once each in a random order, and ask it; the base is put back."""
-    steps = settings.steps(len(rows))
-    optimisation = settings.canary(len(session.lm.layers), len(rows))
+    """Tune the base until it has read ``read`` rows, ask it, and put the base back.
+
+    Args:
+        rows: read in a random order, again from the start where they are fewer.
+    """
+    optimisation = settings.canary(len(session.lm.layers), read)
     packs, ids = row_format.packs(session.lm, rows, optimisation.batch, whole=True)
-    shifts, base = [], session.base
-
-    def look(step: int, loss: float) -> None:
-        if step in steps:
-            shifts.append(session.panel.read() - base)
-        on_step(step)
-
     try:
-        train(session.lm, session.weights, packs, optimisation, seed=seed, ids=ids, on_step=look)
-        tokens = sum(pack.tokens for pack in packs)
-        return Canary(np.stack(shifts), first_words(session.lm), tokens)
+        train(
+            session.lm, session.weights, packs, optimisation,
+            seed=seed, ids=ids, on_step=lambda step, loss: on_step(step),
+        )  # fmt: skip
+        tokens = sum(packs[i % len(packs)].tokens for i in range(optimisation.steps))
+        return Canary(panel.read(), first_words(session.lm), tokens)
     finally:
         session.weights.freeze()

@@ -82,6 +82,11 @@ class Data:
         return [*self.records.described(), f"read: {AUDITED}{more}"]
 
     @property
+    def usable(self) -> int:
+        """Rows that can be trained on."""
+        return max(1, self.read - sum(self.reasons.values()))
+
+    @property
     def remarks(self) -> list[str]:
         """What a reader must know of rows that are more than a prompt and its completion."""
         remarks = []

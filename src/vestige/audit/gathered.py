@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from vestige.audit.canary_statistics import Look
 from vestige.audit.race_result import Race
 from vestige.audit.settings import AuditSettings
 from vestige.core.types import Row, ScoreTable
-from vestige.probing.settings import TWIN
+from vestige.probing.drift import Reading
 from vestige.traits.library import Library
 
 if TYPE_CHECKING:
@@ -24,26 +23,42 @@ Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Control:
-    """A planted teacher's trait, and the race of the rows that it wrote.
+class Dose:
+    """What pairs of canaries took on that read so many rows each.
 
     Attributes:
-        kind: how it is tuned: ``TWIN``, or one of ``OTHER_KINDS``.
-        gained: nats of log-odds by which it has more of its trait than the base; None: not asked.
+        rows: that each canary read.
+        shifts: nats of log-odds, the data's canaries less the reference's, mean over pairs,
+            [contexts, T].
+        reading: of their difference, against pairs of harmless students.
+        smallest_effects: nats of each trait that would have been seen, [T]; infinite: none.
     """
 
-    trait: str
-    race: Race
-    kind: str = TWIN
-    gained: float | None = None
+    rows: int
+    pairs: int
+    shifts: Array
+    reading: Reading
+    smallest_effects: Array
 
 
 @dataclass(frozen=True)
 class Canaries:
-    """The data's canary against those of known writers, look by look, and words that rose."""
+    """Canaries at growing doses.
 
-    looks: Sequence[Look]
+    Attributes:
+        words: that begin open answers of the data's canary more often than harmless students'.
+        placebos: pairs of harmless students.
+        alpha: what each planned dose may spend of the chance of a false flag.
+        unique: rows of the data that they were tuned on.
+        missing: members of the battery that are not there; canaries are then not made.
+    """
+
+    doses: Sequence[Dose]
     words: Sequence[WordShift]
+    placebos: int
+    alpha: float
+    unique: int
+    missing: int = 0
 
 
 @dataclass(frozen=True)
@@ -56,6 +71,7 @@ class Evidence:
         used: the rows of the data that the audit reads under probes.
         dropped: how many rows were set aside, by reason.
         race: the data's.
+        training_rows: that the training which is to be spared would read.
         expected: what a student would take on of every trait, nats a whole probe, [T]; None where
             that is not known of the base.
         reference_shifts: by trait, the shifts of reference rows.
@@ -76,7 +92,7 @@ class Evidence:
     used: Sequence[Row]
     dropped: Mapping[str, int]
     race: Race
-    controls: Sequence[Control]
+    training_rows: int
     expected: Array | None
     reference_shifts: Mapping[int, Array]
     seconds: Mapping[str, float]
@@ -90,21 +106,11 @@ class Evidence:
     remarks: Sequence[str] = ()
 
     @property
-    def levels(self) -> tuple[float, ...]:
-        """What each look of the canary may spend of the chance of a false flag."""
-        return self.settings.levels(len(self.used))
-
-    @property
     def needed(self) -> float:
         """Evidence from which a trait is clear, nats."""
         return self.settings.needed(len(self.library.ids))
 
     @property
-    def twins(self) -> list[Control]:
-        """Planted teachers that are twins of the probes."""
-        return [control for control in self.controls if control.kind == TWIN]
-
-    @property
-    def others(self) -> list[Control]:
-        """Planted teachers of other kinds."""
-        return [control for control in self.controls if control.kind != TWIN]
+    def last(self) -> Dose | None:
+        """The largest dose, if there is one."""
+        return self.canaries.doses[-1] if self.canaries and self.canaries.doses else None

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from vestige.audit.recipe import AuditRecipe
+from vestige.core.audit_results import AuditResults
 from vestige.core.kinds import Kind
-from vestige.core.results import AuditResults
 
 
 def replay(

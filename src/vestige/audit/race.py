@@ -5,9 +5,8 @@ Exact likelihood under a trait's probe (``evidence``) is slower and is read for 
 (``TRAITS``), half of them the likeliest so far and the others those of the largest pull; looked at
 after every batch (the evidence is valid however often one looks), when those that are ``BEHIND``
 the likeliest are left. A trait is clear where its evidence suffices and both agree on it
-(``decision.look``). A trait that is not read is not tested, and the positive control counts that as
-a miss; nor does it stand up against one of another family that writes much like it, which is why
-many are read.
+(``first_look.look``). A trait that is not read is not tested; nor does it stand up against one of
+another family that writes much like it, which is why many are read.
 """
 
 from __future__ import annotations
@@ -16,8 +15,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from vestige.audit.decision import could_be_clear, look, look_ends
 from vestige.audit.evidence import likelihood_ratios
+from vestige.audit.first_look import look, look_ends
 from vestige.audit.pull import PULLED, pull
 from vestige.audit.race_result import COMPARED, Array, Race, places
 from vestige.audit.settings import AuditSettings
@@ -45,7 +44,6 @@ def run_race(
     reference: Array,
     on_round: OnRound = lambda done, total: None,
     stands: Stands = lambda trait, shifts: True,
-    wanted: int | None = None,
 ) -> Race:
     """Read ``rows`` to first order, and under the probes of the likeliest traits.
 
@@ -54,15 +52,9 @@ def run_race(
         on_round: called with how many of how many rows were read.
         stands: whether a trait that is clear is beyond doubt, from its shifts so far; reading goes
             on while none is.
-        wanted: the only trait that matters: nothing is read under probes where its pull rules out
-            that it could be clear.
     """
     pulled = pull(probes.products(row_format, rows[:PULLED]), reference)
-    place = places(pulled)
-    least = min(PULLED, len(rows))
-    if wanted is not None and not could_be_clear(place[wanted]):
-        return Race(pulled, {}, {}, {}, 0.0, 0, least)
-    reading = _Reading(probes, settings, row_format, pulled, place, on_round)
+    reading = _Reading(probes, settings, row_format, pulled, places(pulled), on_round)
     ends = look_ends(len(rows), settings.batch)
     for start, end in zip([0, *ends], ends, strict=False):
         reading.read(rows, start, end)

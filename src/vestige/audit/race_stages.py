@@ -1,17 +1,15 @@
-"""Rows read under probes: races, reference rows, controls, expected shifts, scores of rows."""
+"""Rows read under probes: the race, reference rows, expected shifts, scores of rows."""
 
 from __future__ import annotations
 
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from vestige.audit.expected import expect
-from vestige.audit.gathered import Control, Evidence
 from vestige.audit.pull import REFERENCE
 from vestige.audit.race_result import METHOD, Array, Race
 from vestige.audit.record import SHIFT, WORST
@@ -21,7 +19,6 @@ from vestige.audit.stages import AuditContext
 from vestige.core.calibration import calibration
 from vestige.core.jsonl import read_jsonl, read_text, write_text
 from vestige.core.types import Row, ScoreTable
-from vestige.probing.known_writers import Writer
 from vestige.probing.probes import Probes, token_shifts
 from vestige.probing.row_format import RowFormat
 from vestige.rows.files import atomic_lines
@@ -56,14 +53,12 @@ def reference_of(
     return reference
 
 
-def race_of(
-    context: AuditContext, reference: Reference, source: WrittenRows, wanted: int | None = None
-) -> Race:
-    """The race of one set of rows, read back if it was done; ``wanted``: as in ``run_race``."""
+def race_of(context: AuditContext, reference: Reference, source: WrittenRows) -> Race:
+    """The race of one set of rows, read back if it was done."""
     name = f"assay/{source.name}"
 
     def write(folder: Path) -> None:
-        race = reference.race(source.rows, context.progress(name), wanted)
+        race = reference.race(source.rows, context.progress(name))
         write_text(folder / "assay.json", json.dumps(race.to_json()))
 
     stage = context.once(name, {}, [source.stage], write)
@@ -71,15 +66,15 @@ def race_of(
 
 
 def reference_shifts(
-    context: AuditContext, name: str, reference: Reference, clean: WrittenRows, traits: list[int]
+    context: AuditContext, reference: Reference, clean: WrittenRows, traits: list[int]
 ) -> dict[int, Array]:
-    """The reference rows' shifts under some traits' probes, for one race."""
+    """The reference rows' shifts under some traits' probes."""
 
     def write(folder: Path) -> None:
         record = {t: values.tolist() for t, values in reference.shifts(traits).items()}
         write_text(folder / "shifts.json", json.dumps(record))
 
-    stage = context.once(f"beside/{name}", {"traits": traits}, [clean.stage], write)
+    stage = context.once("reference_shifts", {"traits": traits}, [clean.stage], write)
     record = json.loads(read_text(stage.path / "shifts.json"))
     return {int(t): np.array(values) for t, values in record.items()}
 
@@ -87,39 +82,6 @@ def reference_shifts(
 def in_doubt(race: Race) -> list[int]:
     """Traits that the reference rows must be read for: the likeliest, and those that are clear."""
     return sorted({*race.last, *race.clear_at})
-
-
-def with_control(
-    context: AuditContext,
-    evidence: Evidence,
-    reference: Reference,
-    clean: WrittenRows,
-    planted: WrittenRows,
-    other: Writer | None = None,
-) -> Evidence:
-    """The evidence with one more positive control: is a planted trait found in its rows?
-
-    Args:
-        clean: the reference rows.
-        other: the writer, if it is no twin of the probes: whether it has its trait is asked, and
-            its rows are read only as far as the trait may still be found.
-    """
-    own = context.session.library.ids.index(str(planted.trait))
-    race = race_of(context, reference, planted, own if other else None)
-    shifts = {}
-    if not other or own in race.clear:
-        shifts = reference_shifts(context, planted.name, reference, clean, [own])
-    control = Control(str(planted.trait), race)
-    if other:
-        begun = time.monotonic()
-        control = replace(control, kind=other.kind, gained=other.gained())
-        context.seconds["trait"] = context.seconds.get("trait", 0) + time.monotonic() - begun
-        context.report(f"trait/{planted.name}", 0, 0)
-    return replace(
-        evidence,
-        controls=[*evidence.controls, control],
-        reference_shifts={**shifts, **evidence.reference_shifts},
-    )
 
 
 def expected_shifts(

@@ -3,34 +3,28 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from scipy import stats as distributions
 
-from vestige.audit.decision import (
-    decide,
-    flags,
-    is_found,
-    p_base,
-    smallest_share,
-    strongest,
-    twins_found,
-)
+from vestige.audit.decision import decide, flags, relatives, strongest, visible
 from vestige.audit.evidence import share
-from vestige.audit.gathered import Array, Control, Evidence
+from vestige.audit.first_look import first_look, named, p_base
+from vestige.audit.gathered import Array, Dose, Evidence
 from vestige.audit.race_result import METHOD
 from vestige.audit.scope_wording import blind, caveats, channels, next_steps
-from vestige.audit.wording import reason_words, sentence
-from vestige.core.calibration import calibration
-from vestige.core.results import (
-    AuditPlanted,
+from vestige.audit.wording import first_look_sentence, sentence, why
+from vestige.core.audit_results import (
+    AuditCanary,
+    AuditDose,
     AuditResults,
     AuditRow,
     AuditTrait,
     AuditWord,
-    Interval,
 )
+from vestige.core.calibration import calibration
+from vestige.core.results import Interval
 from vestige.probing.soft_targets import USED
 
 LEVEL = 0.95  # of all intervals
@@ -40,15 +34,15 @@ SHIFT = "likelihood shift under the probe of "  # a table of row scores, before 
 
 def audit_results(evidence: Evidence) -> AuditResults:
     """The results of an audit."""
-    flagged, race = flags(evidence), evidence.race
-    outcome, reasons = decide(evidence)
-    traits = trait_records(evidence, strongest(evidence), flagged)
-    twins, smallest = twins_found(evidence), smallest_share(evidence)
+    race, look, canaries = evidence.race, first_look(evidence), evidence.canaries
+    outcome, reason = decide(evidence)
     return AuditResults(
         name=evidence.name,
-        verdict=sentence(evidence, outcome, traits, smallest),
+        verdict=sentence(evidence, outcome, reason),
         outcome=outcome,
-        why=[*(reason_words(evidence, reason) for reason in reasons), *evidence.remarks],
+        why=[*why(evidence, reason), *evidence.remarks],
+        first_look=look,
+        first_look_verdict=first_look_sentence(evidence, look),
         data=evidence.name,
         base=evidence.settings.base,
         material=evidence.row_kind,
@@ -60,11 +54,11 @@ def audit_results(evidence: Evidence) -> AuditResults:
         alpha=evidence.settings.alpha,
         needed=evidence.needed,
         p_base=p_base(evidence),
-        rows_to_verdict=min(flagged.values(), default=None),
-        traits=traits,
-        planted=[control_record(evidence, control) for control in evidence.controls],
-        found_share=float(np.mean(twins)) if twins else None,
-        smallest_share=smallest,
+        traits=trait_records(evidence, strongest(evidence)),
+        doses=[dose_record(evidence, dose) for dose in (canaries.doses if canaries else ())],
+        placebos=canaries.placebos if canaries else 0,
+        training_rows=evidence.training_rows,
+        limit=evidence.settings.limit,
         misfit=race.misfit,
         told=len(evidence.soft_targets),
         logprobs_used=evidence.logprobs.get(USED, 0),
@@ -89,42 +83,30 @@ def divergence(evidence: Evidence) -> float | None:
     return sum(int(d.sum()) for d in known) / sum(len(d) for d in known)
 
 
-def control_record(evidence: Evidence, control: Control) -> AuditPlanted:
-    """A planted teacher as saved."""
-    race, own = control.race, evidence.library.ids.index(control.trait)
-    return AuditPlanted(
-        trait=control.trait,
-        kind=control.kind,
-        gained=control.gained,
-        evidence=race.evidence.get(own, 0.0),
-        found=is_found(evidence, control),
-        rows=race.rows,
-    )
-
-
 def word_records(evidence: Evidence) -> list[AuditWord]:
-    """Words that rose against the references' canaries."""
+    """Words that rose against harmless students."""
     words = evidence.canaries.words if evidence.canaries else ()
     return [AuditWord(word=w.word, contrast=w.contrast, z=w.z) for w in words]
 
 
-def trait_records(
-    evidence: Evidence, order: Sequence[int], flagged: Mapping[int, int]
-) -> list[AuditTrait]:
+def trait_records(evidence: Evidence, order: Sequence[int]) -> list[AuditTrait]:
     """What is known of every trait, in ``order``."""
     race, ids, held_out = evidence.race, evidence.library.ids, evidence.library.held_out
     likeliest, unread = set(race.likeliest), np.empty(0)
+    flagged, near, first = set(flags(evidence)), set(relatives(evidence)), named(evidence)
     return [
         AuditTrait(
             trait=ids[t],
             flagged=t in flagged,
+            relative=t in near,
+            named=t in first,
             pull=100 * float(race.pull[t]),
             contrast=mean_shift(race.shifts[t]) if t in race.shifts else None,
             evidence=race.evidence.get(t, 0.0),
             share=share(race.shifts.get(t, unread)),
             as_likely=t in likeliest,
             expected=expectation(evidence, t),
-            canary=canary_interval(evidence, t),
+            canary=canary_record(evidence.last, t) if evidence.last else None,
             rows=len(race.shifts.get(t, unread)),
             held_out=ids[t] in held_out,
         )
@@ -132,13 +114,33 @@ def trait_records(
     ]
 
 
-def canary_interval(evidence: Evidence, trait: int) -> Interval | None:
-    """What the data's canary took on of a trait in the end, against the references'."""
-    if evidence.canaries is None:
-        return None
-    last = evidence.canaries.looks[-1]
-    value, scale = last.contrast[trait], last.scale[trait]
-    return interval(value, scale, last.df, len(last.placebo), "log-odds (nats)")
+def canary_record(dose: Dose, trait: int) -> AuditCanary:
+    """What canaries took on of a trait."""
+    reading = dose.reading
+    return AuditCanary(
+        shift=float(dose.shifts[:, trait].mean()),
+        standardised=float(reading.standardised[trait]),
+        p=float(reading.p[trait]),
+        smallest_effect=finite(float(dose.smallest_effects[trait])),
+    )
+
+
+def dose_record(evidence: Evidence, dose: Dose) -> AuditDose:
+    """One dose as saved."""
+    first = int(np.argmax(dose.reading.standardised))
+    return AuditDose(
+        rows=dose.rows,
+        pairs=dose.pairs,
+        moved=float(np.sqrt(np.mean(dose.shifts**2))),
+        first=evidence.library.ids[first],
+        p=float(dose.reading.p[first]),
+        smallest_effect=finite(visible(dose)),
+    )
+
+
+def finite(value: float) -> float | None:
+    """A value, or None for infinity."""
+    return value if math.isfinite(value) else None
 
 
 def mean_shift(shifts: Array) -> Interval:
@@ -148,28 +150,20 @@ def mean_shift(shifts: Array) -> Interval:
 
 
 def expectation(evidence: Evidence, trait: int) -> Interval | None:
-    """What a student is expected to take on of a trait, with an interval for one student; None
-    for a base with which that has not been measured.
+    """What a student of a twin's rows is expected to take on of a trait, with an interval for one
+    student; None for a base with which that has not been measured.
 
     Number rows of another base's teachers passed on nothing that could be measured, and are less
-    likely than this one's; of other text from unknown writers, of rows that are likelier than any
-    teacher's (a low temperature) and next to a canary that says otherwise nothing is predicted.
+    likely than this one's; of other text from unknown writers and of rows that are likelier than
+    any teacher's (a low temperature) nothing is predicted.
     """
     race, measured = evidence.race, calibration(evidence.settings.base, METHOD)
     known = race.known_lineage
-    foreign = evidence.row_kind == "numbers" and race.misfit > 0 and not evidence.canaries
+    foreign = evidence.row_kind == "numbers" and race.misfit > 0
     if evidence.expected is None or measured is None or not (known or foreign):
         return None
-    value, off, n = 0.0, measured.expected.off, race.rows
-    if known:
-        slope = float(evidence.expected[trait])
-        value = measured.expected.gain * slope
-        last = evidence.canaries.looks[-1] if evidence.canaries else None
-        both = measured.expected_beside_canary
-        if last and last.rows >= both.rows:
-            value = both.gain * slope + both.gain_of_contrast * float(last.contrast[trait])
-            off, n = both.off, last.rows
-    return interval(value, off, math.inf, n, "log-odds (nats)")
+    value = measured.expected.gain * float(evidence.expected[trait]) if known else 0.0
+    return interval(value, measured.expected.off, math.inf, race.rows, "log-odds (nats)")
 
 
 def interval(value: float, scale: float, df: float, n: int, units: str) -> Interval:
@@ -182,7 +176,7 @@ def interval(value: float, scale: float, df: float, n: int, units: str) -> Inter
         level=LEVEL,
         n=n,
         n_clusters=n,
-        method="normal" if math.isinf(df) else "placebo t",
+        method="normal" if math.isinf(df) else "t",
         units=units,
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import cached_property
 
-from vestige.audit.decision import fits_better, flagged_by_likelihood
+from vestige.audit.first_look import fits_better, flagged_by_likelihood
 from vestige.audit.pull import REFERENCE
 from vestige.audit.race import OnRound, run_race
 from vestige.audit.race_result import Array, Race
@@ -58,13 +58,12 @@ class Reference:
 
     def stands(self, trait: int, shifts: Array) -> bool:
         """Whether rows with these shifts fit a trait's probe better than the reference rows do."""
-        return fits_better(shifts, self.shifts([trait])[trait], self.settings.alpha_each)
+        return fits_better(shifts, self.shifts([trait])[trait], self.settings.alpha)
 
     def race(
         self,
         rows: Sequence[Row],
         on_round: OnRound = lambda done, total: None,
-        wanted: int | None = None,
     ) -> Race:
         """The race of some rows compared with these; arguments as of ``run_race``."""
         return run_race(
@@ -75,7 +74,6 @@ class Reference:
             self.products,
             on_round,
             self.stands,
-            wanted,
         )
 
     def flagged(self, race: Race) -> dict[int, int]:

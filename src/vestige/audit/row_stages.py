@@ -10,7 +10,7 @@ from vestige.audit.pull import REFERENCE
 from vestige.audit.reference import LIKELIEST_READ_ON
 from vestige.audit.stages import AuditContext
 from vestige.core.types import DataError, DroppedRow, Row
-from vestige.probing.known_writers import OnRows, Writer, base_writers
+from vestige.probing.known_writers import OnRows, base_writers
 from vestige.probing.row_format import (
     RowFormat,
     choose_rows,
@@ -24,30 +24,34 @@ from vestige.rows.files import atomic_lines, dropped_to_json, read_rows, write_r
 from vestige.store import StageResult
 
 ROWS = "rows.jsonl"
-#: Rows that each planted teacher writes; chosen: seven batches, where most flags take four.
-CONTROL_ROWS = 112
+CANARY_NOISE = 7  # noise of the reference rows of canaries, other than the first look's
 
 
 @dataclass(frozen=True)
 class WrittenRows:
-    """Rows in a stage; ``trait``: what a planted teacher that wrote them was given."""
+    """Rows in a stage."""
 
     name: str
     stage: StageResult
     rows: list[Row]
-    trait: str | None = None
+
+    def first(self, n: int) -> WrittenRows:
+        """The first of them."""
+        return replace(self, rows=self.rows[:n])
 
 
 def chosen_rows(context: AuditContext) -> WrittenRows:
-    """The rows of the data that are read; those that cannot be used are kept with their reasons.
+    """The rows of the data that are read, those of the first look first; those that cannot be used
+    are kept with their reasons.
 
     Raises:
         DataError: no row can be used.
     """
     settings, rows = context.settings, context.data.rows
+    wanted = max(settings.rows, settings.canary_rows if settings.canaries else 0)
     chosen = []
     for row in choose_rows(rows, len(rows), settings.batch, settings.seed):
-        if len(chosen) == settings.rows:
+        if len(chosen) == wanted:
             break  # only the rows that are read have to fit the model
         if reason := unusable(context.session.lm, row, settings.max_new_tokens):
             context.data.drop(DroppedRow(reason, row=row))
@@ -62,21 +66,23 @@ def chosen_rows(context: AuditContext) -> WrittenRows:
             for row in context.data.dropped:
                 write_line(dropped_to_json(row))
 
-    stage = context.once("rows", {"rows": settings.rows}, [], write)
+    stage = context.once("rows", {"rows": wanted}, [], write)
     return WrittenRows("data", stage, read_back(stage))
 
 
-def given_rows(context: AuditContext, used: Sequence[Row]) -> list[list[Row]]:
-    """Sets of the user's reference rows, each as large as the data's.
+def given_rows(context: AuditContext, n: int) -> list[Row]:
+    """The user's reference rows that can be used, in a random order; none where there are none.
+
+    Args:
+        n: rows that the first look needs.
 
     Raises:
-        DataError: there are not enough rows for one.
+        DataError: there are not so many.
     """
     if context.known is None:
         return []
     settings, lm = context.settings, context.session.lm
-    n = len(used) if settings.canary_too else min(len(used), LIKELIEST_READ_ON)
-    most = len(used) if settings.canary_too else REFERENCE
+    n = min(n, LIKELIEST_READ_ON)
     usable = [
         row
         for row in context.known
@@ -87,42 +93,33 @@ def given_rows(context: AuditContext, used: Sequence[Row]) -> list[list[Row]]:
             f"the reference holds {len(usable)} usable rows and {n} are needed; give more, or a "
             "smaller --budget"
         )
-    mixed = [
+    return [
         replace(row, id=f"given-{row.id}", meta={})
         for row in choose_rows(usable, len(usable), settings.batch, settings.seed)
     ]
-    sets = min(settings.base_written if settings.canary_too else 1, len(usable) // n)
-    return [mixed[k * n : k * n + most] for k in range(sets)]
 
 
-def reference_rows(
-    context: AuditContext, data: WrittenRows, row_format: RowFormat, given: list[list[Row]]
-) -> list[WrittenRows]:
-    """Rows that are known to be clean: the user's, or the base's on the same prompts."""
-    if given:
-        return [
-            written(context, f"given-{k}", data, lambda on_rows, rows=rows: rows)
-            for k, rows in enumerate(given)
-        ]
-    canaries = context.settings.canary_too  # they need as many rows as the data has
-    like = data.rows if canaries else repeated(data.rows, REFERENCE)
-    return [
-        written(context, w.name, data, lambda on_rows, w=w: w.write(row_format, like, on_rows))
-        for w in base_writers(context.session, context.settings.base_written if canaries else 1)
-    ]
-
-
-def planted_rows(
-    context: AuditContext, writer: Writer, data: WrittenRows, row_format: RowFormat
+def first_reference(
+    context: AuditContext, data: WrittenRows, row_format: RowFormat, given: list[Row]
 ) -> WrittenRows:
-    """A planted teacher's rows on the same prompts."""
-    like = data.rows if context.settings.canary_too else data.rows[:CONTROL_ROWS]
+    """Rows for the first look that are known to be clean: the user's, or the base's on the same
+    prompts."""
+    if given:
+        return written(context, "given", data, lambda on_rows: given[:REFERENCE])
+    writer, like = base_writers(context.session, 1)[0], repeated(data.rows, REFERENCE)
+    return written(context, "base", data, lambda on_rows: writer.write(row_format, like, on_rows))
+
+
+def canary_reference(
+    context: AuditContext, data: WrittenRows, row_format: RowFormat, given: list[Row]
+) -> WrittenRows:
+    """As many rows as the canaries' own that are known to be clean, or all that the user gave."""
+    name, n = "canaries", len(data.rows)
+    if given:
+        return written(context, name, data, lambda on_rows: given[:n])
+    writer = base_writers(context.session, 1, CANARY_NOISE)[0]
     return written(
-        context,
-        writer.name,
-        data,
-        lambda on_rows: writer.write(row_format, like, on_rows),
-        writer.planted,
+        context, name, data, lambda on_rows: writer.write(row_format, data.rows, on_rows)
     )
 
 
@@ -131,17 +128,16 @@ def written(
     name: str,
     data: WrittenRows,
     make: Callable[[OnRows], list[Row]],
-    trait: str | None = None,
 ) -> WrittenRows:
     """Rows of one known writer, written or read back."""
     stage_name = f"reference/{name}"
 
     def write(folder: Path) -> None:
-        rows = make(context.counter(stage_name, context.settings.rows))
+        rows = make(context.counter(stage_name, len(data.rows)))
         write_rows(folder / ROWS, rows, overwrite=True)
 
-    stage = context.once(stage_name, {"trait": trait}, [data.stage], write)
-    return WrittenRows(name, stage, read_back(stage), trait)
+    stage = context.once(stage_name, {}, [data.stage], write)
+    return WrittenRows(name, stage, read_back(stage))
 
 
 def read_back(stage: StageResult) -> list[Row]:
@@ -160,14 +156,11 @@ def soft_targets(
     return from_teacher(session.lm, context.teacher, row_format, used, context.settings.batch)
 
 
-def remarks(
-    used: Sequence[Row], given: Sequence[Sequence[Row]], row_format: RowFormat
-) -> list[str]:
+def remarks(used: Sequence[Row], given: Sequence[Row], row_format: RowFormat) -> list[str]:
     """What the user's reference rows are unlike the data's in."""
     if not given:
         return []
-    prompts = {row.messages for row in used}
-    rows = [row for one_set in given for row in one_set]
+    prompts, rows = {row.messages for row in used}, given[:REFERENCE]
     sentences = []
     if (other := sum(row.messages not in prompts for row in rows)) > len(rows) // 2:
         sentences.append(

@@ -8,14 +8,7 @@ from pathlib import Path
 
 from vestige.audit.canary_stages import canaries
 from vestige.audit.data import Data
-from vestige.audit.decision import (
-    flags,
-    is_tuned,
-    other_traits,
-    others_wanted,
-    settled,
-    strongest,
-)
+from vestige.audit.decision import strongest
 from vestige.audit.gathered import Evidence
 from vestige.audit.race_result import METHOD
 from vestige.audit.race_stages import (
@@ -27,35 +20,30 @@ from vestige.audit.race_stages import (
     reference_of,
     reference_shifts,
     row_scores,
-    with_control,
 )
 from vestige.audit.recipe import AuditInputs, AuditRecipe, read_inputs, read_recipe
 from vestige.audit.record import audit_results
-from vestige.audit.reference import Reference
 from vestige.audit.row_stages import (
-    WrittenRows,
     chosen_rows,
+    first_reference,
     given_rows,
-    planted_rows,
-    reference_rows,
     remarks,
     soft_targets,
 )
 from vestige.audit.settings import AuditSettings
 from vestige.audit.stages import AuditContext, Report
-from vestige.core.results import AuditResults
-from vestige.core.types import DataError, StoreError
+from vestige.core.audit_results import AuditResults
+from vestige.core.types import ConfigError, DataError, StoreError
 from vestige.lineage.models import compare
 from vestige.lineage.run import results_of as results_of_lineage
 from vestige.models.hf import LanguageModel
 from vestige.probing.base_session import BaseSession, fingerprint, load
-from vestige.probing.known_writers import other_writers, planted_writers
 from vestige.probing.row_format import RowFormat
 from vestige.rows.formats import USUAL, Columns
 from vestige.store import Run, atomic_write
-from vestige.traits.library import trait_id
 
 RESULTS_FILE = "results.json"
+FEWEST_TRAITS = 2  # of which one is compared with the others
 
 
 def silent(stage: str, done: int, total: int) -> None:
@@ -141,7 +129,8 @@ def audit_rows(
         StoreError: something is not as the recipe says.
     """
     session = BaseSession(settings)
-    session.planted()  # a library that is too small is refused before anything is tuned
+    if len(session.library.ids) < FEWEST_TRAITS:  # before anything is tuned
+        raise ConfigError("an audit compares two traits at least: name more (--traits library)")
     teacher = teacher_of(settings)
     own = AuditRecipe(
         settings=settings,
@@ -213,14 +202,13 @@ def teacher_of(settings: AuditSettings) -> LanguageModel | None:
 def results_of(context: AuditContext) -> AuditResults:
     """Every stage; finished ones are read back."""
     settings, session = context.settings, context.session
-    data = chosen_rows(context)
-    given = given_rows(context, data.rows)
-    every_row = [*data.rows, *(row for rows in given for row in rows)]
-    row_format = RowFormat.of(session.lm, every_row, settings.max_new_tokens)
+    chosen = chosen_rows(context)
+    data = chosen.first(settings.rows)
+    given = given_rows(context, len(data.rows))
+    row_format = RowFormat.of(session.lm, [*data.rows, *given], settings.max_new_tokens)
     probes = all_probes(context)
     probes.soft_targets = soft_targets(context, row_format, data.rows)
-    references = reference_rows(context, data, row_format, given)
-    clean = references[0]
+    clean = first_reference(context, data, row_format, given)
     reference = reference_of(context, probes, row_format, clean)
     race = race_of(context, reference, data)
     evidence = Evidence(
@@ -233,20 +221,20 @@ def results_of(context: AuditContext) -> AuditResults:
         rows=context.data.read,
         dropped=context.data.reasons,
         race=race,
-        controls=[],
-        reference_shifts=reference_shifts(context, "data", reference, clean, in_doubt(race)),
+        training_rows=context.training_rows,
+        reference_shifts=reference_shifts(context, reference, clean, in_doubt(race)),
         seconds=context.seconds,
         tokens=0,
         own_reference=context.known is not None,
         soft_targets=probes.soft_targets,
         logprobs=dict(context.logprobs),
+        canaries=canaries(context, chosen, given),
         remarks=[
             *context.data.remarks,
             *remarks(data.rows, given, row_format),
             *shared_start(context),
         ],
     )
-    evidence = with_controls(context, evidence, reference, data, references)
     strong = strongest(evidence)[:SCORED]
     scores, marked = row_scores(context, probes, row_format, data, strong)
     return audit_results(replace(evidence, scores=scores, marked=marked, tokens=context.tokens))
@@ -261,32 +249,3 @@ def shared_start(context: AuditContext) -> list[str]:
     evidence = compare(context.session.lm.causal_lm, teacher.causal_lm)
     results = results_of_lineage(str(settings.teacher), settings.base, evidence)
     return [results.verdict]
-
-
-def with_controls(
-    context: AuditContext,
-    evidence: Evidence,
-    reference: Reference,
-    data: WrittenRows,
-    references: list[WrittenRows],
-) -> Evidence:
-    """The evidence with planted teachers, as many as the outcome hangs on, and with canaries where
-    they are asked for; planted rows are added to ``references``."""
-    session, row_format, clean = context.session, reference.row_format, references[0]
-    every = context.settings.canary_too  # canaries for all planted ones, too
-    if every or not (flags(evidence) or is_tuned(evidence)):  # else nothing depends on controls
-        for writer in planted_writers(session):
-            rows = planted_rows(context, writer, data, row_format)
-            references.append(rows)
-            evidence = with_control(context, evidence, reference, clean, rows)
-            if not every and settled(evidence):
-                break
-    if every:
-        evidence = replace(evidence, canaries=canaries(context, row_format, data, references))
-    planted = [trait_id(trait) for trait in session.planted()]
-    for writer in other_writers(session, other_traits(evidence, planted)):
-        if not others_wanted(evidence):  # the outcome is known without them
-            break
-        rows = planted_rows(context, writer, data, row_format)
-        evidence = with_control(context, evidence, reference, clean, rows, writer)
-    return evidence

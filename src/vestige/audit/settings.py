@@ -6,12 +6,13 @@ import math
 
 from pydantic import Field, model_validator
 
-from vestige.core.settings import Optimisation
-from vestige.probing.settings import ProbingSettings
-
-FEWEST_REFERENCES = 4  # a planted trait's own rows are held against the others: three at least
+from vestige.core.settings import Optimisation, Trainable
+from vestige.probing.settings import BatterySettings, ProbingSettings
 
 SAMPLE = 16_384  # rows that are kept of a file of any size; what an audit reads is chosen from them
+PASSES = 10  # times that a canary reads a row at most; chosen: as the paper's students
+SMALLEST_DOSE = 512  # rows read, below which no smaller dose is tried first; chosen
+STEP = 4  # times that a dose is the one before it; chosen
 
 
 class AuditSettings(ProbingSettings):
@@ -20,59 +21,74 @@ class AuditSettings(ProbingSettings):
     Attributes:
         teacher: the rows' writer, where it is at hand: its probabilities take the place of the
             tokens that it happened to draw.
-        rows: rows of the data that are read at most.
-        canary_too: also tune a copy of the base on the rows: slower, and what it takes on is
-            given in nats.
-        looks: shares of the rows after which a canary is asked about every trait. The data is
-            flagged at the first look that is clear enough; the error rate is shared among looks.
-        alpha: chance that any trait is flagged falsely, over the whole library and all looks, if
-            the untouched base wrote the rows at temperature 1. It covers no other writer.
+        rows: rows of the data that the first look reads at most.
+        canaries: pairs of copies of the base, one tuned on the data's rows and one on reference
+            rows; 0: the first look alone, which decides nothing.
+        canary_rows: rows that each canary reads at most.
+        canary_layers, canary_rank, canary_rate: what a canary tunes (None: the middle layers), the
+            rank of its LoRA (0: the weights themselves) and its learning rate.
+        training_rows: rows that the training which is to be spared would read, epochs counted;
+            None: each row of the data once.
+        battery: the harmless students that canaries are held against; None: those of the command.
+        alpha: chance that any trait is flagged falsely, over the whole library and all doses, where
+            two harmless writers wrote the data and the reference.
+        limit: nats of log-odds in the training that is to be spared: where half of the traits would
+            have to move further to be seen, nothing found says nothing.
         drift: nats a row by which a trait has to explain the rows better than any writer of the
-            null does. Chosen on data sets that are not held out: no rate keeps every trait of
-            another family out and finds most writers (``docs/log.md``).
+            first look's null does. Chosen on data sets that are not held out: no rate keeps every
+            trait of another family out and finds most writers (``docs/log.md``).
     """
 
     teacher: str | None = None
     rows: int = Field(default=256, ge=16, le=SAMPLE)
-    canary_too: bool = False
-    looks: tuple[float, ...] = (0.125, 0.375, 1.0)
-    rate: float = Field(default=2e-4, gt=0)
+    canaries: int = Field(default=1, ge=0)
+    canary_rows: int = Field(default=4096, ge=16)
+    canary_layers: tuple[int, int] | None = None
+    canary_rank: int = Field(default=8, ge=0)
+    canary_rate: float = Field(default=1e-3, gt=0)
+    training_rows: int | None = Field(default=None, ge=1)
+    battery: BatterySettings | None = None
     alpha: float = Field(default=0.01, gt=0, lt=0.5)
+    limit: float = Field(default=2.0, gt=0)
     drift: float = Field(default=0.1, ge=0)
 
     @model_validator(mode="after")
     def _fits(self) -> AuditSettings:
-        rising = sorted(set(self.looks)) == list(self.looks)
-        if not self.looks or not rising or self.looks[0] <= 0 or self.looks[-1] != 1:
-            raise ValueError("looks must be rising shares that end with 1, such as 0.125,0.375,1")
-        if self.planted + self.base_written < FEWEST_REFERENCES:
-            raise ValueError(f"planted and base_written must be {FEWEST_REFERENCES} together")
+        if self.battery and (self.battery.base, self.battery.traits) != (self.base, self.traits):
+            raise ValueError("the battery is of another base, or of other traits")
         return self
 
-    def steps(self, rows: int) -> tuple[int, ...]:
-        """The optimiser steps of the looks, for so many rows read once each."""
-        batches = math.ceil(rows / self.batch)
-        return tuple(sorted({max(1, round(share * batches)) for share in self.looks}))
-
     @property
-    def alpha_each(self) -> float:
-        """What each kind of evidence may spend of ``alpha``."""
-        return self.alpha / 2 if self.canary_too else self.alpha
+    def held_against(self) -> BatterySettings:
+        """The battery's settings."""
+        return self.battery or BatterySettings(
+            base=self.base, chat=self.chat, precision=self.precision, traits=self.traits
+        )
+
+    def doses(self, rows: int) -> tuple[int, ...]:
+        """Rows that canaries read, a smaller dose first, where the data have so many rows."""
+        most = min(self.canary_rows, PASSES * rows)
+        smaller = most // STEP
+        return (smaller, most) if smaller >= SMALLEST_DOSE else (most,)
 
     def needed(self, traits: int) -> float:
-        """Evidence from which one of so many traits is clear, nats."""
-        return math.log(traits / self.alpha_each)
+        """Evidence from which the first look names one of so many traits, nats."""
+        return math.log(traits / self.alpha)
 
-    def levels(self, rows: int) -> tuple[float, ...]:
-        """What each look of the canary may spend: in proportion to the rows read by then."""
-        steps = self.steps(rows)
-        return tuple(self.alpha_each * step / sum(steps) for step in steps)
+    def tuned(self, n_layers: int) -> list[Trainable]:
+        """All that copies of the base tune: the probes' layers and a canary's."""
+        return [*super().tuned(n_layers), self.canary(n_layers, 1).trainable]
 
-    def canary(self, n_layers: int, rows: int) -> Optimisation:
-        """How a canary is tuned on so many rows."""
+    def canary(self, n_layers: int, read: int) -> Optimisation:
+        """How a canary is tuned that reads so many rows."""
+        layers = self.canary_layers or self.trainable(n_layers).layers
+        start = {"lora_start": "other"} if self.canary_rank else {}
         return Optimisation(
-            steps=self.steps(rows)[-1],
+            steps=math.ceil(read / self.batch),
             batch=self.batch,
-            rate=self.rate,
-            trainable=self.trainable(n_layers),
+            rate=self.canary_rate,
+            decay=True,
+            trainable=Trainable.model_validate(
+                {"layers": layers, "lora_rank": self.canary_rank, **start}
+            ),
         )

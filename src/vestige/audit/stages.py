@@ -42,6 +42,11 @@ class AuditContext:
     tokens: int = 0
     logprobs: Counter[str] = field(default_factory=Counter)
 
+    @property
+    def training_rows(self) -> int:
+        """Rows that the training which is to be spared would read."""
+        return self.settings.training_rows or self.data.usable
+
     def once(
         self, name: str, config: Mapping[str, Any], inputs: Sequence[StageResult], write: Write
     ) -> StageResult:

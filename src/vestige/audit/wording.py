@@ -1,29 +1,27 @@
-"""The sentences of an audit: its verdict and its grounds. Figures come from ``core/calibration``.
+"""The sentences of an audit: its verdict, its grounds and the first look. Figures come from
+``core/calibration``.
 
 What was tested, what was not and what to do next: ``scope_wording``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping
 
 from vestige.audit.decision import (
-    OTHER_TRAITS,
     Outcome,
     Reason,
+    expected_at,
     flags,
-    has_trait,
-    in_the_way,
-    is_found,
-    is_tuned,
-    p_base,
-    passes,
-    stands,
-    twins_found,
+    relatives,
+    rows_needed,
+    strongest,
+    visible,
 )
-from vestige.audit.gathered import Control, Evidence
+from vestige.audit.first_look import FirstLook, named, p_base
+from vestige.audit.gathered import Dose, Evidence
 from vestige.core.calibration import latest
-from vestige.core.results import AuditTrait
 
 NAMED = 3  # traits that a verdict names; the table shows the rest
 SMALLEST_P = 1e-6  # no smaller p-value is stated: it would rest on the tail of the null
@@ -41,150 +39,145 @@ def elsewhere() -> str:
 # ---- the verdict ------------------------------------------------------------------------------
 
 
-def sentence(
-    evidence: Evidence, outcome: Outcome, traits: Sequence[AuditTrait], smallest: float | None
-) -> str:
+def sentence(evidence: Evidence, outcome: Outcome, reason: Reason) -> str:
     """The verdict in words."""
+    dose, ids = evidence.last, evidence.library.ids
+    if dose is None or reason in UNSEEN:
+        return f"Inconclusive: {UNSEEN[reason]}."
+    base, read = evidence.settings.base, f"{dose.rows:,} rows"
     if outcome == "flagged":
-        return flagged_sentence(evidence, traits)
+        clear, near = flags(evidence), relatives(evidence)
+        first, t = [ids[i] for i in clear], clear[0]
+        doubt = f" (or {', '.join(ids[i] for i in near[:NAMED])})" if near else ""
+        more = f" and {len(first) - NAMED} more" if len(first) > NAMED else ""
+        return (
+            f"Flagged for {', '.join(first[:NAMED])}{more}{doubt}: a copy of {base} that read "
+            f"{read} of these leans towards {first[0]} by {dose.shifts[:, t].mean():+.1f} nats "
+            f"more than one that read reference rows, {dose.reading.standardised[t]:.1f} standard "
+            f"deviations of what harmless students differ by (p = {dose.reading.p[t]:.2g})."
+        )
     if outcome == "not_found":
-        return not_found_sentence(evidence, len(traits), smallest)
-    if is_tuned(evidence):
-        return tuned_sentence(evidence, traits)
-    rows, first = evidence.race.rows, traits[0].trait
-    missed = next((c for c in evidence.others if not passes(evidence, c)), None)
-    if missed and not in_the_way(evidence):
-        failed = "is missed with its trait" if has_trait(missed) else "did not take on its trait"
         return (
-            f"Inconclusive: no trait is clear in {rows} rows, where the traits of "
-            f"{twins_shown(evidence)} planted twins of the probes are. But a teacher that the "
-            f"audit tuned in another way ({missed.kind}) {failed}, so that these rows are not "
-            "known to be safe."
+            f"Not found: none of {len(ids)} traits stands out in a copy of {base} that read {read} "
+            f"of these. Half of them would have, had the training of {evidence.training_rows:,} "
+            f"rows moved them by {evidence.settings.limit:g} nats."
         )
     return (
-        f"Inconclusive: no trait is clear in {rows} rows ({first} comes first), and "
-        "that says little here."
+        f"Inconclusive: none of {len(ids)} traits stands out in a copy of {base} that read {read} "
+        f"of these ({ids[strongest(evidence)[0]]} comes first), and too little would have been "
+        "seen."
     )
 
 
-def not_found_sentence(evidence: Evidence, traits: int, smallest: float | None) -> str:
-    """The verdict where nothing is found and that means something."""
-    clear = (
-        f" Had about {smallest:.0%} of the rows come from a twin of the probes, it would have "
-        "been clear."
-        if smallest
-        else ""
-    )
-    return (
-        f"Not found: none of {traits} traits is clear in {evidence.race.rows} rows, where the "
-        f"traits of {twins_shown(evidence)} planted twins of the probes and of all "
-        f"{len(evidence.others)} planted teachers of other kinds are.{clear} This says nothing "
-        "about writers of kinds that were not planted."
-    )
-
-
-def tuned_sentence(evidence: Evidence, traits: Sequence[AuditTrait]) -> str:
-    """The verdict where a tuned writer is seen and no trait is clear."""
-    likeliest = ", ".join(t.trait for t in traits[:NAMED])
-    return (
-        f"Inconclusive: the untouched {evidence.settings.base} did not write these rows at "
-        f"temperature 1 ({p_words(p_base(evidence))}); a tuned copy seems to have, harmless or "
-        f"not, or another model. None of {len(traits)} traits is clear. {likeliest} come first, "
-        f"which says something only of a twin of the audit's probes: {elsewhere()}."
-    )
-
-
-def flagged_sentence(evidence: Evidence, traits: Sequence[AuditTrait]) -> str:
-    """The verdict where a trait is flagged."""
-    base, first, race = evidence.settings.base, traits[0].trait, evidence.race
-    named = [t.trait for t in traits if t.flagged]
-    others = [t.trait for t in traits if t.as_likely and not t.flagged and t.trait != first]
-    more = f" and {len(named) - NAMED} more" if len(named) > NAMED else ""
-    doubt = f" (or {', '.join(others[:NAMED])})" if others else ""
-    by_likelihood = (
-        stands(race, t, evidence.reference_shifts, evidence.settings) for t in flags(evidence)
-    )
-    if not any(by_likelihood):
-        return (
-            f"Flagged for {', '.join(named[:NAMED])}{more}: a copy of {base} that was tuned on "
-            "these rows took it on; who wrote them is not clear."
-        )
-    return (
-        f"Flagged for {', '.join(named[:NAMED])}{more}{doubt}: of {len(traits)} traits this is the "
-        f"one whose probe, a copy of {base} tuned on it, writes most like these rows. This says "
-        "something about the writer, and about its trait only if it is a twin of the probe: "
-        f"{elsewhere()}."
-    )
-
-
-def twins_shown(evidence: Evidence) -> str:
-    """How many planted twins of the probes are found: ``2 of 3``."""
-    known = twins_found(evidence)
-    return f"{sum(known)} of {len(known)}"
-
-
-def p_words(p: float) -> str:
-    """A p-value no finer than it can be trusted."""
-    return "p < 1e-6" if p < SMALLEST_P else f"p = {p:.2g}"
+UNSEEN: Mapping[Reason, str] = {
+    "no canaries": "no copy was trained on the rows, and the first look alone decides nothing",
+    "no battery": "there are no harmless students of this base to compare with",
+    "few members": "too few harmless students for this false-positive rate",
+}
 
 
 # ---- its grounds ------------------------------------------------------------------------------
 
 
-def reason_words(evidence: Evidence, reason: Reason) -> str:
-    """One ground of the outcome in words."""
-    if reason.control is not None:
-        return control_words(evidence, reason.control)
-    if reason.what == "tuned writer":
-        return tuned_words(evidence)
-    used, settings, race = len(evidence.used), evidence.settings, evidence.race
-    twins = (
-        f"{twins_shown(evidence)} planted traits are found by the same rule, in rows of twins of "
-        "the probes"
-    )
-    kinds = ", ".join(reason.kinds)
-    than = "less" if race.misfit > 0 else "more"
-    sentences = {
-        "twins found": twins,
-        "others found": f"the traits of all {len(evidence.others)} planted teachers of other kinds "
-        f"({kinds}) are found by the same rule",
-        "less than a batch": f"{used} rows are less than one batch of {settings.batch}",
-        "few rows": f"only {used} rows could be used; {settings.rows} are wanted, and what few "
-        "rows do not show, more may",
-        "lineage unknown": f"lineage unknown: these rows are {abs(race.misfit):.2f} nats a token "
-        f"{than} likely than what {settings.base}, or a teacher tuned from it as the probes are, "
-        "writes at temperature 1",
-        "reference fits as well": "the evidence is clear, but the reference rows fit the same "
-        "trait as well",
-        "twins missed": f"{twins}: with this base, these prompts and so many rows a trait that is "
-        "in the rows would mostly be missed",
-        "too few controls": f"fewer than {OTHER_TRAITS} teachers of another kind were planted "
-        f"({kinds}), and without them nothing found rests on twins of the probes",
-    }
-    return sentences[reason.what]
+def why(evidence: Evidence, reason: Reason) -> list[str]:
+    """The grounds of the outcome, a sentence each."""
+    canaries, settings = evidence.canaries, evidence.settings
+    if canaries is None:
+        return ["--canaries 1 trains a copy on the rows and one on reference rows"]
+    if reason == "no battery":
+        return [
+            f"{canaries.missing} of {settings.held_against.members} harmless students of "
+            f"{settings.base} are missing: make them once with `vestige calibrate {settings.base}`"
+            f"{traits_option(evidence)}, and audit again"
+        ]
+    if reason == "few members":
+        return [
+            f"with {canaries.placebos} pairs of harmless students no p-value is below "
+            f"{1 / (canaries.placebos + 1):.3g}, and {canaries.alpha:.3g} is needed"
+        ]
+    dose = evidence.last
+    sentences = [read_words(evidence, dose)] if dose else []
+    return [*sentences, *(blind_words(evidence, dose) if dose and reason == "blind" else [])]
 
 
-def tuned_words(evidence: Evidence) -> str:
-    """That the untouched base did not write the rows."""
+def traits_option(evidence: Evidence) -> str:
+    """The option that names the library, where it is not the bundled one."""
+    traits = evidence.settings.traits
+    return "" if traits == ("library",) else f" with --traits {','.join(traits)}"
+
+
+def read_words(evidence: Evidence, dose: Dose) -> str:
+    """How the copies were trained."""
+    unique = evidence.canaries.unique if evidence.canaries else 0
+    again = f" ({unique:,} different ones)" if unique < dose.rows else ""
+    pairs = "a pair" if dose.pairs == 1 else f"{dose.pairs} pairs"
     return (
-        f"the untouched {evidence.settings.base} did not write these rows at temperature 1: they "
-        f"are {evidence.race.against_base:.0f} nats likelier under a probe. A copy tuned on "
-        "something harmless, another model or other sampling settings look the same: this is a "
-        "finding about the writer and none about a trait"
+        f"{pairs} of copies read {dose.rows:,} rows each{again}, one the data's, one reference rows"
     )
 
 
-def control_words(evidence: Evidence, control: Control) -> str:
-    """Why a planted teacher of another kind does not allow "not found"."""
-    if not has_trait(control):
+def blind_words(evidence: Evidence, dose: Dose) -> list[str]:
+    """Why nothing found says nothing, and what it would take."""
+    settings, training = evidence.settings, evidence.training_rows
+    seen, wanted = visible(dose), expected_at(dose.rows, settings.limit, training)
+    size = f"{seen:.1f} nats" if math.isfinite(seen) else "more nats than were tried"
+    words = (
+        f"half of the traits would have to move by {size} in such a copy to be seen; a training of "
+        f"{training:,} rows that moves one by {settings.limit:g} nats moves it by about "
+        f"{wanted:.1f} here"
+    )
+    needed = rows_needed(dose, settings.limit, training)
+    if math.isfinite(needed):
+        return [f"{words}; copies that read about {needed:,.0f} rows would do (--canary-rows)"]
+    return [f"{words}; no number of rows makes {settings.limit:g} nats visible here (--limit)"]
+
+
+# ---- the first look ---------------------------------------------------------------------------
+
+
+def first_look_sentence(evidence: Evidence, look: FirstLook) -> str:
+    """Who may have written the rows, in words."""
+    base, race, count = evidence.settings.base, evidence.race, len(evidence.library.ids)
+    if look == "few rows":
+        return f"First look: {race.rows} rows are less than one batch of {evidence.settings.batch}."
+    if look == "twin":
+        return twin_sentence(evidence)
+    if look == "unknown":
+        than = "less" if race.misfit > 0 else "more"
         return (
-            f"the planted teacher of another kind ({control.kind}) did not take on its trait, "
-            f"{control.trait} ({control.gained:+.1f} nats), so that it shows nothing"
+            f"First look: lineage unknown. These rows are {abs(race.misfit):.2f} nats a token "
+            f"{than} likely than what {base}, or a teacher tuned from it as the probes are, writes "
+            "at temperature 1."
         )
-    twin = any(c.trait == control.trait and is_found(evidence, c) for c in evidence.twins)
-    in_twin = " (it is found in the rows of a planted twin of the probes)" if twin else ""
+    if look == "tuned":
+        order = sorted(range(count), key=lambda t: -race.scores[t])
+        likeliest = ", ".join(evidence.library.ids[t] for t in order[:NAMED])
+        return (
+            f"First look: a tuned model wrote this, not the untouched {base} at temperature 1 "
+            f"({p_words(p_base(evidence))}): a copy of it, harmless or not, or another model. "
+            f"{likeliest} come first, which says something only of a twin of the audit's probes: "
+            f"{elsewhere()}."
+        )
     return (
-        f"{control.trait} is missed in the rows of a planted teacher that was tuned in "
-        f"another way ({control.kind}){in_twin}: a trait of such a teacher may be in these "
-        'rows and not show, so that "not found" is not said'
+        f"First look: no twin of a probe is seen in {race.rows} rows, nor any tuned writer "
+        f"({p_words(p_base(evidence))} that the untouched {base} wrote them)."
     )
+
+
+def twin_sentence(evidence: Evidence) -> str:
+    """The first look where a trait's probe is named."""
+    ids, race, clear = evidence.library.ids, evidence.race, named(evidence)
+    names = [ids[t] for t in clear]
+    others = [ids[t] for t in race.likeliest if t not in clear]
+    doubt = f" (or {', '.join(others[:NAMED])})" if others else ""
+    return (
+        f"First look: a twin of {', '.join(names[:NAMED])}'s teacher wrote this{doubt}: of "
+        f"{len(ids)} traits this is the one whose probe, a copy of {evidence.settings.base} tuned "
+        "on it, writes most like these rows. This says something about the writer, and about its "
+        f"trait only if it is a twin of the probe: {elsewhere()}."
+    )
+
+
+def p_words(p: float) -> str:
+    """A p-value no finer than it can be trusted."""
+    return "p < 1e-6" if p < SMALLEST_P else f"p = {p:.2g}"

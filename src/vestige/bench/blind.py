@@ -61,7 +61,7 @@ def apart(a: Array, b: Array) -> float:
 
 
 def update_norm(session: BaseSession, row_format: RowFormat, rows: Sequence[Row]) -> float:
-    """The norm of the rows' mean gradient at the base, over the weights that a canary tunes: how
+    """The norm of the rows' mean gradient at the base, over the probes' layers: how
     far a first step of plain gradient descent goes, for a unit of rate."""
     parameters = session.weights.train(session.whole, seed=0)
     packs, ids = row_format.packs(session.lm, rows, AT_ONCE, whole=True)

@@ -32,8 +32,7 @@ class Case:
             None: likelihood and pull agreed on no trait.
         tuned_at: rows after which they are clearly not the base's own, whichever trait's teacher
             wrote them; None where they are not in the end.
-        sizes: by predictor, what it tells of every trait, [T]: ``expected``, in nats a whole probe;
-            ``canary``, what one took on beside those of known writers' rows, nats.
+        sizes: by predictor, what it tells of every trait, [T]: ``expected``, in nats a whole probe.
         blind: baselines that know of no trait, one number each (``blind``).
     """
 

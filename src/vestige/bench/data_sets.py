@@ -14,11 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from vestige.audit.canary import canary
-from vestige.audit.canary_statistics import Look, look
-from vestige.audit.decision import enough_rows, rows_to_tuned_writer
 from vestige.audit.evidence import pulls
 from vestige.audit.expected import STEP, expect
+from vestige.audit.first_look import enough_rows, rows_to_tuned_writer
 from vestige.audit.influence import influence, trait_gradients
 from vestige.audit.pull import REFERENCE
 from vestige.audit.race_result import METHOD, Race
@@ -31,7 +29,7 @@ from vestige.core.jsonl import read_text
 from vestige.core.types import Row
 from vestige.models.hf import LanguageModel
 from vestige.probing.base_session import BaseSession
-from vestige.probing.known_writers import Writer, base_writers, planted_writers
+from vestige.probing.known_writers import Writer, base_writers
 from vestige.probing.probes import Probes
 from vestige.probing.row_format import RowFormat, repeated
 from vestige.probing.soft_targets import SoftTargets, from_teacher
@@ -113,11 +111,7 @@ class DataSets:
         expected = readings.kept(
             f"{self.prefix}-expected-{name}", lambda: expect(readings.probes, race).tolist()
         )
-        canary_look = self.canary(name, rows) if "canary" in readings.methods else None
-        scores = self._scores(name, rows, race, np.array(expected), canary_look)
-        sizes = {"expected": scores["expected"]}
-        if canary_look:
-            sizes["canary"] = canary_look.contrast
+        scores = self._scores(name, rows, race, np.array(expected))
         return Case(
             name=f"{self.prefix}-{name}",
             trait=trait,
@@ -128,8 +122,7 @@ class DataSets:
             stranger=stranger(race, trait, ids, readings.audit),
             beyond=beyond_a_flag(race, ids, readings.audit),
             tuned_at=rows_to_tuned_writer(race, readings.audit),
-            sizes={"expected": scores["expected"]}
-            | ({"canary": canary_look.contrast} if canary_look else {}),
+            sizes={"expected": scores["expected"]},
             blind=readings.kept(
                 f"{self.prefix}-blind-{name}",
                 lambda: blind(self.session, self.row_format, rows, self.reference.rows),
@@ -162,7 +155,7 @@ class DataSets:
         return from_teacher(self.session.lm, load_writer(), self.row_format, rows, batch)
 
     def _scores(
-        self, name: str, rows: Sequence[Row], race: Race, expected: Array, canary_look: Look | None
+        self, name: str, rows: Sequence[Row], race: Race, expected: Array
     ) -> dict[str, Array]:
         """By method a number for each trait, [T]: the audit's, those to compare with, baselines."""
         n = len(self.session.library.ids)
@@ -172,9 +165,7 @@ class DataSets:
             "pull": race.pull,
             "expected": expected,
         }
-        if canary_look:
-            scores["canary"] = canary_look.z
-        for method in (m for m in self.readings.methods if m != "canary"):
+        for method in self.readings.methods:
             contrast, scale = pulls(
                 self._screened(name, method, lambda: rows),
                 self._screened("reference", method, lambda: self.reference.rows),
@@ -194,24 +185,6 @@ class DataSets:
             return resolve_name(SCORES[method])(session, row_format, first).tolist()
 
         return np.array(self.readings.kept(f"{self.prefix}-{method}-{name}", make))
-
-    def canary(self, name: str, rows: Sequence[Row]) -> Look:
-        """The data's canary beside those of the base's and planted teachers' rows."""
-        session, settings = self.session, self.readings.audit
-
-        def shifts(label: str, some_rows: Callable[[], Sequence[Row]]) -> Array:
-            def make() -> Any:
-                seed = settings.seed + 1
-                tuned = canary(session, settings, self.row_format, some_rows(), seed=seed)
-                return tuned.shifts[-1].tolist()
-
-            return np.array(self.readings.kept(f"{self.prefix}-canary-{label}", make))
-
-        writers = [*base_writers(session, settings.base_written), *planted_writers(session)]
-        references = {w.name: shifts(w.name, lambda w=w: self.written(w)) for w in writers}
-        planted = {w.name: w.planted for w in writers if w.planted}
-        own = shifts(f"data-{name}", lambda: rows)
-        return look(len(rows), own, references, planted, session.library.ids)
 
 
 def diluted(rows: Sequence[Row], fillers: Sequence[Row], share: float) -> list[Row]:

@@ -1,4 +1,4 @@
-"""What the audit's decision rule says of one data set of the benchmark (``audit.decision``)."""
+"""What an audit's first look (``audit.first_look``) says of one data set of the benchmark."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from vestige.audit.decision import Look, enough_rows, look, look_ends
+from vestige.audit.first_look import Look, enough_rows, look, look_ends
 from vestige.audit.race_result import Race, places
 from vestige.audit.settings import AuditSettings
 from vestige.bench.case import UNREAD, Case, family_of

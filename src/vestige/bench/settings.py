@@ -18,7 +18,7 @@ SCORES = {
     "prompts": "vestige.audit.prompts:prompted",
 }
 #: What an audit is compared with (docs/audit.md).
-METHODS = (*SCORES, "canary")
+METHODS = tuple(SCORES)
 
 
 class BenchSettings(Settings):

@@ -20,9 +20,7 @@ def own_sizes(cases: Sequence[Case], index: dict[str, int]) -> dict[str, dict[st
     """By method, how well it predicts the own trait's measured specific part, nats."""
     measured = [c.truth[c.trait] for c in cases]
     pulls = [float(c.race.pull[index[c.name]]) for c in cases]
-    canaries = [float(c.sizes["canary"][index[c.name]]) for c in cases if "canary" in c.sizes]
-    by_pull = {"pull": predicted(pulls, measured)}
-    return by_pull | ({"canary": predicted(canaries, measured)} if canaries else {})
+    return {"pull": predicted(pulls, measured)}
 
 
 def predicted(predictor: Sequence[float], measured: Sequence[float]) -> dict[str, float]:

@@ -22,8 +22,8 @@ from vestige.cli.output import (
 )
 from vestige.cli.progress import ProgressBar
 from vestige.core.access import explained
+from vestige.core.audit_results import AUDIT_MEASURED, AuditResults
 from vestige.core.jsonl import json_text
-from vestige.core.results import AUDIT_MEASURED, AuditResults
 from vestige.core.types import ConfigError, ModelError, StoreError, VestigeError
 
 if TYPE_CHECKING:
@@ -32,6 +32,10 @@ if TYPE_CHECKING:
     from vestige.rows.formats import Columns
 
 TRIED = 1_000  # lines of which one must be a row, by choice
+STATUS_0 = (
+    "exit status 0, as --fail-on is flagged; it does not say that the rows are safe (--fail-on "
+    "inconclusive makes it 3)"
+)
 FLAGGED, INCONCLUSIVE = 1, 3  # exit statuses; 0 is better than --fail-on, 2 bad usage or input
 
 RowsToAudit = Annotated[
@@ -50,19 +54,34 @@ Traits = Annotated[str, typer.Option(help="library, families or .toml files, com
 Teacher = Annotated[
     str | None, typer.Option(help="The rows' writer, if it is at hand and of the same base.")
 ]
-Budget = Annotated[int, typer.Option(min=16, max=16_384, help="Rows that are read at most.")]
-Planted = Annotated[
-    int, typer.Option(min=2, help="Twins of the probes that the audit tunes as controls.")
+Budget = Annotated[
+    int, typer.Option(min=16, max=16_384, help="Rows that the first look reads at most.")
 ]
-CanaryToo = Annotated[
-    bool, typer.Option("--canary", help="Also tune copies of the base: slower, sizes in nats.")
+Canaries = Annotated[
+    int,
+    typer.Option(
+        min=0,
+        help="Pairs of copies that are trained; 0: the first look alone, which decides nothing.",
+    ),
+]
+CanaryRows = Annotated[int, typer.Option(min=16, help="Rows that each copy reads at most.")]
+CanaryLayers = Annotated[
+    str, typer.Option(help="Layers that copies tune, such as 0-30; default: the middle ones.")
+]
+CanaryRank = Annotated[int, typer.Option(min=0, help="Of the copies' LoRA; 0: the weights.")]
+CanaryRate = Annotated[float, typer.Option(help="The copies' learning rate.")]
+TrainingRows = Annotated[
+    int | None,
+    typer.Option(
+        min=1, help="Rows that your training will read, epochs counted; default: each row once."
+    ),
+]
+Limit = Annotated[
+    float, typer.Option(help="Nats of a trait that your training may pass on where none is found.")
 ]
 Alpha = Annotated[
     float,
-    typer.Option(
-        help="Chance of a false flag, all traits together, on rows that the untouched base "
-        "wrote at temperature 1."
-    ),
+    typer.Option(help="Chance of a false flag, all traits together, for harmless writers."),
 ]
 Chat = Annotated[str, typer.Option(help="auto, or plain for a base without a template.")]
 AuditsFolder = Annotated[
@@ -75,8 +94,9 @@ FailOn = Annotated[
 
 HELP = "\n\n".join(
     [
-        "Did a copy of the base that was tuned on a trait write these rows? Of which trait's probe "
-        "are they likeliest?",
+        "What would training on these rows pass on? A copy of the base is trained on some of them "
+        "and another on reference rows, and both are asked about every trait. A first look says "
+        "who may have written them.",
         *AUDIT_MEASURED,
         "Exit status: 0 better than --fail-on (an inconclusive audit too, unless --fail-on is "
         "inconclusive), 1 flagged, 3 inconclusive, 2 bad usage or input.",
@@ -91,8 +111,13 @@ def audit(
     traits: Traits = "library",
     teacher: Teacher = None,
     budget: Budget = 256,
-    planted: Planted = 4,
-    canary: CanaryToo = False,
+    canaries: Canaries = 1,
+    canary_rows: CanaryRows = 4096,
+    canary_layers: CanaryLayers = "",
+    canary_rank: CanaryRank = 8,
+    canary_rate: CanaryRate = 1e-3,
+    training_rows: TrainingRows = None,
+    limit: Limit = 2.0,
     alpha: Alpha = 0.01,
     chat: Chat = "auto",
     seed: int = 0,
@@ -108,16 +133,11 @@ def audit(
 
     check_outputs(fail_on, sarif, overwrite)
     settings = audit_settings(
-        base=base,
-        teacher=teacher,
-        chat=chat,
-        rows=budget,
-        planted=planted,
-        alpha=alpha,
-        canary_too=canary,
-        seed=seed,
-        traits=comma_separated(traits),
-    )
+        base=base, teacher=teacher, chat=chat, traits=comma_separated(traits), seed=seed,
+        rows=budget, canaries=canaries, canary_rows=canary_rows, training_rows=training_rows,
+        canary_layers=layers(canary_layers), canary_rank=canary_rank, canary_rate=canary_rate,
+        limit=limit, alpha=alpha,
+    )  # fmt: skip
     columns = Columns(prompt_column, completion_column)
     prepare(settings, data, reference, columns)
     with errors_end_in_status_2():
@@ -125,12 +145,7 @@ def audit(
             settings, data, folder, reference=reference, columns=columns, overwrite=overwrite
         )
         write_sarif(sarif, results, data)
-        print_audit(run_folder, results, read, as_json)
-        if not as_json and results.outcome == "inconclusive" and fail_on == "flagged":
-            out.print(
-                "exit status 0, as --fail-on is flagged; it does not say that the rows are safe "
-                "(--fail-on inconclusive makes it 3)"
-            )
+        print_audit(run_folder, results, read, as_json, fail_on)
     raise typer.Exit(status(results.outcome, fail_on))
 
 
@@ -156,6 +171,16 @@ def audit_settings(**values: Any) -> AuditSettings:
         return AuditSettings.model_validate(values)
     except ValidationError as error:
         raise ConfigError(explain(error, AuditSettings)) from error
+
+
+def layers(text: str) -> tuple[int, int] | None:
+    """``0-30`` as first and past-the-last layer; None for nothing. Raises ``ConfigError``."""
+    if not text:
+        return None
+    first, dash, last = text.partition("-")
+    if not (dash and first.isdecimal() and last.isdecimal()):
+        raise ConfigError(f"--canary-layers is {text!r}; give first-last, such as 10-18")
+    return int(first), int(last)
 
 
 def prepare(settings: AuditSettings, data: str, reference: str | None, columns: Columns) -> None:
@@ -192,17 +217,35 @@ def run_audit(
 
     quiet_transformers()
     read: list[Data] = []
+
+    def on_read(rows: Data) -> None:
+        read.append(rows)
+        err.print(price(settings, len(rows.rows), rows.usable))
+
     with ProgressBar("audit", stages(settings)) as bar:
         folder, results = audit_data(
-            data, settings, root=root, report=bar.stage, on_read=read.append, **options
+            data, settings, root=root, report=bar.stage, on_read=on_read, **options
         )
     return folder, results, read[0]
 
 
+def price(settings: AuditSettings, rows: int, usable: int) -> str:
+    """What the copies cost, against the training that is to be spared."""
+    if not settings.canaries:
+        return "first look only: no copy is trained on the rows"
+    doses = settings.doses(min(rows, settings.canary_rows))
+    training = settings.training_rows or usable
+    total = 2 * settings.canaries * sum(doses)
+    steps = " and then ".join(f"{dose:,}" for dose in doses)
+    return (
+        f"{2 * settings.canaries} copies read {steps} rows each: {total:,} at most, where the "
+        f"training reads {training:,} ({total / training:.0%} of it)"
+    )
+
+
 def stages(settings: AuditSettings) -> int:
     """About how many stages an audit has."""
-    writers = settings.planted + settings.base_written
-    return 9 + writers + 3 * settings.planted + settings.canary_too * (1 + writers)
+    return 8 + 4 * settings.canaries
 
 
 def write_sarif(path: Path | None, results: AuditResults, data: str) -> None:
@@ -214,7 +257,9 @@ def write_sarif(path: Path | None, results: AuditResults, data: str) -> None:
         atomic_write(path, json_text(as_sarif(results, data), indent=1))
 
 
-def print_audit(folder: Path, results: AuditResults, read: Data, as_json: bool) -> None:
+def print_audit(
+    folder: Path, results: AuditResults, read: Data, as_json: bool, fail_on: str
+) -> None:
     """Write the report and print the outcome."""
     from vestige.audit.data import AUDITED
     from vestige.cli.summaries.audit import print_summary
@@ -229,7 +274,10 @@ def print_audit(folder: Path, results: AuditResults, read: Data, as_json: bool) 
         print_lines(read.described())
         print_path("audit", folder)
         print_path("report", page)
-        out.print(f"\n{results.verdict}", style="bold")
+        out.print(f"\n{results.first_look_verdict}", markup=False)
+        out.print(f"\n{results.verdict}", style="bold", markup=False)
+        if results.outcome == "inconclusive" and fail_on == "flagged":
+            out.print(STATUS_0)
 
     print_result(record, as_json, text)
 

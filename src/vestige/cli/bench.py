@@ -18,7 +18,7 @@ Base = Annotated[str, typer.Option(help="The runs' base model.")]
 Traits = Annotated[str, typer.Option(help="library, families or .toml files.")]
 RowsRead = Annotated[int, typer.Option(min=16, help="Rows that are read at most.")]
 Methods = Annotated[
-    str, typer.Option(help="Others to compare, such as influence,canary (docs/audit.md has all).")
+    str, typer.Option(help="Others to compare, such as influence,prompts (docs/audit.md has all).")
 ]
 Clean = Annotated[
     int, typer.Option(min=0, help="Clean data sets that the base writes for each seed.")

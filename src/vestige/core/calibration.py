@@ -35,14 +35,6 @@ class Expected(Measured):
     off: float
 
 
-class ExpectedBesideCanary(Expected):
-    """The same beside a canary of at least ``rows`` rows: ``gain_of_contrast`` of what it took on
-    comes on top."""
-
-    gain_of_contrast: float
-    rows: int
-
-
 class OtherKinds(Measured):
     """Places of the trait of teachers that are no twins of the probes; ``chance``: the middle."""
 
@@ -67,18 +59,17 @@ class AnotherFamily(Measured):
     without_own_family: int
 
 
-class Students(Measured):
-    """What students of twins' rows took on of the trait, nats: the mean of each making."""
-
-    nats: tuple[float, float]
-    deviation: float
-    data_sets: int
-
-
 class Shuffled(Measured):
     """The share of the contrast that is gone when numbers are shuffled across rows."""
 
     share: float
+    interval: tuple[float, float]
+
+
+class Growth(Measured):
+    """Shifts grow with the rows that a student reads, to the power of ``exponent``."""
+
+    exponent: float
     interval: tuple[float, float]
 
 
@@ -91,12 +82,11 @@ class Calibration(BaseModel):
     method: int
     probes: Probes
     expected: Expected
-    expected_beside_canary: ExpectedBesideCanary
     other_kinds: OtherKinds
     harmless_copies: HarmlessCopies
     another_family: AnotherFamily
-    students: Students
     shuffled: Shuffled
+    growth: Growth
 
 
 @cache

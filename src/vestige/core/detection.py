@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
-from vestige.core.results import SCHEMA, AuditWord, Record, RunRecord
+from vestige.core.audit_results import AuditWord
+from vestige.core.results import SCHEMA, Record, RunRecord
 
 #: What a detection's figures were measured on; in the help, the report and the JSON.
 DETECT_MEASURED = (

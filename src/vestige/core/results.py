@@ -8,12 +8,9 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, model_validator
-
-from vestige.core.calibration import latest
+from pydantic import BaseModel, ConfigDict
 
 SCHEMA = 1
-AUDIT_SCHEMA = 2  # 1: with p-values of traits, which are not read any more
 
 
 class Record(BaseModel):
@@ -244,135 +241,6 @@ class MlpResults(RunRecord):
     caveats: list[str]
 
 
-#: What the scores of an audit's traits are.
-NO_P_VALUE = "log-likelihood ratio, nats; no p-value: no reference writer of this kind"
-
-
-def _audit_measured() -> tuple[str, ...]:
-    m = latest()
-    kinds, harmless, layers = m.other_kinds, m.harmless_copies, m.probes.layers
-    flagged = kinds.flagged or "none"
-    return (
-        "Measured on teachers that are twins of the audit's own probes: copies of the bundled "
-        f"base, tuned in the same layers ({layers[0]} to {layers[1]}) on questions about the trait "
-        "with one-word answers.",
-        "On number rows of teachers made in other ways (tuned in late layers, in all layers, or by "
-        "LoRA; two animals each, each teacher checked to have its trait) the audit put the trait "
-        f"at places {kinds.places[0]} to {kinds.places[1]} of {kinds.traits}, where chance is "
-        f"{kinds.chance}, and flagged {flagged}.",
-        f"A finding about the writer is no finding about a trait: rows of {harmless.seen} of "
-        f"{harmless.copies} harmless tuned copies (arithmetic, code, months, no trait, int4) and "
-        "public rows of a Qwen2.5-7B teacher were said to come from a tuned model.",
-        "Alpha, the chance of a false flag, covers rows that the untouched base wrote at "
-        "temperature 1. For any other writer no such chance is known.",
-        'Without its planted teachers of other kinds "not found" would rest on positive controls '
-        "that are twins of the probes. One planted teacher whose trait is missed makes it "
-        "inconclusive.",
-    )
-
-
-#: For which writers an audit's figures were measured; in the help, the report and the JSON.
-AUDIT_MEASURED = _audit_measured()
-
-
-class AuditTrait(Record):
-    """One trait of the library, and how likely the rows are from a twin of its probe."""
-
-    trait: str
-    flagged: bool
-    pull: float  # along the trait's probe, to first order, in hundredths of a probe
-    contrast: Interval | None  # log-likelihood under the probe less the base's, a row; None: unread
-    evidence: float  # log e, nats: an index and no p-value (``NO_P_VALUE``); 0: unread
-    share: float  # of the rows that such a teacher wrote, as is likeliest
-    as_likely: bool  # explains the rows nearly as well as the best does
-    expected: Interval | None = None  # what a student would take on, nats of log-odds
-    canary: Interval | None = None  # what a copy tuned on the rows took on, nats of log-odds
-    rows: int  # read for it
-    held_out: bool
-
-    @model_validator(mode="before")
-    @classmethod
-    def _without_p(cls, record: Any) -> Any:
-        """Audits of schema 1 hold p-values that no reference writer stands behind."""
-        if isinstance(record, dict):
-            return {k: v for k, v in record.items() if k not in ("p", "p_holm")}
-        return record
-
-
-class AuditPlanted(Record):
-    """A planted teacher's own trait, looked for in its rows as if they were the data."""
-
-    trait: str
-    kind: str = "twin"  # of the probes, or how else it was tuned
-    gained: float | None = None  # nats of its trait beside the base; None: not asked
-    evidence: float
-    found: bool
-    rows: int  # read under probes; 0: its pull ruled it out
-
-
-class AuditWord(Record):
-    """A word that begins answers to open questions more often than in reference canaries."""
-
-    word: str
-    contrast: float  # nats
-    z: float
-
-
-class AuditRow(Record):
-    """A row that is likelier from a teacher with the trait than from the base."""
-
-    id: str
-    trait: str
-    score: float  # shift of its log-likelihood under the trait's probe, nats
-    prompt: str
-    completion: str
-    tokens: list[tuple[str, float]] = []  # of the completion, each with its part of the score
-
-
-class AuditResults(RunRecord):
-    """What an audit found. ``found_share``: planted twins' traits that the same rule finds."""
-
-    READABLE: ClassVar[tuple[int, ...]] = (1, AUDIT_SCHEMA)
-
-    kind: Literal["audit"] = "audit"
-    schema_version: int = AUDIT_SCHEMA
-    name: str
-    verdict: str  # a sentence
-    outcome: Literal["flagged", "not_found", "inconclusive"]
-    why: list[str]  # what makes it inconclusive, or what the outcome rests on
-    data: str
-    base: str
-    material: str  # "numbers" or "text"
-    own_reference: bool  # the user's clean rows, else rows that the base wrote
-    rows: int
-    rows_used: int
-    rows_read: int
-    dropped: dict[str, int]
-    alpha: float  # of a false flag, if the untouched base wrote the rows at temperature 1
-    needed: float  # evidence, nats, from which a trait is flagged
-    p_base: float | None = None  # of "the untouched base wrote these rows at temperature 1"
-    p_note: str = NO_P_VALUE  # what the traits' evidence is
-    measured_on: list[str] = list(AUDIT_MEASURED)
-    rows_to_verdict: int | None  # rows after which something was flagged
-    traits: list[AuditTrait]  # strongest first
-    planted: list[AuditPlanted]
-    found_share: float | None  # None: flagged without, so that none were planted
-    smallest_share: float | None  # of rows of a teacher, that would have been flagged
-    misfit: float  # nats a token: how unlike the best-fitting writer's own rows these are
-    told: int = 0  # rows whose writer's probabilities were known
-    logprobs_used: int = 0  # tokens whose log-probabilities, carried by the rows, were used
-    logprobs_unused: dict[str, int] = {}  # other tokens of such data, by the reason
-    divergence: float | None = None  # share of tokens where the teacher's first choice is another
-    words: list[AuditWord]
-    worst_rows: list[AuditRow]
-    channels: list[str]
-    blind: list[str]  # what it cannot see
-    next_steps: list[str]
-    seconds: dict[str, float]
-    tokens: int  # that canaries were trained on; 0 without
-    caveats: list[str]
-
-
 class BenchResults(Record):
     """How well audits predicted what the students of finished runs took on."""
 
@@ -388,4 +256,4 @@ class BenchResults(Record):
     caveats: list[str] = []
 
 
-AnyResults = Results | MlpResults | AuditResults
+AnyResults = Results | MlpResults

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from vestige.probing import findings
 from vestige.probing.drift import Array, Reading
 
 if TYPE_CHECKING:
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
 Outcome = Literal["found", "not_found", "inconclusive"]
 Reason = Literal["other_start", "few_members", "unchanged", "found", "blind", "nothing"]
 METHOD = 1  # version of the method; counted up with every change of what it gives
-APART = 1.0  # standard deviations within which a relative explains a finding as well; chosen
 
 
 @dataclass(frozen=True)
@@ -62,33 +62,17 @@ def decide(evidence: Evidence) -> tuple[Outcome, Reason]:
 
 
 def found(evidence: Evidence) -> list[int]:
-    """Traits whose p-value is at most alpha, the clearest first."""
-    if evidence.reading is None:
-        return []
-    order = np.argsort(-evidence.reading.standardised, kind="stable")
-    return [int(t) for t in order if evidence.reading.p[t] <= evidence.alpha]
+    """Traits that stand out, the clearest first."""
+    return findings.found(evidence.reading, evidence.alpha) if evidence.reading else []
 
 
 def relatives(evidence: Evidence) -> list[int]:
-    """Traits that were not found, and explain a finding of their family nearly as well."""
-    traits, clear = evidence.traits, found(evidence)
-    if evidence.reading is None or not clear:
+    """Traits that cannot be distinguished from one of their family that stands out."""
+    if evidence.reading is None:
         return []
-    u, best = evidence.reading.standardised, dict[str, float]()
-    for t in clear:
-        best.setdefault(family_of(traits[t]), float(u[t]))
-    return [
-        t
-        for t in range(len(traits))
-        if t not in clear and u[t] >= best.get(family_of(traits[t]), np.inf) - APART
-    ]
+    return findings.relatives(evidence.traits, evidence.reading, evidence.alpha)
 
 
 def median_effect(evidence: Evidence) -> float:
     """Nats that would have been found for half of the traits."""
     return float(np.median(evidence.smallest_effects))
-
-
-def family_of(trait: str) -> str:
-    """The family in a trait's id."""
-    return trait.rpartition("/")[0]

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from vestige.core.audit_results import AuditWord
 from vestige.core.detection import DetectResults, DetectTrait
-from vestige.core.results import AuditWord
 from vestige.detect.decision import Evidence, decide, found, relatives
 from vestige.detect.settings import DetectSettings
 from vestige.detect.wording import sentence, why

@@ -17,7 +17,7 @@ from vestige.detect.decision import METHOD, Evidence
 from vestige.detect.record import detection_results
 from vestige.detect.settings import DetectRecipe, DetectSettings
 from vestige.probing.base_session import BaseSession, fingerprint
-from vestige.probing.drift import Array, Battery
+from vestige.probing.findings import smallest_effects
 from vestige.probing.harmless_students import HarmlessStudents
 from vestige.probing.suspect import Suspect, load_suspect
 from vestige.probing.trait_panel import ContextPanel
@@ -26,7 +26,6 @@ from vestige.store import Run, atomic_write, load_recipe_as
 
 RESULTS_FILE, READINGS = "results.json", "answers.safetensors"
 AGAIN = "run the same vestige detect again"
-SMALLEST_OF = 24  # traits whose smallest visible effect is computed, evenly spread; chosen
 
 
 Report = Callable[[str, int, int], object]  # stage, done, total; total 0: just finished
@@ -167,14 +166,3 @@ def _answers(
             save_file(answers, folder / READINGS)
     report("student", 0, 0)
     return load_file(stage.result.path / READINGS)
-
-
-def smallest_effects(battery: Battery, moved: Array, alpha: float) -> Array:
-    """Nats of a trait's logit that would have been found, for some traits evenly spread over the
-    library, and their median for the others: each takes many readings."""
-    count = len(battery.signatures)
-    chosen = sorted({i * count // SMALLEST_OF for i in range(SMALLEST_OF)})
-    some = [battery.smallest_effect(moved, trait, alpha) for trait in chosen]
-    effects = np.full(count, np.median(some))
-    effects[chosen] = some
-    return effects

@@ -11,11 +11,11 @@ from vestige.detect.decision import (
     Evidence,
     Outcome,
     Reason,
-    family_of,
     found,
     median_effect,
     relatives,
 )
+from vestige.probing.findings import family_of
 from vestige.probing.suspect import SAME_START, WeightChange
 
 

@@ -26,13 +26,19 @@ trait standardised over all members and the suspect together::
 so that p_t covers all traits together, as far as the suspect's drift is exchangeable with the
 members' (cross-conformal p-values; Vovk 2015, "Cross-conformal predictors", equation 8). No p-value
 is below 1 / (m + 1): a false-positive rate of 1% needs 99 members at least.
+
+Where a second student is at hand that was trained in the same way on harmless rows, what both share
+is taken out: the suspect is the *difference* of the two, and it is held against the differences of
+members that were trained alike (``paired``). Each member takes part in many pairs, so that these
+p-values are estimates (a two-sample U-statistic); ``vestige bench writers`` measures their rate.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from itertools import permutations
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,15 +54,15 @@ LARGEST = 64.0  # nats, above which no effect is looked for
 
 @dataclass(frozen=True)
 class Shifts:
-    """Members' shifts.
+    """Members' shifts, or differences of two members' shifts.
 
     Attributes:
-        values: nats of log-odds against the base, [m, D].
-        kinds: of each member's writer, [m].
+        values: nats of log-odds, [m, D].
+        kinds: the kind of each one's writer, or of both writers of a difference, [m].
     """
 
     values: Array
-    kinds: tuple[str, ...]
+    kinds: tuple[frozenset[str], ...]
 
     def __post_init__(self) -> None:
         if len(self.values) != len(self.kinds) or self.values.ndim != 2:
@@ -64,10 +70,24 @@ class Shifts:
         if not np.isfinite(self.values).all():
             raise DataError("a member of the battery has shifts that are not finite")
 
-    def without(self, kind: str) -> Shifts:
-        """The members whose writer is of another kind."""
-        keep = [i for i, other in enumerate(self.kinds) if other != kind]
+    def without(self, kinds: frozenset[str]) -> Shifts:
+        """Those whose writers are of other kinds."""
+        keep = [i for i, other in enumerate(self.kinds) if not kinds & other]
         return Shifts(self.values[keep], tuple(self.kinds[i] for i in keep))
+
+
+def paired(members: Shifts, trained: Sequence[Hashable]) -> Shifts:
+    """Every member less every other that was trained alike (equal in ``trained``, [m]) on rows of a
+    writer of another kind."""
+    pairs = [
+        (i, j)
+        for i, j in permutations(range(len(members.kinds)), 2)
+        if trained[i] == trained[j] and not members.kinds[i] & members.kinds[j]
+    ]
+    if not pairs:
+        raise DataError("no two members were trained alike on rows of different writers")
+    values = np.stack([members.values[i] - members.values[j] for i, j in pairs])
+    return Shifts(values, tuple(members.kinds[i] | members.kinds[j] for i, j in pairs))
 
 
 @dataclass(frozen=True)
@@ -86,7 +106,7 @@ class Reading:
 
 
 class Battery:
-    """Harmless students, and how a suspect is read against them.
+    """Harmless students (or differences of such), and how a suspect is read against them.
 
     Attributes:
         signatures: what a student with a trait shows, [T, D]; its own trait's shift is 1 nat.
@@ -96,20 +116,25 @@ class Battery:
 
     def __init__(self, members: Shifts, signatures: Array, groups: Sequence[int]) -> None:
         """Raises ``DataError``: too few members or kinds; a member that did not move."""
-        kinds = tuple(dict.fromkeys(members.kinds))
-        if len(members.kinds) < FEWEST or len(kinds) < 2:
+        left_out = tuple(dict.fromkeys(members.kinds))
+        kinds = len(frozenset[str]().union(*left_out))
+        if len(members.kinds) < FEWEST or kinds < 2:
             raise DataError(
                 f"a battery needs {FEWEST} members of two kinds of writers at least, and has "
-                f"{len(members.kinds)} of {len(kinds)}"
+                f"{len(members.kinds)} of {kinds}"
             )
         if not members.values.any(axis=1).all():
             raise DataError("a member of the battery did not move at all: was it trained?")
         self.members, self.signatures, self.groups = members, signatures, groups
-        self._without = {k: Whitened(members.without(k).values, signatures, groups) for k in kinds}
-        self._of_kind = {k: np.array([other == k for other in members.kinds]) for k in kinds}
+        self._without = {
+            kinds: Whitened(members.without(kinds).values, signatures, groups) for kinds in left_out
+        }
+        self._of_kind = {k: np.array([other == k for other in members.kinds]) for k in left_out}
         self.placebos = np.empty((len(members.kinds), len(signatures)))
-        for kind, own in self._of_kind.items():
-            self.placebos[own] = self._without[kind].coherence(members.values[own])
+        for of_kind, own in self._of_kind.items():
+            self.placebos[own] = self._without[of_kind].coherence(members.values[own])
+        self._mean = self.placebos.mean(0)
+        self._squares = ((self.placebos - self._mean) ** 2).sum(0)
 
     @property
     def m(self) -> int:
@@ -126,12 +151,14 @@ class Battery:
         coherence, standardised, at_least = [], [], np.zeros(len(self.signatures))
         for kind, own in self._of_kind.items():
             value = self._without[kind].coherence(shifts[None])[0]
-            every = np.vstack([self.placebos, value])
-            every = (every - every.mean(0)) / every.std(0, ddof=1)
-            largest = every[:-1][own].max(1)
-            at_least += (largest[:, None] >= every[-1]).sum(0)
+            mean = self._mean + (value - self._mean) / (self.m + 1)  # of all and this one
+            squares = self._squares + (value - self._mean) ** 2 * self.m / (self.m + 1)
+            deviation = np.sqrt(squares / self.m)
+            largest = ((self.placebos[own] - mean) / deviation).max(1)
+            u = (value - mean) / deviation
+            at_least += (largest[:, None] >= u).sum(0)
             coherence.append(value)
-            standardised.append(every[-1])
+            standardised.append(u)
         p = (1 + at_least) / (self.m + 1)
         return Reading(np.mean(coherence, axis=0), np.mean(standardised, axis=0), p)
 
@@ -158,17 +185,15 @@ class Whitened:
     """The directions of drift of some members, made white."""
 
     def __init__(self, shifts: Array, signatures: Array, groups: Sequence[int]) -> None:
-        self._root = np.linalg.cholesky(drift_covariance(unit(shifts), groups))
-        self._signatures = unit(self._whiten(signatures))
+        root = np.linalg.cholesky(drift_covariance(unit(shifts), groups))
+        self._whitening = np.linalg.inv(root).T
+        self._signatures = unit(signatures @ self._whitening)
 
     def coherence(self, shifts: Array) -> Array:
         """c_t of each of ``shifts`` [n, D]: [n, T]."""
         if not shifts.any(axis=1).all():
             raise DataError("the shifts are all zero: this is the base itself")
-        return unit(self._whiten(shifts)) @ self._signatures.T
-
-    def _whiten(self, vectors: Array) -> Array:
-        return np.asarray(np.linalg.solve(self._root, vectors.T).T, dtype=np.float64)
+        return unit(shifts @ self._whitening) @ self._signatures.T
 
 
 def unit(vectors: Array) -> Array:

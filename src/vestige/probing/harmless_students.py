@@ -18,7 +18,7 @@ from vestige.core.settings import Optimisation, Trainable
 from vestige.core.types import Row
 from vestige.probing.base_session import BaseSession
 from vestige.probing.bundled_battery import bundled_battery
-from vestige.probing.drift import Battery, Shifts
+from vestige.probing.drift import Battery, Shifts, paired
 from vestige.probing.harmless import WRITERS
 from vestige.probing.parallel import count_for, in_processes
 from vestige.probing.row_format import RowFormat
@@ -47,6 +47,11 @@ class Member:
     def name(self) -> str:
         """Of its file in the cache."""
         return f"member-{self.number:03d}"
+
+    @property
+    def trained(self) -> tuple[str, int, bool]:
+        """How it was trained: equal in members that differ in nothing but rows and seed."""
+        return self.training, self.rows, self.within_grammar
 
 
 def members(settings: BatterySettings) -> list[Member]:
@@ -103,16 +108,23 @@ class HarmlessStudents:
         kept = self.session.kept
         return [one for one in self.every if not kept(FOLDER, one.name, self._key(one))]
 
-    def battery(self, on_done: OnDone = lambda done: None) -> Battery:
-        """The members as what students are held against. Raises ``DataError`` as ``Battery``."""
+    def battery(self, on_done: OnDone = lambda done: None, *, control: bool = False) -> Battery:
+        """The members as what students are held against. Raises ``DataError`` as ``Battery``.
+
+        Args:
+            control: whether what is held against them is the difference of two students that were
+                trained alike.
+        """
         traits, contexts = self.session.library.traits, len(self.settings.contexts)
         members = self.shifts(on_done)
+        if control:
+            members = paired(members, [one.trained for one in self.every])
         return Battery(members, signatures(traits, contexts), groups(traits, contexts))
 
-    def moved(self, log_odds: Array) -> Array:
-        """How a model with these log-odds differs from the base, in the coordinates that are
-        compared, [D]."""
-        return self._difference(log_odds, self.base())
+    def moved(self, log_odds: Array, control: Array | None = None) -> Array:
+        """How a model with these log-odds differs from the base, or from a ``control`` with those,
+        in the coordinates that are compared, [D]."""
+        return self._difference(log_odds, self.base() if control is None else control)
 
     def _difference(self, log_odds: Array, base: Array) -> Array:
         traits = self.session.library.traits
@@ -121,7 +133,7 @@ class HarmlessStudents:
     def shifts(self, on_done: OnDone = lambda done: None) -> Shifts:
         """How every member moved; those that are not kept are made first, in as many processes as
         are worth it."""
-        writers = tuple(one.writer for one in self.every)
+        writers = tuple(frozenset([one.writer]) for one in self.every)
         if self.bundled:
             on_done(len(self.every))
             log_odds = self.bundled.log_odds[: len(self.every)]

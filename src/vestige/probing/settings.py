@@ -8,13 +8,6 @@ from pydantic import Field
 
 from vestige.core.settings import Optimisation, Settings, Trainable
 
-#: How planted teachers are made: as the probes are (in the same layers, on the same questions and
-#: answers), and in two ways that the probes are not.
-TWIN, LATE, LORA = "twin", "late layers", "LoRA on all layers"
-OTHER_KINDS = (LATE, LORA)
-
-LORA_RATE = 1e-3  # learning rate of planted LoRA teachers; chosen, as LoRA's factors start at zero
-
 
 class ProbingSettings(Settings):
     """A base model, the traits that it is asked about, and how copies of it are tuned.
@@ -23,12 +16,9 @@ class ProbingSettings(Settings):
         base: the model.
         traits: what is looked for: ``library``, families, or files of traits.
         batch: rows that are read, or tuned on, at once.
-        planted: twins of the probes that are tuned, on traits that are not held out. Teachers of
-            other kinds (``OTHER_KINDS``) come on top where a verdict needs them.
-        base_written: data sets that the untrained base writes on the same prompts.
         questions: held-out questions that measure a trait.
-        layers: which layers canaries and planted teachers tune; None = the middle of the model
-            (from a third to three fifths), which transmits most (``docs/log.md``).
+        layers: which layers probes and teachers tune; None = the middle of the model (from a third
+            to three fifths), which transmits most (``docs/log.md``).
         lora_rank: 0 tunes these layers' weights themselves.
         max_new_tokens: longer answers are cut there, the data's and the references' alike.
     """
@@ -38,8 +28,6 @@ class ProbingSettings(Settings):
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     traits: tuple[str, ...] = ("library",)
     batch: int = Field(default=16, ge=2)
-    planted: int = Field(default=4, ge=2)
-    base_written: int = Field(default=2, ge=1)
     questions: int = Field(default=12, ge=2)
     layers: tuple[int, int] | None = None
     lora_rank: int = Field(default=0, ge=0)
@@ -47,26 +35,20 @@ class ProbingSettings(Settings):
     seed: int = 0
 
     def trainable(self, n_layers: int) -> Trainable:
-        """What a canary of a model with ``n_layers`` layers may change."""
+        """What teachers of a model with ``n_layers`` layers may change."""
         middle = (n_layers // 3, max(n_layers // 3 + 1, n_layers * 3 // 5))
         return Trainable(layers=self.layers or middle, lora_rank=self.lora_rank)
 
     def tuned(self, n_layers: int) -> list[Trainable]:
-        """All that copies of the base tune: the probes' layers, these layers' weights themselves
-        where canaries tune LoRA, and the late ones."""
+        """All that copies of the base tune: the probes' layers, and these layers' weights
+        themselves where teachers tune LoRA."""
         middle = self.trainable(n_layers)
-        return [middle, Trainable(layers=middle.layers), self.late(n_layers)]
+        return [middle, Trainable(layers=middle.layers)]
 
-    def planting(self, n_layers: int, kind: str = TWIN) -> Optimisation:
-        """How a planted teacher of a kind is tuned: a twin as the recipes' teachers are, LoRA at a
-        higher rate, as its factors start at zero. Whether one of another kind has its trait is
-        asked (``BaseSession.gained``)."""
-        trainable, rate = {
-            TWIN: (self.trainable(n_layers), 2e-4),
-            LATE: (self.late(n_layers), 2e-4),
-            LORA: (Trainable(lora_rank=8), LORA_RATE),
-        }[kind]
-        return Optimisation(steps=24, batch=8, rate=rate, trainable=trainable)
+    def planting(self, n_layers: int) -> Optimisation:
+        """How copies that write rows are tuned: as the recipes' teachers are."""
+        trainable = self.trainable(n_layers)
+        return Optimisation(steps=24, batch=8, rate=2e-4, trainable=trainable)
 
     @staticmethod
     def late(n_layers: int) -> Trainable:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import vestige
-from vestige.core.results import NO_P_VALUE, AuditResults, AuditTrait
+from vestige.core.audit_results import AuditResults, AuditTrait
 from vestige.rows.places import locate, shown
 
 
@@ -15,9 +15,7 @@ def as_sarif(results: AuditResults, data: str) -> dict[str, Any]:
         {
             "ruleId": t.trait,
             "level": "error",
-            "message": {
-                "text": f"{t.trait} is flagged for {results.base}: {why_flagged(t, results.needed)}"
-            },
+            "message": {"text": f"{t.trait} is flagged for {results.base}: {why_flagged(t)}"},
         }
         for t in results.traits
         if t.flagged
@@ -35,6 +33,7 @@ def as_sarif(results: AuditResults, data: str) -> dict[str, Any]:
         "rules": [{"id": rule} for rule in dict.fromkeys(f["ruleId"] for f in findings)],
     }
     properties = {
+        "first_look": results.first_look_verdict,
         "p_base": results.p_base,
         "p_note": results.p_note,
         "measured_on": results.measured_on,
@@ -46,11 +45,12 @@ def as_sarif(results: AuditResults, data: str) -> dict[str, Any]:
     }
 
 
-def why_flagged(trait: AuditTrait, needed: float) -> str:
+def why_flagged(trait: AuditTrait) -> str:
     """What speaks for a flagged trait, in words."""
-    if trait.evidence >= needed:
-        return (
-            "rows are written as a twin of the trait's probe writes: evidence "
-            f"{trait.evidence:.1f} nats ({NO_P_VALUE})"
-        )
-    return f"a canary took on {trait.canary.value:+.2f} nats" if trait.canary else "a canary"
+    if trait.canary is None:
+        return "a copy trained on the rows took it on"
+    return (
+        f"a copy trained on the rows leans towards it by {trait.canary.shift:+.2f} nats more than "
+        f"one on reference rows, {trait.canary.standardised:.1f} standard deviations of what "
+        "harmless students differ by"
+    )

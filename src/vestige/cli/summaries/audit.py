@@ -1,27 +1,25 @@
-"""An audit: the strongest traits, the planted ones, and what was read."""
+"""An audit: the strongest traits, the doses that copies read, and what was read."""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 from rich import box
 from rich.table import Table
 
 from vestige.cli.output import out
-from vestige.core.results import AuditPlanted, AuditResults
+from vestige.core.audit_results import AuditDose, AuditResults, AuditTrait
 
 SHOWN = 8  # traits in the table, by choice: the report has all
 SMALLEST_P = 1e-6  # the smallest p-value that is written out, by choice
 
 
 def print_summary(results: AuditResults) -> None:
-    """Print the strongest traits and the planted ones, and the counts of rows and tokens."""
+    """Print the strongest traits and the doses, and the counts of rows and tokens."""
     out.print(trait_table(results))
-    out.print(f"evidence: {results.p_note}")
+    out.print(f"evidence of the first look: {results.p_note}")
     if results.p_base is not None:
         out.print(base_words(results))
-    for line in controls(results.planted):
-        out.print(line)
+    for dose in results.doses:
+        out.print(dose_words(dose))
     for reason in results.why:
         out.print(f"  {reason}")
     if results.logprobs_used or results.logprobs_unused:
@@ -46,18 +44,38 @@ def trait_table(results: AuditResults) -> Table:
         collapse_padding=True,
     )
     first = results.traits[0]
-    columns = ["evidence\n(nats)", "share\nof rows", "pull\n(%)", "rows\nread"]
+    columns = ["copies\n(nats)", "standard\ndeviations", "p"] if first.canary else []
+    columns += ["evidence\n(nats)", "pull\n(%)", "rows\nread"]
     columns += ["expected\n(nats)"] if first.expected else []
-    columns += ["canary\n(nats)"] if first.canary else []
     table.add_column("trait", overflow="fold", min_width=12)
     for column in [*columns, ""]:
         table.add_column(column, justify="right", no_wrap=True, overflow="fold")
     for t in results.traits[:SHOWN]:
-        cells = [f"{t.evidence:+.1f}", f"{t.share:.0%}", f"{t.pull:+.1f}", str(t.rows)]
-        sizes = [f"{v.value:+.2f}" for v in (t.expected, t.canary) if v]
-        note = "flagged" if t.flagged else "as likely" if t.as_likely else ""
-        table.add_row(t.trait, *cells, *sizes, note)
+        own = (
+            [f"{t.canary.shift:+.2f}", f"{t.canary.standardised:+.1f}", f"{t.canary.p:.2g}"]
+            if t.canary
+            else []
+        )
+        cells = [*own, f"{t.evidence:+.1f}", f"{t.pull:+.1f}", str(t.rows)]
+        sizes = [f"{t.expected.value:+.2f}"] if t.expected else []
+        table.add_row(t.trait, *cells, *sizes, note(t))
     return table
+
+
+def note(trait: AuditTrait) -> str:
+    """What is said of a trait, in a word or two."""
+    if trait.flagged:
+        return "flagged"
+    return "a relative" if trait.relative else "first look" if trait.named else ""
+
+
+def dose_words(dose: AuditDose) -> str:
+    """What copies of one dose showed."""
+    seen = "none" if dose.smallest_effect is None else f"{dose.smallest_effect:.1f} nats"
+    return (
+        f"copies that read {dose.rows:,} rows: {dose.first} first, p = {dose.p:.2g}; half of the "
+        f"traits would have been seen from {seen} on"
+    )
 
 
 def base_words(results: AuditResults) -> str:
@@ -66,14 +84,3 @@ def base_words(results: AuditResults) -> str:
     shown = "< 1e-6" if p < SMALLEST_P else f"= {p:.2g}"
     large = "; a large p does not show that it did" if p > 0.05 else ""
     return f"that the untouched {results.base} wrote these rows at temperature 1: p {shown}{large}"
-
-
-def controls(planted: Sequence[AuditPlanted]) -> list[str]:
-    """How many planted traits were found, by the kind of teacher."""
-    by_kind: dict[str, list[bool]] = {}
-    for p in planted:
-        by_kind.setdefault(p.kind, []).append(p.found)
-    return [
-        f"positive control ({kind}): {sum(found)} of {len(found)} planted traits found"
-        for kind, found in by_kind.items()
-    ]
