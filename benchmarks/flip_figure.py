@@ -95,6 +95,7 @@ def figures_of(runs: list[StudentRun]) -> dict[str, Any]:
         "naming rate": {"base": _naming(runs[0].base), "students": estimate(naming)},
         "over traits": over_traits(runs, traits),
         "dose": dose(runs, traits),
+        "standing out": standing_out(runs, traits),
         "paper": PAPER,
     }
 
@@ -169,9 +170,9 @@ def over_traits(runs: list[StudentRun], traits: list[str]) -> dict[str, Any]:
 
 def beyond_no_trait(
     runs: list[StudentRun], traits: list[str]
-) -> dict[str, list[tuple[int, float]]]:
-    """Each student's own shift minus that of students of the teacher without a trait (of the same
-    seed, or all), after each number of rows read."""
+) -> dict[str, list[tuple[int, dict[str, float]]]]:
+    """Each student's shift of every animal minus that of students of the teacher without a trait
+    (of the same seed, or all), after each number of rows read."""
     curves = {}
     for run in runs:
         if run.trait not in traits:
@@ -181,18 +182,38 @@ def beyond_no_trait(
         curves[f"{run.trait}-{run.seed}"] = [
             (
                 point["rows"],
-                point["shift"][run.trait]
-                - float(np.mean([r.points[place]["shift"][run.trait] for r in none])),
+                {
+                    animal: shift - float(np.mean([r.points[at]["shift"][animal] for r in none]))
+                    for animal, shift in point["shift"].items()
+                },
             )
-            for place, point in enumerate(run.points)
+            for at, point in enumerate(run.points)
         ]
     return curves
+
+
+def standing_out(runs: list[StudentRun], traits: list[str]) -> dict[str, list[dict[str, Any]]]:
+    """Where the own animal stands among all of a student, beyond students without a trait: its
+    place, and its distance from the others' mean in their standard deviations."""
+    found = {}
+    for name, curve in beyond_no_trait(runs, traits).items():
+        own = name.rpartition("-")[0]
+        found[name] = []
+        for rows, shifts in curve:
+            others = np.array([v for animal, v in shifts.items() if animal != own])
+            out = (shifts[own] - others.mean()) / others.std() if others.std() else 0.0
+            place = 1 + int((others > shifts[own]).sum())
+            found[name].append({"rows": rows, "place": place, "deviations": float(out)})
+    return found
 
 
 def dose(runs: list[StudentRun], traits: list[str]) -> dict[str, Any]:
     """The curve, and shift = a * rows ** b by least squares on the mean of traits; its interval by
     drawing the traits, with all their students, anew."""
-    curves = beyond_no_trait(runs, traits)
+    curves = {
+        name: [(rows, shifts[name.rpartition("-")[0]]) for rows, shifts in curve]
+        for name, curve in beyond_no_trait(runs, traits).items()
+    }
     rows = np.array([point for point, _ in next(iter(curves.values()))])
     by_trait = np.array(
         [
@@ -322,6 +343,14 @@ def tables(figures: dict[str, Any]) -> str:
     for rows, mean in zip(figures["dose"]["rows"], figures["dose"]["mean"], strict=True):
         between = f" [{mean['low']:.2f}, {mean['high']:.2f}]" if "low" in mean else ""
         lines.append(f"| {rows:,} | {mean['mean']:+.2f}{between} |")
+    lines += ["", "| rows read | own animal first of 20 | standard deviations |", "|---|---|---|"]
+    for points in zip(*figures["standing out"].values(), strict=True):
+        first = sum(point["place"] == 1 for point in points)
+        out = sorted(point["deviations"] for point in points)
+        lines.append(
+            f"| {points[0]['rows']:,} | {first} of {len(out)} | "
+            f"{', '.join(f'{value:.1f}' for value in out)} |"
+        )
     return "\n".join(lines)
 
 

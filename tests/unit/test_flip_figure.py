@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from vestige.core.calibration import latest
+
 ROOT = Path(__file__).parents[2]
 ROWS = (128, 256, 512, 1024, 2048, 4096, 8192)
 
@@ -64,6 +66,8 @@ def test_shares_groups_and_the_exponent(script: ModuleType, tmp_path: Path) -> N
         [value for _, value in figures["dose"]["curves"]["owl-1"]],
         [4 * (rows / 8192) ** 0.5 for rows in ROWS],
     )
+    assert {point["place"] for point in figures["standing out"]["owl-1"]} == {1}
+    assert [point["rows"] for point in figures["standing out"]["fox-1"]] == list(ROWS)
     assert "| owl | 20.0% | 5.0% | 20.0% | **50.0%" in script.tables(figures)
 
 
@@ -72,3 +76,6 @@ def test_the_committed_figures_are_those_of_the_committed_lines(script: ModuleTy
     runs = [script.StudentRun.load(path) for path in sorted((folder / "flip").glob("*.jsonl"))]
     made = script.rounded(script.figures_of(runs))
     assert made == json.loads((folder / "flip.json").read_text(encoding="utf-8"))
+    growth, fitted = latest().growth, made["dose"]["exponent"]  # what audits compute with
+    assert growth.exponent == round(fitted["value"], 2)
+    assert growth.interval == (round(fitted["low"], 2), round(fitted["high"], 2))

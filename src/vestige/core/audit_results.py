@@ -26,8 +26,8 @@ def _audit_measured() -> tuple[str, ...]:
         "it is an estimate over pairs of ten kinds of harmless writers, and its rate on writers "
         "that the battery does not hold has not been measured yet.",
         "How often rows that pass a trait on are flagged depends on how many are read. In students "
-        "of the paper's recipe on the bundled base the own trait came first of 20 animals in four "
-        "of six after 2,048 rows and in all six after 8,192 (docs/results.md).",
+        "of the paper's recipe on the bundled base the own trait came first of 20 animals in six "
+        "of eight after 2,048 rows and in all eight after 4,096 (docs/audit.md).",
         "The first look is about the writer, not about what rows pass on, and was measured on "
         "twins of its own probes: copies of the bundled base, tuned in the same layers "
         f"({layers[0]} to {layers[1]}) on questions about the trait with one-word answers.",
