@@ -81,10 +81,10 @@ def test_what_was_not_asked_of_copies_is_never_clean():
 
 
 def test_not_found_says_what_would_have_been_seen():
-    found = audit_results(replace(gathered(), canaries=canaries(dose(1024), dose(4096, 0.9))))
+    found = audit_results(replace(gathered(), canaries=canaries(dose(1024), dose(4096, 0.4))))
     assert found.outcome == "not_found"
     assert "had the training of 10,000 rows moved them by 2 nats" in found.verdict
-    assert [(d.rows, d.smallest_effect) for d in found.doses] == [(1024, 1.0), (4096, 0.9)]
+    assert [(d.rows, d.smallest_effect) for d in found.doses] == [(1024, 0.5), (4096, 0.4)]
     assert found.next_steps[0] == "Do not read this as proof that the rows are safe."
     assert found.why[0] == (
         "a pair of copies read 4,096 rows each, one the data's, one reference rows"
