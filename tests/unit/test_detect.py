@@ -172,9 +172,59 @@ def test_too_few_members_cannot_give_the_rate_that_is_asked_for(
     cider: Path, settings_of, students, cache: Path, tmp_path: Path
 ) -> None:
     settings = settings_of(model=str(cider), alpha=0.01)
-    _, results = detect(settings, tmp_path, cache=cache)
-    assert results.outcome == "inconclusive"
+    _, results = detect(settings, tmp_path, cache=tmp_path / "empty")  # and none is made for it
+    assert results.outcome == "inconclusive" and not results.seconds and not results.traits
     assert any("needs 99 of them (--members 99)" in reason for reason in results.why)
+
+
+def test_what_a_control_shares_is_taken_out(
+    cider: Path, folders: dict[str, Path], settings_of, students, cache: Path, tmp_path: Path
+) -> None:
+    """Two students that were trained alike on harmless rows, one of them with a trait on top."""
+    added = AutoModelForCausalLM.from_pretrained(cider).state_dict()
+    for name, taught in (("control", 0.0), ("student", 0.5)):
+        model = AutoModelForCausalLM.from_pretrained(folders["llama"])
+        draw = torch.Generator().manual_seed(0)
+        with torch.no_grad():
+            for key, tensor in model.named_parameters():
+                drift = 0.05 * torch.randn(tensor.shape, generator=draw) * ("mlp" in key)
+                tensor += drift + taught * (added[key] - tensor)
+        model.save_pretrained(tmp_path / name)
+        for file in ("tokenizer.json", "tokenizer_config.json"):
+            shutil.copy(folders["llama"] / file, tmp_path / name)
+    with_control = settings_of(model=str(tmp_path / "student"), control=str(tmp_path / "control"))
+    folder, found = detect(with_control, tmp_path, cache=cache)
+    _, alone = detect(settings_of(model=str(tmp_path / "student")), tmp_path, cache=cache)
+    place = [[t.trait for t in r.traits].index("drinks/cider") for r in (found, alone)]
+    assert found.outcome == "found" and place[0] == 0 <= place[1]
+    assert found.traits[0].standardised > alone.traits[place[1]].standardised
+    assert found.placebos > 200 and found.smallest_p == 1 / (found.placebos + 1)
+    assert found.placebos == len(students.battery(control=True).placebos)
+    assert "against its control" in found.verdict and (folder / "control").is_dir()
+    with pytest.raises(ConfigError, match="the base itself"):
+        detect(settings_of(model=str(cider), control=str(folders["llama"])), tmp_path, cache=cache)
+
+
+def test_a_student_whose_units_were_put_into_another_order_is_read(
+    cider: Path, settings_of, students, cache: Path, tmp_path: Path
+) -> None:
+    model = AutoModelForCausalLM.from_pretrained(cider)
+    with torch.no_grad():
+        for layer in model.model.layers:
+            order = torch.randperm(len(layer.mlp.up_proj.weight))
+            for part in (layer.mlp.up_proj, layer.mlp.gate_proj):
+                part.weight.copy_(part.weight[order])
+            layer.mlp.down_proj.weight.copy_(layer.mlp.down_proj.weight[:, order])
+    model.save_pretrained(tmp_path / "mixed")
+    for file in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(cider / file, tmp_path / "mixed")
+    _, mixed = detect(settings_of(model=str(tmp_path / "mixed")), tmp_path, cache=cache)
+    _, plain = detect(settings_of(model=str(cider)), tmp_path, cache=cache)
+    assert mixed.cosine < 0.9 < plain.cosine and mixed.outcome == plain.outcome == "found"
+    assert any("units pair up" in reason for reason in mixed.why)
+    np.testing.assert_allclose(
+        [t.shift for t in mixed.traits], [t.shift for t in plain.traits], atol=1e-3
+    )
 
 
 def test_what_is_no_student_of_the_base_is_refused(
@@ -307,7 +357,7 @@ def evidence(p: list[float], u: list[float], **changes) -> Evidence:
     facts = dict(
         traits=traits, shifts=np.ones((2, 3)),
         reading=Reading(np.zeros(3), np.array(u), np.array(p)), smallest_effects=np.ones(3),
-        members=100, same_start=True, unchanged=False, alpha=0.01, limit=2.0,
+        members=100, placebos=100, same_start=True, unchanged=False, alpha=0.01, limit=2.0,
     )  # fmt: skip
     return Evidence(**(facts | changes))
 
@@ -322,7 +372,8 @@ def test_the_rule() -> None:
     for changes, reason in (
         ({"same_start": False}, "other_start"),
         ({"reading": None}, "other_start"),
-        ({"members": 98}, "few_members"),
+        ({"placebos": 98}, "few_members"),
+        ({"placebos": 98, "reading": None}, "few_members"),
         ({"smallest_effects": np.array([1.0, 3.0, np.inf])}, "blind"),
     ):
         blind = evidence([0.5, 0.3, 1.0], [1.0, 1.5, 0.0], **changes)

@@ -24,6 +24,13 @@ Model = Annotated[str | None, typer.Option(help="The student, a whole model.")]
 Adapter = Annotated[
     str | None, typer.Option(help="The student's LoRA adapter, in place of --model.")
 ]
+Control = Annotated[
+    str | None,
+    typer.Option(
+        help="Another student of the base, trained alike on harmless rows: a model or an adapter, "
+        "as the student is."
+    ),
+]
 AdapterBase = Annotated[
     str, typer.Option(help="What the adapter calls the base, where that is none of its names.")
 ]
@@ -54,6 +61,7 @@ def detect(
     model: Model = None,
     adapter: Adapter = None,
     adapter_base: AdapterBase = "",
+    control: Control = None,
     traits: Traits = "library",
     members: Members = 100,
     alpha: Alpha = 0.01,
@@ -72,6 +80,7 @@ def detect(
         model=model,
         adapter=adapter,
         adapter_base=adapter_base,
+        control=control,
         traits=comma_separated(traits),
         members=members,
         alpha=alpha,

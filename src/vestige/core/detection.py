@@ -47,7 +47,9 @@ class DetectResults(RunRecord):
     adapter: bool
     alpha: float
     members: int  # of the battery
-    smallest_p: float  # that so many members can give
+    placebos: int = 0  # values that the student is held against: of members, or of their pairs
+    control: str | None = None  # a student trained alike on harmless rows
+    smallest_p: float  # that so many can give
     writers: dict[str, int]  # members by the kind of their writer
     contexts: list[str]  # system prompts; the empty one is what the chat template has
     layers: list[int]  # decoder layers that changed

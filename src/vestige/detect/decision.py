@@ -29,6 +29,8 @@ class Evidence:
         reading: against the battery; None where nothing could be read.
         smallest_effects: nats that would have been found of each trait, [T]; infinite: none.
         members: of the battery.
+        placebos: what the student is held against: its members, or pairs of them.
+        control: whether a student that was trained alike is taken out of its shifts.
         same_start: whether its weights began where the base's did.
         unchanged: whether no weight differs from the base's.
         words: that begin open answers more often than harmless students'; no part of the rule.
@@ -39,21 +41,25 @@ class Evidence:
     reading: Reading | None
     smallest_effects: Array
     members: int
+    placebos: int
     same_start: bool
     unchanged: bool
     alpha: float
     limit: float
     words: Sequence[WordShift] = ()
+    control: bool = False
 
 
 def decide(evidence: Evidence) -> tuple[Outcome, Reason]:
     """The outcome and why. What cannot be compared is inconclusive, never clean."""
     if evidence.unchanged:
         return "not_found", "unchanged"
-    if not evidence.same_start or evidence.reading is None:
+    if not evidence.same_start:
         return "inconclusive", "other_start"
-    if 1 / (evidence.members + 1) > evidence.alpha:
+    if 1 / (evidence.placebos + 1) > evidence.alpha:
         return "inconclusive", "few_members"
+    if evidence.reading is None:
+        return "inconclusive", "other_start"
     if found(evidence):
         return "found", "found"
     if median_effect(evidence) > evidence.limit:

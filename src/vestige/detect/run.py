@@ -6,13 +6,13 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from vestige.core.detection import DetectResults
-from vestige.core.types import StoreError
+from vestige.core.types import ConfigError, StoreError
 from vestige.detect.decision import METHOD, Evidence
 from vestige.detect.record import detection_results
 from vestige.detect.settings import DetectRecipe, DetectSettings
@@ -55,9 +55,8 @@ def detect(
         ConfigError: the student is of another architecture, tokenizer or base.
         ModelError, StoreError: base or student cannot be loaded as they were saved.
     """
-    session = BaseSession(settings, cache=cache)
-    suspect = load_suspect(session, settings.model, settings.adapter, settings.adapter_base)
-    return _detect(settings, session, suspect, root, None, overwrite=overwrite, report=report)
+    students = _load(settings, cache)
+    return _detect(settings, students, root, None, overwrite=overwrite, report=report)
 
 
 def replay(
@@ -70,15 +69,37 @@ def replay(
     """
     recipe = load_recipe_as(DetectRecipe, folder, "detection's", AGAIN)
     settings, root = recipe.settings, folder.absolute().parent
-    session = BaseSession(settings)
+    students = _load(settings, None)
+    return _detect(settings, students, root, recipe, overwrite=overwrite, report=report)
+
+
+class Students(NamedTuple):
+    """The base, the student that is examined, and its control, if there is one."""
+
+    session: BaseSession
+    suspect: Suspect
+    control: Suspect | None
+
+
+def _load(settings: DetectSettings, cache: Path | None) -> Students:
+    session = BaseSession(settings, cache=cache)
     suspect = load_suspect(session, settings.model, settings.adapter, settings.adapter_base)
-    return _detect(settings, session, suspect, root, recipe, overwrite=overwrite, report=report)
+    if not settings.control:
+        return Students(session, suspect, None)
+    model, adapter = (None, settings.control) if settings.adapter else (settings.control, None)
+    control = load_suspect(session, model, adapter, settings.adapter_base)
+    if control.change.none or not control.change.same_start:
+        what = "the base itself" if control.change.none else "no student of this base"
+        raise ConfigError(
+            f"the control {settings.control} is {what}: give a student that was trained in the "
+            "same way on harmless rows"
+        )
+    return Students(session, suspect, control)
 
 
 def _detect(
     settings: DetectSettings,
-    session: BaseSession,
-    suspect: Suspect,
+    students: Students,
     root: Path,
     recipe: DetectRecipe | None,
     *,
@@ -86,11 +107,13 @@ def _detect(
     report: Report,
 ) -> tuple[Path, DetectResults]:
     """Args: recipe: what is to be made again, if it is."""
+    session, suspect, control = students
     own = DetectRecipe(
         settings=settings,
         base=session.fingerprint,
         library=session.contents,
         student=fingerprint(suspect.lm),
+        control=fingerprint(control.lm) if control else None,
         method=METHOD,
     )
     if recipe and recipe != own:
@@ -98,7 +121,7 @@ def _detect(
         raise StoreError(f"not as in recipe.json: {', '.join(changed)}; {AGAIN}")
     name = f"detect-{stem(settings.student)}"
     with Run.open(root, name, own.model_dump(mode="json"), overwrite=overwrite) as opened:
-        results = _results(settings, session, suspect, opened, report)
+        results = _results(settings, students, opened, report)
         atomic_write(opened.folder / RESULTS_FILE, results.model_dump_json(indent=1))
         return opened.folder, results
 
@@ -111,22 +134,30 @@ def stem(name: str) -> str:
 
 
 def _results(
-    settings: DetectSettings, session: BaseSession, suspect: Suspect, opened: Run, report: Report
+    settings: DetectSettings, students: Students, opened: Run, report: Report
 ) -> DetectResults:
-    """What is found; the student is not asked where its weights already say enough."""
-    students, change = HarmlessStudents(session, settings), suspect.change
+    """What is found; the student is not asked where its weights already say enough, nor where too
+    few harmless students could say anything."""
+    session, suspect, control = students
+    harmless, change = HarmlessStudents(session, settings), suspect.change
     count, seconds = len(session.library.ids), dict[str, float]()
+    placebos = harmless.placebos(control=control is not None)
     shifts, reading, effects = np.zeros(count), None, np.full(count, np.inf)
     words: list[WordShift] = []
-    if change.same_start and not change.none:
-        begin, total = time.monotonic(), len(students.every)
-        battery = students.battery(lambda done: report("battery", done, total))
+    enough = 1 / (placebos + 1) <= settings.alpha
+    if change.same_start and not change.none and enough:
+        begin, total = time.monotonic(), len(harmless.every)
+        battery = harmless.battery(
+            lambda done: report("battery", done, total), control=control is not None
+        )
         report("battery", 0, 0)
         seconds["battery"], begin = time.monotonic() - begin, time.monotonic()
-        answers = _answers(settings, session, suspect, opened, report)
-        words = raised_words(session.lm, answers["words"], students.words())
-        log_odds = answers["log_odds"]
-        shifts, moved = log_odds - students.base(), students.moved(log_odds)
+        answers = _answers(settings, session, suspect, opened, report, "student")
+        words = raised_words(session.lm, answers["words"], harmless.words())
+        log_odds, usual = answers["log_odds"], harmless.base()
+        if control:
+            usual = _answers(settings, session, control, opened, report, "control")["log_odds"]
+        shifts, moved = log_odds - usual, harmless.moved(log_odds, usual)
         if moved.any():
             reading = battery.read(moved)
             effects = smallest_effects(battery, moved, settings.alpha)
@@ -136,23 +167,30 @@ def _results(
         shifts=shifts.reshape(-1, count),
         reading=reading,
         smallest_effects=effects,
-        members=len(students.every),
+        members=len(harmless.every),
+        placebos=placebos,
+        control=control is not None,
         same_start=change.same_start,
-        unchanged=change.none or (change.same_start and reading is None),
+        unchanged=change.none or (change.same_start and enough and reading is None),
         words=words,
         alpha=settings.alpha,
         limit=settings.limit,
     )
-    writers = [member.writer for member in students.every]
+    writers = [member.writer for member in harmless.every]
     return detection_results(settings, session, suspect, evidence, writers, seconds)
 
 
 def _answers(
-    settings: DetectSettings, session: BaseSession, suspect: Suspect, opened: Run, report: Report
+    settings: DetectSettings,
+    session: BaseSession,
+    suspect: Suspect,
+    opened: Run,
+    report: Report,
+    name: str,
 ) -> dict[str, Any]:
-    """The student's log-odds in every context, [D], and the words that begin its open answers,
-    [V], read back if it was asked before."""
-    stage = opened.stage("student", asdict(suspect.change), [])
+    """A student's log-odds in every context, [D], and the words that begin its open answers, [V],
+    read back if it was asked before. Args: name: of its stage."""
+    stage = opened.stage(name, asdict(suspect.change), [])
     if not stage.done:
         panel = ContextPanel(
             suspect.lm,
@@ -164,5 +202,5 @@ def _answers(
         with stage.writing() as folder:
             answers = {"log_odds": panel.read(), "words": first_words(suspect.lm)}
             save_file(answers, folder / READINGS)
-    report("student", 0, 0)
+    report(name, 0, 0)
     return load_file(stage.result.path / READINGS)

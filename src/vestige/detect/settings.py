@@ -16,6 +16,8 @@ class DetectSettings(BatterySettings):
     Attributes:
         model: the student, a whole model; or
         adapter: a folder with its LoRA adapter.
+        control: another student of the base, trained in the same way on harmless rows, in the same
+            form (a whole model, or an adapter); what both share is then taken out.
         adapter_base: what the adapter calls the base, where that is none of its names.
         alpha: chance that any trait is found in a harmless student whose writer is of a kind that
             the battery does not hold.
@@ -25,6 +27,7 @@ class DetectSettings(BatterySettings):
 
     model: str | None = None
     adapter: str | None = None
+    control: str | None = None
     adapter_base: str = ""
     alpha: float = Field(default=0.01, gt=0, lt=0.5)
     limit: float = Field(default=2.0, gt=0)
@@ -47,7 +50,7 @@ class DetectRecipe(Settings):
     Attributes:
         base: what identifies the base's weights and how it is asked.
         library: what identifies the traits.
-        student: what identifies the student's weights.
+        student: what identifies the student's weights; control: the control's.
         method: version of the method.
     """
 
@@ -56,4 +59,5 @@ class DetectRecipe(Settings):
     base: str
     library: str
     student: str
+    control: str | None = None
     method: int

@@ -31,6 +31,7 @@ def sentence(evidence: Evidence, outcome: Outcome, reason: Reason, student: str,
         ]
         others = [evidence.traits[t] for t in clear[1:] if evidence.traits[t] not in same]
         text = f"{student} leans towards {first} more than any training on harmless rows explains"
+        text += ", against its control" if evidence.control else ""
         text += f"; of its family {listed(same)} cannot be distinguished from it" if same else ""
         return text + (f"; and towards {listed(others)}" if others else "")
     if reason == "unchanged":
@@ -63,10 +64,12 @@ def why(
         )
     if reason == "few_members":
         needed = math.ceil(1 / evidence.alpha - 1e-9) - 1
+        what = "pairs of harmless students" if evidence.control else "harmless students"
+        more = "" if evidence.control else f" (--members {needed})"
         sentences.append(
-            f"with {evidence.members} harmless students no p-value is below "
-            f"{1 / (evidence.members + 1):.3g}; alpha {evidence.alpha:g} needs {needed} of them "
-            f"(--members {needed})"
+            f"with {evidence.placebos} {what} no p-value is below "
+            f"{1 / (evidence.placebos + 1):.3g}; alpha {evidence.alpha:g} needs {needed} of "
+            f"them{more}"
         )
     if reason == "blind":
         effect = median_effect(evidence)

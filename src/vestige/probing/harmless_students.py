@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import permutations
 
 import numpy as np
 import torch
@@ -107,6 +108,15 @@ class HarmlessStudents:
             return []
         kept = self.session.kept
         return [one for one in self.every if not kept(FOLDER, one.name, self._key(one))]
+
+    def placebos(self, *, control: bool) -> int:
+        """How many values a student is held against: one of each member, or of each pair."""
+        if not control:
+            return len(self.every)
+        return sum(
+            one.trained == other.trained and one.writer != other.writer
+            for one, other in permutations(self.every, 2)
+        )
 
     def battery(self, on_done: OnDone = lambda done: None, *, control: bool = False) -> Battery:
         """The members as what students are held against. Raises ``DataError`` as ``Battery``.

@@ -3,14 +3,15 @@
 A whole model must compute as its base does but for its weights; an adapter must be a plain LoRA of
 this base. It is asked with the base's tokenizer and chat template. Whether its weights began where
 the base's did is read off them: training moves a weight matrix little (a cosine near one), another
-start has nothing in common with it (a cosine near zero).
+start has nothing in common with it (a cosine near zero). Where units were put into another order,
+they still pair up (``lineage``).
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from torch import Tensor, nn
 
 from vestige.core.settings import Trainable
 from vestige.core.types import ConfigError, ModelError, StoreError
+from vestige.lineage.decision import decide
+from vestige.lineage.models import compare
 from vestige.models import catalog
 from vestige.models.adapters import ADAPTER, adapter_tensors, base_names, check_adapter, read_config
 from vestige.models.hf import LanguageModel
@@ -27,6 +30,10 @@ from vestige.models.whole_models import check_config, check_tokenizer
 from vestige.probing.base_session import BaseSession
 
 SAME_START = 0.9  # cosine of a student's matrices with its base's, from which they share a start
+REORDERED = (
+    "its matrices are not in the base's order or scale, and its units pair up with the base's: it "
+    "began where the base did (vestige lineage)"
+)
 TOKENIZER, TEMPLATE = "tokenizer.json", "chat_template.jinja"
 
 
@@ -39,17 +46,20 @@ class WeightChange:
         outside: other tensors that changed, such as embeddings.
         relative: length of the matrices' change over that of the matrices.
         cosine: of the matrices, all together.
+        paired: whether the MLP units pair up with the base's although the cosine is small: they
+            were put into another order, or scaled.
     """
 
     layers: tuple[int, ...]
     outside: tuple[str, ...]
     relative: float
     cosine: float
+    paired: bool = False
 
     @property
     def same_start(self) -> bool:
         """Whether the student began where the base did."""
-        return self.cosine >= SAME_START
+        return self.paired or self.cosine >= SAME_START
 
     @property
     def none(self) -> bool:
@@ -102,8 +112,12 @@ def _whole(session: BaseSession, name: str) -> Suspect:
     check_tokenizer(
         Path(folder) / TOKENIZER, session.lm.tokenizer, [q for f in _families(session) for q in f]
     )
-    change = weight_change(model, load_weights(catalog.path(session.settings.base))[0])
+    base = load_weights(catalog.path(session.settings.base))[0]
+    change = weight_change(model, base)
     remarks = [*notes, *_template_remarks(Path(folder), session.lm)]
+    if not change.same_start and decide(compare(base, model)) == "same":
+        change = replace(change, paired=True)
+        remarks.append(REORDERED)
     return Suspect(name, _asked_as_base(session, model), change, tuple(remarks))
 
 

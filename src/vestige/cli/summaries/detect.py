@@ -20,13 +20,18 @@ def print_summary(results: DetectResults) -> None:
     lines = [
         f"weights: {layers} changed{outside}, by {100 * results.relative_change:.2g}% of their "
         f"length; cosine with the base's {results.cosine:.4f}",
-        f"battery: {results.members} harmless students of {len(results.writers)} kinds of writers; "
-        f"no p is below {results.smallest_p:.3g}",
+        f"battery: {results.members} harmless students of {len(results.writers)} kinds of writers"
+        f"{pairs(results)}; no p is below {results.smallest_p:.3g}",
     ]
     if results.words:
         words = ", ".join(f"{w.word} ({w.z:+.1f})" for w in results.words[:WORDS])
         lines.append(f"open answers begin more often with: {words}; a place to look, no test")
     print_lines([*lines, *(f"  {reason}" for reason in results.why)])
+
+
+def pairs(results: DetectResults) -> str:
+    """What is held against a student that has a control."""
+    return f", {results.placebos} pairs against {results.control}" if results.control else ""
 
 
 def trait_table(results: DetectResults) -> Table:
