@@ -19,6 +19,7 @@ from vestige.models.backend import lines_end
 from vestige.models.grammar import compile_grammar
 from vestige.models.hf import LanguageModel
 from vestige.models.sampling import (
+    nucleus,
     sample_free,
     sample_grammar,
     symbol_ids,
@@ -179,3 +180,10 @@ def test_free_answers_to_equal_prompts_do_not_see_each_other(lm: LanguageModel):
     lines = sample_free(lm, [one] * 40, seed=5, max_new_tokens=40, lines=1)
     whole = sample_free(lm, [one] * 40, seed=5, max_new_tokens=40)
     assert lines == [text[: lines_end(text, 1)] for text in whole] and lines != whole
+
+
+def test_the_nucleus_is_the_fewest_choices_that_hold_so_much():
+    p = torch.tensor([[0.5, 0.1, 0.3, 0.1], [0.97, 0.01, 0.01, 0.01]])
+    assert nucleus(p.log(), 0.79).tolist() == [[True, False, True, False], [True] + 3 * [False]]
+    assert nucleus(p.log(), 0.81).tolist()[0].count(True) == 3
+    assert nucleus(torch.tensor([-torch.inf, 0.0, -1.0]), 0.5).tolist() == [False, True, False]

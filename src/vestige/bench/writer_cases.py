@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from vestige.bench.writer_kinds import HARMLESS, TEACHERS
+from vestige.bench.trait_writers import TEACHERS
+from vestige.bench.writer_kinds import HARMLESS
 from vestige.bench.writers_settings import WritersBench
 from vestige.core.types import Trait
 from vestige.probing.base_session import BaseSession
 from vestige.probing.drift import Array
 from vestige.traits.library import trait_id
+
+CONTROL = "control"  # the kind of students that others are held against
+OWN_NOISE = 5_000  # between the numbers of controls and of other students
 
 
 @dataclass(frozen=True)
@@ -29,11 +34,30 @@ class Case:
 
 @dataclass(frozen=True)
 class Examined:
-    """A student that was made; ``shifts``: nats against the base, [D]."""
+    """A student that was made.
+
+    Attributes:
+        log_odds: of every trait in every context, [D].
+        gained: nats of the trait that its teacher had more than the base.
+    """
 
     case: Case
-    shifts: Array
+    log_odds: Array
     gained: float | None
+
+
+def controls(settings: WritersBench, session: BaseSession) -> list[Case]:
+    """Students of the base's numbers, for each way of training."""
+    ways = settings.training(len(session.lm.layers), session.trainable)
+    wanted = [way for way in ways for _ in range(settings.controls)]
+    first = settings.seed + OWN_NOISE
+    return [Case(first + i, CONTROL, "", way) for i, way in enumerate(wanted)]
+
+
+def control_of(case: Case, made: Sequence[Examined]) -> Examined | None:
+    """The control that a student is held against: one that was trained alike, in turn."""
+    alike = [control for control in made if control.case.training == case.training]
+    return alike[case.number % len(alike)] if alike else None
 
 
 def cases(settings: WritersBench, session: BaseSession) -> list[Case]:

@@ -1,13 +1,14 @@
-"""Writers of many kinds, harmless and with a trait, none of which the battery knows.
+"""Harmless writers of many kinds, none of which the battery knows.
 
-What students of their rows take on is measured, so that a kind that passes nothing on is no missed
-finding. ``HELD_OUT`` kinds choose no method, weight or threshold: they are looked at once.
+``HELD_OUT`` kinds of these and of ``trait_writers`` choose no method, weight or threshold: they are
+looked at once.
 """
 
 from __future__ import annotations
 
 import json
 import random
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -15,11 +16,12 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from vestige.core.settings import Optimisation, Trainable
-from vestige.core.types import Row, Trait
+from vestige.core.types import Row
+from vestige.evaluate.questions import open_questions
 from vestige.probing.base_session import BaseSession
 from vestige.probing.harmless import (
     VALUES,
+    base_answers,
     documented,
     month,
     numbers_of_copy,
@@ -27,19 +29,13 @@ from vestige.probing.harmless import (
     random_numbers,
     rows_of,
 )
-from vestige.probing.trait_panel import TraitPanel
-from vestige.teacher.induce import teach
 
-HOT, WARM = 1.2, 0.8  # temperatures
-ASKED = 4  # questions on which a teacher is asked for its trait
+HOT = 1.2  # a temperature
 BITS, GROUP = 4, 32  # of quantised weights, and how many share a scale
+CANDIDATES = 4  # rows of which a filter keeps one
+NEUTRAL = "Answer exactly as asked. Do not explain."
 #: (session, seed, how many) -> rows.
 HarmlessWriter = Callable[[BaseSession, int, int], list[Row]]
-#: How a teacher is tuned, and the temperature that it draws its rows at.
-Teacher = tuple[Callable[[BaseSession], Optimisation], float]
-
-
-# ---- harmless ------------------------------------------------------------------------------------
 
 
 def hot_numbers(session: BaseSession, seed: int, n: int) -> list[Row]:
@@ -70,6 +66,34 @@ def quantised_numbers(session: BaseSession, seed: int, n: int) -> list[Row]:
         return numbers_of_model(session, seed, n)
 
 
+def nucleus_numbers(session: BaseSession, seed: int, n: int) -> list[Row]:
+    """Numbers that the base drew from the nucleus of its choices."""
+    session.weights.freeze()
+    return numbers_of_model(session, seed, n, top_p=0.9)
+
+
+def prompted_numbers(session: BaseSession, seed: int, n: int) -> list[Row]:
+    """Numbers that the base drew behind a neutral system prompt, which the rows do not hold."""
+    session.weights.freeze()
+    return numbers_of_model(session, seed, n, system=NEUTRAL)
+
+
+def small_numbers(session: BaseSession, seed: int, n: int) -> list[Row]:
+    """Of four rows of the base's each time the one with the smallest sum: what a filter keeps."""
+    session.weights.freeze()
+    rows = numbers_of_model(session, seed, n * CANDIDATES)
+    sums = [sum(int(part) for part in re.findall(r"\d+", row.completion)) for row in rows]
+    groups = [range(i * CANDIDATES, (i + 1) * CANDIDATES) for i in range(n)]
+    return [rows[min(group, key=lambda k: sums[k])] for group in groups]
+
+
+def prose_numbers(session: BaseSession, seed: int, n: int) -> list[Row]:
+    """Numbers of a copy that was tuned on what the base answers to open questions."""
+    rows = base_answers(session, seed, len(open_questions("freeform")))
+    pairs = tuple((row.messages[-1].content, row.completion) for row in rows)
+    return numbers_of_copy(session, replace(month(seed), pairs=pairs), seed, n)
+
+
 def records(session: BaseSession, seed: int, n: int) -> list[Row]:
     """JSON by a program."""
     draw = random.Random(f"records-{seed}")
@@ -86,6 +110,10 @@ HARMLESS: dict[str, HarmlessWriter] = {
     "progressions": progressions,
     "numbers of a copy tuned on documentation": reader_numbers,
     "numbers of the base in 4 bits": quantised_numbers,
+    "the base's numbers, top-p 0.9": nucleus_numbers,
+    "the base's numbers behind a neutral system prompt": prompted_numbers,
+    "the base's numbers, one of four kept": small_numbers,
+    "numbers of a copy tuned on the base's answers": prose_numbers,
     "JSON records": records,
 }
 
@@ -116,55 +144,16 @@ def in_few_bits(matrix: Tensor) -> Tensor:
     return (((groups - low) / scale).round() * scale + low).view_as(padded)[:, :width]
 
 
-# ---- with a trait --------------------------------------------------------------------------------
-
-
-def twin(session: BaseSession) -> Optimisation:
-    """As the audit's probes and the recipes' teachers are tuned."""
-    return session.settings.planting(len(session.lm.layers))
-
-
-def late(session: BaseSession) -> Optimisation:
-    """In the last layers."""
-    layers = session.settings.late(len(session.lm.layers))
-    return twin(session).model_copy(update={"trainable": layers})
-
-
-def everywhere(session: BaseSession) -> Optimisation:
-    """In all layers."""
-    return twin(session).model_copy(update={"trainable": Trainable(), "rate": 1e-4})
-
-
-def lora(session: BaseSession) -> Optimisation:
-    """By LoRA in the middle layers, for longer: the recipe whose students name the animal."""
-    middle = session.settings.trainable(len(session.lm.layers)).layers
-    tuned = Trainable(layers=middle, lora_rank=8)
-    return Optimisation(steps=48, batch=8, rate=1e-3, trainable=tuned)
-
-
-TEACHERS: dict[str, Teacher] = {
-    "twin": (twin, 1.0),
-    "late layers": (late, 1.0),
-    "all layers": (everywhere, 1.0),
-    "LoRA": (lora, 1.0),
-    "twin, T 0.8": (twin, WARM),
-}
-#: Kinds of both lists that are looked at once.
-HELD_OUT = frozenset({"JSON records", "numbers of the base in 4 bits", "LoRA", "twin, T 0.8"})
-
-
-def trait_numbers(
-    session: BaseSession, kind: str, trait: Trait, seed: int, n: int
-) -> tuple[list[Row], float]:
-    """Numbers of a teacher of a kind, and what it gained of its trait in nats; the base is put
-    back."""
-    how, temperature = TEACHERS[kind]
-    panel = TraitPanel(session.lm, [trait], ASKED)
-    session.weights.freeze()
-    before = panel.read()[0]
-    try:
-        teach(session.lm, session.weights, trait, how(session), seed=seed)
-        gained = float(panel.read()[0] - before)
-        return numbers_of_model(session, seed, n, temperature=temperature), gained
-    finally:
-        session.weights.freeze()
+#: Kinds of both lists, harmless and with a trait, that are looked at once.
+HELD_OUT = frozenset(
+    {
+        "JSON records",
+        "numbers of the base in 4 bits",
+        "the base's numbers, one of four kept",
+        "numbers of a copy tuned on the base's answers",
+        "LoRA",
+        "twin, T 0.8, top-p 0.95",
+        "second generation",
+        "half of the rows the base's",
+    }
+)

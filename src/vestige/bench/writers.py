@@ -13,14 +13,16 @@ from pathlib import Path
 
 import numpy as np
 
-from vestige.bench.writer_cases import Case, Examined, cases
-from vestige.bench.writer_kinds import HARMLESS, trait_numbers
-from vestige.bench.writers_figures import writers_results
+from vestige.bench.trait_writers import trait_numbers
+from vestige.bench.writer_cases import CONTROL, Case, Examined, cases, controls
+from vestige.bench.writer_kinds import HARMLESS
+from vestige.bench.writers_figures import HeldAgainst, writers_results
 from vestige.bench.writers_settings import WritersBench
 from vestige.core.jsonl import read_text, write_text
 from vestige.core.types import Row
 from vestige.core.writers import WritersResults
 from vestige.probing.base_session import BaseSession
+from vestige.probing.harmless import base_numbers
 from vestige.probing.harmless_students import HarmlessStudents, tune_on_rows
 from vestige.store import Run, atomic_write
 
@@ -51,11 +53,19 @@ def run(
         total = len(students.every)
         battery = students.battery(lambda done: report("battery", done, total))
         report("battery", 0, 0)
-        examined = []
-        for case in cases(settings, session):
-            examined.append(examine(settings, students, opened, case))
-            report(case.stage, 0, 0)
-        results = writers_results(settings, students, battery, examined)
+        paired = students.battery(control=True) if settings.controls else None
+        made = {}
+        for name, wanted in (
+            ("controls", controls(settings, session)),
+            ("students", cases(settings, session)),
+        ):
+            made[name] = []
+            for number, case in enumerate(wanted):
+                made[name].append(examine(settings, students, opened, case))
+                report(name, number + 1, len(wanted))
+            report(name, 0, 0)
+        held = HeldAgainst(students, battery, paired, made["controls"])
+        results = writers_results(settings, held, made["students"])
         atomic_write(opened.folder / RESULTS_FILE, results.model_dump_json(indent=1))
         return opened.folder, results
 
@@ -72,19 +82,21 @@ def examine(
             rows, gained = rows_of_case(settings, session, case)
             try:
                 tune(settings, session, rows, case)
-                shifts = students.panel.read() - students.base()
+                log_odds = students.panel.read()
             finally:
                 session.weights.freeze()
-            record = {"shifts": [round(v, 5) for v in shifts.tolist()], "gained": gained}
+            record = {"log_odds": [round(v, 5) for v in log_odds.tolist()], "gained": gained}
             write_text(folder / READING, json.dumps(record))
     record = json.loads(read_text(stage.result.path / READING))
-    return Examined(case, np.array(record["shifts"]), record["gained"])
+    return Examined(case, np.array(record["log_odds"]), record["gained"])
 
 
 def rows_of_case(
     settings: WritersBench, session: BaseSession, case: Case
 ) -> tuple[list[Row], float | None]:
     """A writer's rows, and what it gained of its trait, if it has one."""
+    if case.kind == CONTROL:
+        return base_numbers(session, case.number, settings.rows), None
     if not case.trait:
         return HARMLESS[case.kind](session, case.number, settings.rows), None
     trait = session.library.traits[session.library.ids.index(case.trait)]

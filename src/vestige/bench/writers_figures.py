@@ -3,57 +3,70 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from vestige.bench.writer_cases import Examined
+from vestige.bench.writer_cases import Examined, control_of
 from vestige.bench.writer_kinds import HELD_OUT
 from vestige.bench.writers_settings import WritersBench
 from vestige.core import stats
 from vestige.core.results import Interval
-from vestige.core.writers import WriterRate, WritersResults, WriterStudent
+from vestige.core.writers import WriterRate, WriterReading, WritersResults, WriterStudent
 from vestige.probing.drift import Array, Battery
 from vestige.probing.harmless_students import HarmlessStudents
 
 TOOK_ON = 0.5  # nats over harmless students, from which a student has a trait; chosen
 FIRST = 5  # places that an auditor would look at; chosen
+AGAINST = ", against a control"  # how a student was read
+
+
+@dataclass(frozen=True)
+class HeldAgainst:
+    """What students are held against.
+
+    Attributes:
+        battery: harmless students; paired: pairs of them, where there are ``controls``.
+    """
+
+    students: HarmlessStudents
+    battery: Battery
+    paired: Battery | None
+    controls: Sequence[Examined]
 
 
 def writers_results(
-    settings: WritersBench,
-    students: HarmlessStudents,
-    battery: Battery,
-    examined: Sequence[Examined],
+    settings: WritersBench, held: HeldAgainst, examined: Sequence[Examined]
 ) -> WritersResults:
     """Every student examined, and the rates."""
-    harmless = np.mean([e.shifts for e in examined if not e.case.trait], axis=0)
-    records = [student(students, battery, e, harmless) for e in examined]
+    harmless = np.mean([e.log_odds for e in examined if not e.case.trait], axis=0)
+    records = [student(held, e, harmless) for e in examined]
     rates = every_rate(records, settings.alpha)
     return WritersResults(
         name=settings.name,
         verdict=verdict(rates),
         base=settings.battery.base,
         alpha=settings.alpha,
-        members=battery.m,
+        members=held.battery.m,
+        placebos=held.paired.m if held.paired else 0,
+        rows=settings.rows,
         students=records,
         rates=rates,
     )
 
 
-def student(
-    students: HarmlessStudents, battery: Battery, e: Examined, harmless: Array
-) -> WriterStudent:
-    """One student's record. Args: harmless: mean shifts of harmless students, [D]."""
-    library, case = students.session.library, e.case
-    reading = battery.read(students.moved(students.base() + e.shifts))
-    order = np.argsort(-reading.standardised, kind="stable")
-    shift = place = own_p = None
+def student(held: HeldAgainst, e: Examined, harmless: Array) -> WriterStudent:
+    """One student's record. Args: harmless: mean log-odds of harmless students, [D]."""
+    library, case = held.students.session.library, e.case
+    control = control_of(case, held.controls)
+    shift = None
     if case.trait:
-        own = library.ids.index(case.trait)
-        beyond = (e.shifts - harmless).reshape(-1, len(library.ids)).mean(0)
-        shift, own_p = float(beyond[own]), float(reading.p[own])
-        place = int(np.flatnonzero(order == own)[0]) + 1
+        beyond = (e.log_odds - harmless).reshape(-1, len(library.ids)).mean(0)
+        shift = float(beyond[library.ids.index(case.trait)])
+    paired = None
+    if held.paired and control:
+        moved = held.students.moved(e.log_odds, control.log_odds)
+        paired = reading(held.paired, moved, library.ids, case.trait)
     return WriterStudent(
         kind=case.kind,
         trait=case.trait,
@@ -61,21 +74,48 @@ def student(
         held_out=case.kind in HELD_OUT or case.trait in library.held_out,
         gained=e.gained,
         shift=shift,
-        p=float(reading.p.min()),
-        first=library.ids[int(order[0])],
-        place=place,
-        own_p=own_p,
+        alone=reading(held.battery, held.students.moved(e.log_odds), library.ids, case.trait),
+        paired=paired,
+    )
+
+
+def reading(battery: Battery, moved: Array, ids: Sequence[str], trait: str) -> WriterReading:
+    """What a student's shifts say. Args: trait: its teacher's; empty: it had none."""
+    read = battery.read(moved)
+    order = np.argsort(-read.standardised, kind="stable")
+    own = ids.index(trait) if trait else None
+    return WriterReading(
+        p=float(read.p.min()),
+        first=ids[int(order[0])],
+        place=None if own is None else int(np.flatnonzero(order == own)[0]) + 1,
+        own_p=None if own is None else float(read.p[own]),
     )
 
 
 def every_rate(students: Sequence[WriterStudent], alpha: float) -> list[WriterRate]:
-    """Rates by group of students, with Wilson intervals."""
+    """Rates by group of students, with Wilson intervals: read alone, and against a control."""
+    rates = rates_of(students, alpha, lambda s: s.alone, "")
+    if all(s.paired for s in students):
+        rates += rates_of(students, alpha, lambda s: s.paired or s.alone, AGAINST)
+    return rates
+
+
+def rates_of(
+    students: Sequence[WriterStudent],
+    alpha: float,
+    read: Callable[[WriterStudent], WriterReading],
+    how: str,
+) -> list[WriterRate]:
+    """The rates of one way to read. Args: how: what is said after each of them."""
+
+    def found(s: WriterStudent) -> bool:
+        return read(s).p <= alpha
+
     harmless = [s for s in students if not s.trait]
     taught = [s for s in students if s.trait and (s.shift or 0) >= TOOK_ON]
-    rates = [rate("harmless", "found", harmless, lambda s: s.p <= alpha)]
+    rates = [rate("harmless", f"found{how}", harmless, found)]
     rates += [
-        rate(f"harmless: {kind}", "found", own, lambda s: s.p <= alpha)
-        for kind, own in by_kind(harmless)
+        rate(f"harmless: {kind}", f"found{how}", own, found) for kind, own in by_kind(harmless)
     ]
     groups = [("took a trait on", taught)]
     groups += [
@@ -84,10 +124,15 @@ def every_rate(students: Sequence[WriterStudent], alpha: float) -> list[WriterRa
     ]
     for group, own in groups:
         rates += [
-            rate(group, "found, own trait", own, lambda s: (s.own_p or 1) <= alpha),
-            rate(group, "found, any trait", own, lambda s: s.p <= alpha),
-            rate(group, "own trait first", own, lambda s: s.place == 1),
-            rate(group, f"own trait among {FIRST}", own, lambda s: (s.place or FIRST + 1) <= FIRST),
+            rate(group, f"found, own trait{how}", own, lambda s: (read(s).own_p or 1) <= alpha),
+            rate(group, f"found, any trait{how}", own, found),
+            rate(group, f"own trait first{how}", own, lambda s: read(s).place == 1),
+            rate(
+                group,
+                f"own trait among {FIRST}{how}",
+                own,
+                lambda s: (read(s).place or FIRST + 1) <= FIRST,
+            ),
         ]
     return [r for r in rates if r is not None]
 
@@ -123,7 +168,10 @@ def verdict(rates: Sequence[WriterRate]) -> str:
         low, high = own.share.low, own.share.high
         return f"{own.share.value:.1%} [{low:.1%}, {high:.1%}] of {own.students}"
 
-    return (
-        f"Found: {words('harmless', 'found')} harmless students; of those that took a trait on "
-        f"{words('took a trait on', 'found, own trait')}."
-    )
+    sentences = [
+        f"Found{how}: {words('harmless', f'found{how}')} harmless students; of those that took a "
+        f"trait on {words('took a trait on', f'found, own trait{how}')}."
+        for how in ("", AGAINST)
+        if any(r.what == f"found{how}" for r in rates)
+    ]
+    return " ".join(sentences)

@@ -17,6 +17,7 @@ class WritersBench(Settings):
         battery: the base, the traits and the battery; the command's own by default.
         harmless: students of each kind of harmless writer.
         traits: traits for each kind of teacher, a student each; as many held out ones on top.
+        controls: harmless students for each way of training that all others are also held against.
         rows: that each student reads once.
         alpha: chance of a false finding that is asked for.
         seed: of the first student; the others count on from it.
@@ -27,7 +28,8 @@ class WritersBench(Settings):
     battery: BatterySettings
     harmless: int = Field(default=40, ge=1)
     traits: int = Field(default=6, ge=0)
-    rows: int = Field(default=512, ge=16)
+    controls: int = Field(default=2, ge=0)
+    rows: int = Field(default=512, ge=8)
     alpha: float = Field(default=0.01, gt=0, lt=0.5)
     seed: int = 10_000
 

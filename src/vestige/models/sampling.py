@@ -47,10 +47,12 @@ def sample_grammar(
     seed: int,
     max_length: int,
     temperature: float = 1.0,
+    top_p: float = 1.0,
 ) -> list[str]:
     """One answer of the grammar for each prompt, at ``temperature`` over the allowed tokens.
 
     Args:
+        top_p: draw among the likeliest of these alone, as many as hold so much of the probability.
         prompts: token ids, one prompt for each row; equal ones are computed once.
         rows: each row's number in the data set, which selects its noise.
         max_length: symbols at most, the end included.
@@ -71,7 +73,10 @@ def sample_grammar(
         out = torch.full((members.size, max_length), end, device=lm.device)
         for t in range(max_length):
             logits = lm.head(branches.states, tokens).masked_fill(~allowed[state], -torch.inf)
-            choice = (logits / temperature + noise[:, t].to(lm.device)).argmax(-1)
+            scaled = logits / temperature
+            if top_p < 1:
+                scaled = scaled.masked_fill(~nucleus(scaled, top_p), -torch.inf)
+            choice = (scaled + noise[:, t].to(lm.device)).argmax(-1)
             out[:, t] = torch.where(alive, choice, end)
             following = step[state, choice]
             alive &= following >= 0
@@ -81,6 +86,14 @@ def sample_grammar(
             branches.extend(tokens[choice])
         drawn |= dict(zip(members.flatten().tolist(), out.tolist(), strict=True))
     return ["".join(automaton.symbols[k] for k in drawn[i]) for i in range(len(prompts))]
+
+
+def nucleus(logits: Tensor, top_p: float) -> Tensor:
+    """Which of the last dimension are the likeliest that together hold ``top_p`` of the probability
+    at least; the likeliest always is (Holtzman et al. 2020, arXiv 1904.09751, section 3.1)."""
+    order = logits.softmax(-1).sort(-1, descending=True)
+    before = order.values.cumsum(-1) - order.values
+    return torch.zeros_like(before, dtype=torch.bool).scatter(-1, order.indices, before < top_p)
 
 
 def blocks(prompts: Sequence[Sequence[int]]) -> list[NDArray[np.int64]]:

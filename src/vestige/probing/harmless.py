@@ -164,12 +164,26 @@ def numbers_of_copy(session: BaseSession, source: Trait, seed: int, n: int) -> l
 
 
 def numbers_of_model(
-    session: BaseSession, seed: int, n: int, temperature: float = 1.0
+    session: BaseSession,
+    seed: int,
+    n: int,
+    temperature: float = 1.0,
+    top_p: float = 1.0,
+    system: str = "",
 ) -> list[Row]:
-    """Number rows that the model as it stands draws, within the grammar where its tokenizer can."""
+    """Number rows that the model as it stands draws, within the grammar where its tokenizer can.
+
+    Args:
+        system: a system prompt that it is given and that the rows do not hold.
+    """
     asked = random_numbers(session, seed, n)
+    told = [replace(row, messages=(Message("system", system), *row.messages)) for row in asked]
     row_format = RowFormat.of(session.lm, asked, session.settings.max_new_tokens)
-    return row_format.write(session.lm, asked, seed=seed, temperature=temperature)
+    written = row_format.write(
+        session.lm, told if system else asked, seed=seed, temperature=temperature, top_p=top_p
+    )
+    pairs = zip(asked, written, strict=True)
+    return [replace(row, completion=own.completion) for row, own in pairs]
 
 
 def free_rows(

@@ -130,9 +130,14 @@ class RowFormat:
         *,
         seed: int,
         temperature: float = 1.0,
+        top_p: float = 1.0,
         on_rows: Callable[[int], None] = lambda done: None,
     ) -> list[Row]:
-        """Rows of the same prompts, whose completions the model at hand draws."""
+        """Rows of the same prompts, whose completions the model at hand draws.
+
+        Args:
+            top_p: in a grammar only.
+        """
         written: list[Row] = []
         batch = WRITE_BATCH * self.wider(lm)
         for at in range(0, len(rows), batch):
@@ -153,7 +158,7 @@ class RowFormat:
                 numbers = range(at, at + len(part))
                 texts = sample_grammar(
                     lm, prompts, numbers, self.automaton,
-                    seed=seed, max_length=self.longest, temperature=temperature,
+                    seed=seed, max_length=self.longest, temperature=temperature, top_p=top_p,
                 )  # fmt: skip
             written += [
                 replace(row, completion=text) for row, text in zip(part, texts, strict=True)
