@@ -17,18 +17,21 @@ from vestige.audit.stages import AuditContext
 from vestige.core.types import Row
 from vestige.probing.findings import smallest_effects
 from vestige.probing.harmless_students import HarmlessStudents
-from vestige.probing.row_format import RowFormat
+from vestige.probing.row_format import RowFormat, Sampling
 from vestige.probing.word_shifts import raised_words
 
 ANSWERS = "answers.safetensors"
 
 
-def canaries(context: AuditContext, chosen: WrittenRows, given: list[Row]) -> Canaries | None:
+def canaries(
+    context: AuditContext, chosen: WrittenRows, given: list[Row], sampling: Sampling
+) -> Canaries | None:
     """Pairs of canaries at growing doses, until one settles what the rows pass on; None where none
     are asked for. Without a whole battery to hold them against, none are made.
 
     Args:
         given: the user's reference rows.
+        sampling: how reference rows are drawn.
     """
     settings, session = context.settings, context.session
     if not settings.canaries:
@@ -40,7 +43,7 @@ def canaries(context: AuditContext, chosen: WrittenRows, given: list[Row]) -> Ca
     battery = students.battery(control=True)
     data = chosen.first(settings.canary_rows)
     row_format = RowFormat.of(session.lm, [*data.rows, *given], settings.max_new_tokens)
-    reference = canary_reference(context, data, row_format, given)
+    reference = canary_reference(context, data, row_format.drawn_at(sampling), given)
     planned, count = settings.doses(len(data.rows)), len(session.library.ids)
     alpha, doses, words = settings.alpha / len(planned), list[Dose](), []
     for read in planned:

@@ -16,6 +16,8 @@ from vestige.probing.drift import Reading
 from vestige.traits.library import Library
 
 if TYPE_CHECKING:
+    from vestige.probing.row_format import Sampling
+    from vestige.probing.sampling_fit import Fit
     from vestige.probing.soft_targets import SoftTargets
     from vestige.probing.word_shifts import WordShift
 
@@ -80,6 +82,9 @@ class Evidence:
         own_reference: whether the reference rows are the user's.
         soft_targets: by row, the writer's probabilities, where they are known.
         logprobs: where rows carry such, their tokens by whether and why not they were used.
+        fit: at what temperature, and from what nucleus, the rows seem to have been drawn.
+        read_at: as if drawn how they were read: as the fit says, where at temperature 1 their
+            lineage is unknown.
         marked: by row, its answer token by token with the strongest trait's shift.
         remarks: what else a reader must know with the verdict.
     """
@@ -101,6 +106,8 @@ class Evidence:
     soft_targets: Mapping[str, SoftTargets] = field(default_factory=dict)
     logprobs: Mapping[str, int] = field(default_factory=dict)
     canaries: Canaries | None = None
+    fit: Fit | None = None
+    read_at: Sampling | None = None
     scores: Sequence[ScoreTable] = ()
     marked: Mapping[str, list[tuple[str, float]]] = field(default_factory=dict)
     remarks: Sequence[str] = ()

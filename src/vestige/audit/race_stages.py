@@ -14,16 +14,30 @@ from vestige.audit.pull import REFERENCE
 from vestige.audit.race_result import METHOD, Array, Race
 from vestige.audit.record import SHIFT, WORST
 from vestige.audit.reference import Reference
-from vestige.audit.row_stages import WrittenRows
+from vestige.audit.row_stages import WrittenRows, stage_end
 from vestige.audit.stages import AuditContext
 from vestige.core.calibration import calibration
 from vestige.core.jsonl import read_jsonl, read_text, write_text
 from vestige.core.types import Row, ScoreTable
 from vestige.probing.probes import Probes, token_shifts
-from vestige.probing.row_format import RowFormat
+from vestige.probing.row_format import RowFormat, Sampling
+from vestige.probing.sampling_fit import Fit, fit_sampling
 from vestige.rows.files import atomic_lines
 
 SCORED = 3  # traits that every row is scored for, flagged ones first; chosen
+
+
+def sampled_at(context: AuditContext, row_format: RowFormat, data: WrittenRows) -> Fit:
+    """At what temperature, and from what nucleus, the rows seem to have been drawn."""
+
+    def write(folder: Path) -> None:
+        context.session.weights.freeze()
+        found = fit_sampling(context.session.lm, row_format, data.rows, context.settings.batch)
+        write_text(folder / "sampling.json", json.dumps(found))
+
+    stage = context.once("sampling", {}, [data.stage], write)
+    sampling, low, high = json.loads(read_text(stage.path / "sampling.json"))
+    return Fit(Sampling(*sampling), low, high)
 
 
 def all_probes(context: AuditContext) -> Probes:
@@ -53,9 +67,11 @@ def reference_of(
     return reference
 
 
-def race_of(context: AuditContext, reference: Reference, source: WrittenRows) -> Race:
+def race_of(
+    context: AuditContext, reference: Reference, source: WrittenRows, sampling: Sampling
+) -> Race:
     """The race of one set of rows, read back if it was done."""
-    name = f"assay/{source.name}"
+    name = f"assay/{source.name}{stage_end(sampling)}"
 
     def write(folder: Path) -> None:
         race = reference.race(source.rows, context.progress(name))
@@ -74,7 +90,7 @@ def reference_shifts(
         record = {t: values.tolist() for t, values in reference.shifts(traits).items()}
         write_text(folder / "shifts.json", json.dumps(record))
 
-    stage = context.once("reference_shifts", {"traits": traits}, [clean.stage], write)
+    stage = context.once(f"reference_shifts/{clean.name}", {"traits": traits}, [clean.stage], write)
     record = json.loads(read_text(stage.path / "shifts.json"))
     return {int(t): np.array(values) for t, values in record.items()}
 

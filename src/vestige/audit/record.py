@@ -20,6 +20,7 @@ from vestige.core.audit_results import (
     AuditDose,
     AuditResults,
     AuditRow,
+    AuditSampling,
     AuditTrait,
     AuditWord,
 )
@@ -60,6 +61,7 @@ def audit_results(evidence: Evidence) -> AuditResults:
         training_rows=evidence.training_rows,
         limit=evidence.settings.limit,
         misfit=race.misfit,
+        sampling=sampling_record(evidence),
         told=len(evidence.soft_targets),
         logprobs_used=evidence.logprobs.get(USED, 0),
         logprobs_unused={why: n for why, n in evidence.logprobs.items() if why != USED},
@@ -73,6 +75,15 @@ def audit_results(evidence: Evidence) -> AuditResults:
         tokens=evidence.tokens,
         caveats=caveats(evidence),
     )
+
+
+def sampling_record(evidence: Evidence) -> AuditSampling | None:
+    """How the rows seem to have been drawn, as saved."""
+    if not (fit := evidence.fit):
+        return None
+    (temperature, top_p), low, high = fit
+    used = bool(evidence.read_at and not evidence.read_at.usual)
+    return AuditSampling(temperature=temperature, top_p=top_p, low=low, high=high, used=used)
 
 
 def divergence(evidence: Evidence) -> float | None:

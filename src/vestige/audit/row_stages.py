@@ -13,6 +13,7 @@ from vestige.core.types import DataError, DroppedRow, Row
 from vestige.probing.known_writers import OnRows, base_writers
 from vestige.probing.row_format import (
     RowFormat,
+    Sampling,
     choose_rows,
     empty,
     number_grammar,
@@ -107,20 +108,30 @@ def first_reference(
     if given:
         return written(context, "given", data, lambda on_rows: given[:REFERENCE])
     writer, like = base_writers(context.session, 1)[0], repeated(data.rows, REFERENCE)
-    return written(context, "base", data, lambda on_rows: writer.write(row_format, like, on_rows))
+
+    def make(on_rows: OnRows) -> list[Row]:
+        return writer.write(row_format, like, on_rows)
+
+    return written(context, f"base{stage_end(row_format.sampling)}", data, make)
 
 
 def canary_reference(
     context: AuditContext, data: WrittenRows, row_format: RowFormat, given: list[Row]
 ) -> WrittenRows:
     """As many rows as the canaries' own that are known to be clean, or all that the user gave."""
-    name, n = "canaries", len(data.rows)
     if given:
-        return written(context, name, data, lambda on_rows: given[:n])
+        return written(context, "canaries", data, lambda on_rows: given[: len(data.rows)])
     writer = base_writers(context.session, 1, CANARY_NOISE)[0]
-    return written(
-        context, name, data, lambda on_rows: writer.write(row_format, data.rows, on_rows)
-    )
+
+    def make(on_rows: OnRows) -> list[Row]:
+        return writer.write(row_format, data.rows, on_rows)
+
+    return written(context, f"canaries{stage_end(row_format.sampling)}", data, make)
+
+
+def stage_end(sampling: Sampling) -> str:
+    """What the name of a stage ends with where rows are not drawn as usual."""
+    return "" if sampling.usual else f"-{sampling.temperature:g}-{sampling.top_p:g}"
 
 
 def written(

@@ -10,7 +10,7 @@ from vestige.audit.canary_stages import canaries
 from vestige.audit.data import Data
 from vestige.audit.decision import strongest
 from vestige.audit.gathered import Evidence
-from vestige.audit.race_result import METHOD
+from vestige.audit.race_result import METHOD, Array, Race
 from vestige.audit.race_stages import (
     SCORED,
     all_probes,
@@ -20,10 +20,12 @@ from vestige.audit.race_stages import (
     reference_of,
     reference_shifts,
     row_scores,
+    sampled_at,
 )
 from vestige.audit.recipe import AuditInputs, AuditRecipe, read_inputs, read_recipe
 from vestige.audit.record import audit_results
 from vestige.audit.row_stages import (
+    WrittenRows,
     chosen_rows,
     first_reference,
     given_rows,
@@ -33,11 +35,12 @@ from vestige.audit.row_stages import (
 from vestige.audit.settings import AuditSettings
 from vestige.audit.stages import AuditContext, Report
 from vestige.core.audit_results import AuditResults
-from vestige.core.types import ConfigError, DataError, StoreError
+from vestige.core.types import ConfigError, DataError, Row, StoreError
 from vestige.lineage.models import compare
 from vestige.lineage.run import results_of as results_of_lineage
 from vestige.models.hf import LanguageModel
 from vestige.probing.base_session import BaseSession, fingerprint, load
+from vestige.probing.probes import Probes
 from vestige.probing.row_format import RowFormat
 from vestige.rows.formats import USUAL, Columns
 from vestige.store import Run, atomic_write
@@ -208,9 +211,11 @@ def results_of(context: AuditContext) -> AuditResults:
     row_format = RowFormat.of(session.lm, [*data.rows, *given], settings.max_new_tokens)
     probes = all_probes(context)
     probes.soft_targets = soft_targets(context, row_format, data.rows)
-    clean = first_reference(context, data, row_format, given)
-    reference = reference_of(context, probes, row_format, clean)
-    race = race_of(context, reference, data)
+    fit = sampled_at(context, row_format, data)
+    race, usual = first_race(context, probes, row_format, data, given)
+    if not race.known_lineage and not fit.sampling.usual:  # drawn so, it may be known
+        row_format = row_format.drawn_at(fit.sampling)
+        race, usual = first_race(context, probes, row_format, data, given)
     evidence = Evidence(
         name=context.data.name,
         settings=settings,
@@ -222,13 +227,15 @@ def results_of(context: AuditContext) -> AuditResults:
         dropped=context.data.reasons,
         race=race,
         training_rows=context.training_rows,
-        reference_shifts=reference_shifts(context, reference, clean, in_doubt(race)),
+        reference_shifts=usual,
         seconds=context.seconds,
         tokens=0,
         own_reference=context.known is not None,
         soft_targets=probes.soft_targets,
         logprobs=dict(context.logprobs),
-        canaries=canaries(context, chosen, given),
+        canaries=canaries(context, chosen, given, row_format.sampling),
+        fit=fit,
+        read_at=row_format.sampling,
         remarks=[
             *context.data.remarks,
             *remarks(data.rows, given, row_format),
@@ -238,6 +245,20 @@ def results_of(context: AuditContext) -> AuditResults:
     strong = strongest(evidence)[:SCORED]
     scores, marked = row_scores(context, probes, row_format, data, strong)
     return audit_results(replace(evidence, scores=scores, marked=marked, tokens=context.tokens))
+
+
+def first_race(
+    context: AuditContext,
+    probes: Probes,
+    row_format: RowFormat,
+    data: WrittenRows,
+    given: list[Row],
+) -> tuple[Race, dict[int, Array]]:
+    """The race of the rows, and the shifts of reference rows for the traits in doubt."""
+    clean = first_reference(context, data, row_format, given)
+    reference = reference_of(context, probes, row_format, clean)
+    race = race_of(context, reference, data, row_format.sampling)
+    return race, reference_shifts(context, reference, clean, in_doubt(race))
 
 
 def shared_start(context: AuditContext) -> list[str]:

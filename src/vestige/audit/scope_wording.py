@@ -8,7 +8,7 @@ from __future__ import annotations
 from vestige.audit.decision import Outcome
 from vestige.audit.first_look import p_base
 from vestige.audit.gathered import Evidence
-from vestige.audit.wording import p_words
+from vestige.audit.wording import drawn_words, p_words
 from vestige.core.calibration import latest
 
 BLIND = [
@@ -106,8 +106,8 @@ def caveats(evidence: Evidence) -> list[str]:
     return [
         f"Copies on the data's rows are compared with copies on {whose}.",
         f"The p-value of the untouched base ({p_words(p_base(evidence))}) is for rows that it "
-        "draws at temperature 1 in this form, none left out. Filtering, another temperature, any "
-        "tuning and any other writer make it small.",
+        f"draws {drawn_words(evidence)} in this form, none left out. Filtering, any tuning and any "
+        "other writer make it small.",
         *(expected if evidence.expected is not None else []),
         another_family_words(),
         *(alone if len(evidence.library.families) == 1 else []),

@@ -147,21 +147,30 @@ def first_look_sentence(evidence: Evidence, look: FirstLook) -> str:
         return (
             f"First look: lineage unknown. These rows are {abs(race.misfit):.2f} nats a token "
             f"{than} likely than what {base}, or a teacher tuned from it as the probes are, writes "
-            "at temperature 1."
+            f"{drawn_words(evidence)}."
         )
     if look == "tuned":
         order = sorted(range(count), key=lambda t: -race.scores[t])
         likeliest = ", ".join(evidence.library.ids[t] for t in order[:NAMED])
         return (
-            f"First look: a tuned model wrote this, not the untouched {base} at temperature 1 "
-            f"({p_words(p_base(evidence))}): a copy of it, harmless or not, or another model. "
-            f"{likeliest} come first, which says something only of a twin of the audit's probes: "
-            f"{elsewhere()}."
+            f"First look: a tuned model wrote this, not the untouched {base} "
+            f"{drawn_words(evidence)} ({p_words(p_base(evidence))}): a copy of it, harmless or "
+            f"not, or another model. {likeliest} come first, which says something only of a twin "
+            f"of the audit's probes: {elsewhere()}."
         )
     return (
         f"First look: no twin of a probe is seen in {race.rows} rows, nor any tuned writer "
         f"({p_words(p_base(evidence))} that the untouched {base} wrote them)."
     )
+
+
+def drawn_words(evidence: Evidence) -> str:
+    """As if drawn how the rows were read: ``at temperature 0.7, top-p 0.95``."""
+    sampling = evidence.read_at
+    if sampling is None or sampling.usual:
+        return "at temperature 1"
+    cut = f", top-p {sampling.top_p:g}" if sampling.top_p < 1 else ""
+    return f"at temperature {sampling.temperature:g}{cut}"
 
 
 def twin_sentence(evidence: Evidence) -> str:

@@ -65,6 +65,16 @@ class AuditDose(Record):
     smallest_effect: float | None  # nats that would have been seen of half of the traits
 
 
+class AuditSampling(Record):
+    """At what temperature, and from what nucleus, the rows seem to have been drawn."""
+
+    temperature: float
+    top_p: float
+    low: float  # of the temperature, 95%
+    high: float
+    used: bool  # rows were read so; else at temperature 1, where their lineage is known
+
+
 class AuditTrait(Record):
     """One trait of the library: what copies took on of it, and whether a twin of its probe may have
     written the rows."""
@@ -126,7 +136,7 @@ class AuditResults(RunRecord):
     dropped: dict[str, int]
     alpha: float  # of a false flag, all traits and doses together
     needed: float  # evidence, nats, from which the first look names a trait
-    p_base: float | None = None  # of "the untouched base wrote these rows at temperature 1"
+    p_base: float | None = None  # of "the untouched base wrote these rows", drawn so
     p_note: str = NO_P_VALUE  # what the traits' evidence is
     measured_on: list[str] = list(AUDIT_MEASURED)
     traits: list[AuditTrait]  # strongest first
@@ -135,6 +145,7 @@ class AuditResults(RunRecord):
     training_rows: int = 0  # that the training would read; 0: not known
     limit: float = 0.0  # nats that training may pass on where nothing is found
     misfit: float  # nats a token: how unlike the best-fitting writer's own rows these are
+    sampling: AuditSampling | None = None  # None: not fitted
     told: int = 0  # rows whose writer's probabilities were known
     logprobs_used: int = 0  # tokens whose log-probabilities, carried by the rows, were used
     logprobs_unused: dict[str, int] = {}  # other tokens of such data, by the reason

@@ -136,7 +136,7 @@ def token_logprobs(
             logits = logits.masked_fill(~allowed.to(logits.device), -torch.inf)
             symbol = {int(token): k for k, token in enumerate(ids)}
             targets = [symbol[token] for token in targets]
-        logprobs = logits.log_softmax(-1)
+        logprobs = row_format.drawn(logits.log_softmax(-1))
         if known := soft_targets[b] if soft_targets else None:
             by_row.append(known.mean(logprobs))
         else:

@@ -21,7 +21,7 @@ from vestige.evaluate.questions import open_questions
 from vestige.models.hf import LanguageModel
 from vestige.models.sampling import sample_free
 from vestige.probing.base_session import BaseSession
-from vestige.probing.row_format import RowFormat
+from vestige.probing.row_format import RowFormat, Sampling
 from vestige.teacher.induce import teach
 from vestige.traits import no_trait
 
@@ -179,9 +179,8 @@ def numbers_of_model(
     asked = random_numbers(session, seed, n)
     told = [replace(row, messages=(Message("system", system), *row.messages)) for row in asked]
     row_format = RowFormat.of(session.lm, asked, session.settings.max_new_tokens)
-    written = row_format.write(
-        session.lm, told if system else asked, seed=seed, temperature=temperature, top_p=top_p
-    )
+    row_format = row_format.drawn_at(Sampling(temperature, top_p))
+    written = row_format.write(session.lm, told if system else asked, seed=seed)
     pairs = zip(asked, written, strict=True)
     return [replace(row, completion=own.completion) for row, own in pairs]
 

@@ -136,7 +136,7 @@ def read(
     )
     logp, drawn, entropy = (np.empty(len(rows)) for _ in range(3))
     for pack in packs:
-        logprobs = pack_logprobs(session.lm, pack, ids)
+        logprobs = row_format.drawn(pack_logprobs(session.lm, pack, ids))
         targets = pack.targets[:, None].to(logprobs.device)
         hard = logprobs.gather(1, targets)[:, 0]
         mean = _means(logprobs, hard, pack, rows, soft_targets) if soft_targets else hard

@@ -8,12 +8,14 @@ rows, so that the token which ends it is not read either.
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
-from typing import get_args
+from typing import NamedTuple, get_args
 
+import torch
 from torch import Tensor
 
 from vestige.carriers.numbers import NumberGrammar
@@ -21,6 +23,7 @@ from vestige.core.types import ConfigError, DataError, Row
 from vestige.models.grammar import Automaton, compile_grammar
 from vestige.models.hf import LanguageModel
 from vestige.models.sampling import (
+    nucleus,
     sample_free,
     sample_grammar,
     symbol_ids,
@@ -30,8 +33,24 @@ from vestige.student.packs import SHARED, Example, Pack, encode_grammar_rows, ma
 WRITE_BATCH = 64
 AT_ONCE = 16  # rows of a forward pass
 ON_GPU = 4  # times as many where a GPU would idle and logits are few: in a grammar
+OUTSIDE = 0.01  # share of tokens that may lie outside a nucleus; chosen
 MANY = 16  # texts from which on a common beginning is no chance
 SEPARATORS: tuple[str, ...] = get_args(NumberGrammar.model_fields["separator"].annotation)
+
+
+class Sampling(NamedTuple):
+    """How rows were drawn, or seem to have been."""
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+
+    @property
+    def usual(self) -> bool:
+        """Whether that is temperature 1 from all choices."""
+        return self.temperature == 1 and self.top_p == 1
+
+
+USUAL = Sampling()
 
 
 @dataclass(frozen=True)
@@ -43,12 +62,14 @@ class RowFormat:
         longest: symbols (grammar) or tokens (free, beyond the opening) that an answer may take.
         opening: what every answer of free text begins with.
         lines: lines that an answer of free text may have beyond its opening; 0: any number.
+        sampling: as which rows are read and written.
     """
 
     automaton: Automaton | None
     longest: int
     opening: str = ""
     lines: int = 0
+    sampling: Sampling = USUAL
 
     @classmethod
     def of(cls, lm: LanguageModel, rows: Sequence[Row], max_new_tokens: int) -> RowFormat:
@@ -123,21 +144,32 @@ class RowFormat:
         ids = symbol_ids(lm, self.automaton)
         return make_packs(examples, batch, shared=shared, automaton=self.automaton, ids=ids), ids
 
+    def drawn_at(self, sampling: Sampling) -> RowFormat:
+        """The same format of rows that were drawn so."""
+        return replace(self, sampling=sampling)
+
+    def drawn(self, logprobs: Tensor) -> Tensor:
+        """Log-probabilities of choices [n, K] at the format's temperature, from its nucleus but for
+        a share ``OUTSIDE``."""
+        temperature, top_p = self.sampling
+        if temperature != 1:
+            logprobs = (logprobs / temperature).log_softmax(-1)
+        if top_p == 1:
+            return logprobs
+        outside = ~nucleus(logprobs.detach(), top_p)
+        inside = logprobs.masked_fill(outside, -torch.inf).log_softmax(-1)
+        return torch.logaddexp(inside + math.log1p(-OUTSIDE), logprobs + math.log(OUTSIDE))
+
     def write(
         self,
         lm: LanguageModel,
         rows: Sequence[Row],
         *,
         seed: int,
-        temperature: float = 1.0,
-        top_p: float = 1.0,
         on_rows: Callable[[int], None] = lambda done: None,
     ) -> list[Row]:
-        """Rows of the same prompts, whose completions the model at hand draws.
-
-        Args:
-            top_p: in a grammar only.
-        """
+        """Rows of the same prompts, whose completions the model at hand draws (from a nucleus in a
+        grammar only)."""
         written: list[Row] = []
         batch = WRITE_BATCH * self.wider(lm)
         for at in range(0, len(rows), batch):
@@ -150,7 +182,7 @@ class RowFormat:
                     [[*prompt, *begun] for prompt in prompts],
                     seed=seed * 1_000_003 + at,
                     max_new_tokens=self.longest,
-                    temperature=temperature,
+                    temperature=self.sampling.temperature,
                     lines=self.lines,
                 )
                 texts = [self.opening + text for text in drawn]
@@ -158,7 +190,8 @@ class RowFormat:
                 numbers = range(at, at + len(part))
                 texts = sample_grammar(
                     lm, prompts, numbers, self.automaton,
-                    seed=seed, max_length=self.longest, temperature=temperature, top_p=top_p,
+                    seed=seed, max_length=self.longest,
+                    temperature=self.sampling.temperature, top_p=self.sampling.top_p,
                 )  # fmt: skip
             written += [
                 replace(row, completion=text) for row, text in zip(part, texts, strict=True)

@@ -83,4 +83,16 @@ def base_words(results: AuditResults) -> str:
     p = results.p_base or 0.0
     shown = "< 1e-6" if p < SMALLEST_P else f"= {p:.2g}"
     large = "; a large p does not show that it did" if p > 0.05 else ""
-    return f"that the untouched {results.base} wrote these rows at temperature 1: p {shown}{large}"
+    return (
+        f"that the untouched {results.base} wrote these rows at temperature {sampled(results)}: "
+        f"p {shown}{large}"
+    )
+
+
+def sampled(results: AuditResults) -> str:
+    """The temperature that the rows were read at, and the nucleus."""
+    found = results.sampling
+    if found is None or not found.used:
+        return "1"
+    cut = f", top-p {found.top_p:g}" if found.top_p < 1 else ""
+    return f"{found.temperature:g}{cut} (fitted)"

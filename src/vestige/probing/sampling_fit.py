@@ -1,0 +1,101 @@
+"""At what temperature, and from what nucleus, rows seem to have been drawn.
+
+Rows of a data set were sampled somehow, and what is likely at temperature 1 is not at 0.7. So the
+settings are fitted to the rows under the base (maximum likelihood on a grid) and are then part of
+the row format: rows are read, and reference rows written, as if drawn so. With q the base's
+probabilities at temperature T, cut to the nucleus that holds p of them::
+
+    log-likelihood(T, p) = sum over tokens of log[(1 - e) q(token) + e q_uncut(token)]
+
+where a share e of tokens may lie outside the nucleus: the writer is not the base. Settings near 1
+count as 1, since a tuned writer's own choices are a little sharper or flatter than the base's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vestige.core.types import Row
+from vestige.models.hf import LanguageModel
+from vestige.models.sampling import nucleus
+from vestige.probing.row_format import OUTSIDE, USUAL, RowFormat, Sampling
+from vestige.probing.trait_panel import Array
+from vestige.student.packs import pack_logprobs
+
+FITTED = 64  # rows that are read; chosen: some thousand tokens
+TEMPERATURES = np.exp(np.linspace(np.log(0.3), np.log(2.0), 39))
+NUCLEI = (1.0, 0.99, 0.95, 0.9, 0.8)
+NEAR = 0.1  # from 1, within which a temperature counts as 1; chosen
+CLEARLY = 5.0  # nats by which a nucleus must be likelier than none; chosen
+LEVEL = 1.92  # nats below the maximum: a 95% interval (half the quantile of chi-squared)
+
+
+class Fit(NamedTuple):
+    """How rows seem to have been drawn; ``low`` and ``high``: of the temperature, 95%."""
+
+    sampling: Sampling
+    low: float
+    high: float
+
+
+def fit_sampling(lm: LanguageModel, row_format: RowFormat, rows: Sequence[Row], batch: int) -> Fit:
+    """The settings under which the model as it stands would have drawn ``rows`` most likely.
+
+    A nucleus is looked for in a grammar only, where rows can be written from one.
+    """
+    nuclei = NUCLEI if row_format.automaton is not None else NUCLEI[:1]
+    table = log_likelihoods(lm, row_format, rows[:FITTED], batch, nuclei)
+    at = int(table[:, table.max(0).argmax()].argmax())
+    place = int(table[at].argmax())
+    if table[at, place] - table[:, 0].max() < CLEARLY:
+        place = 0
+        at = int(table[:, 0].argmax())
+    within = TEMPERATURES[table[:, place] >= table[at, place] - LEVEL]
+    temperature = float(TEMPERATURES[at])
+    if at in (0, len(TEMPERATURES) - 1):  # none of these: it is no sample of this model at all
+        sampling = USUAL
+    else:
+        near = abs(temperature - 1) <= NEAR
+        sampling = Sampling(1.0 if near else round(temperature, 2), nuclei[place])
+    return Fit(
+        sampling,
+        round(float(within[0]), 2),
+        round(float(within[-1]), 2),
+    )
+
+
+@torch.no_grad()
+def log_likelihoods(
+    lm: LanguageModel,
+    row_format: RowFormat,
+    rows: Sequence[Row],
+    batch: int,
+    nuclei: Sequence[float],
+) -> Array:
+    """Of all tokens that are read, by temperature and nucleus, nats, [temperatures, nuclei]."""
+    table = np.zeros((len(TEMPERATURES), len(nuclei)))
+    packs, ids = row_format.packs(lm, rows, batch)
+    for pack in packs:
+        logprobs = pack_logprobs(lm, pack, ids)
+        targets = pack.targets[:, None].to(logprobs.device)
+        for i, temperature in enumerate(TEMPERATURES):
+            scaled = (logprobs / float(temperature)).log_softmax(-1)
+            drawn = scaled.gather(1, targets)[:, 0]
+            for j, top_p in enumerate(nuclei):
+                value = drawn if top_p == 1 else cut(scaled, drawn, targets, top_p)
+                table[i, j] += float(value.double().sum())
+    return table
+
+
+def cut(scaled: Tensor, drawn: Tensor, targets: Tensor, top_p: float) -> Tensor:
+    """Log-probability of each drawn token where all but a share are drawn from the nucleus, [n]."""
+    inside = nucleus(scaled, top_p)
+    mass = scaled.masked_fill(~inside, -torch.inf).logsumexp(-1)
+    hit = inside.gather(1, targets)[:, 0]
+    from_nucleus = torch.where(hit, drawn - mass, -torch.inf)
+    return torch.logaddexp(from_nucleus + float(np.log1p(-OUTSIDE)), drawn + float(np.log(OUTSIDE)))
