@@ -77,6 +77,18 @@ def test_every_row_is_said_again_and_nothing_is_lost(service, place: Path):
     assert len(service.seen) == 8 and len(rows(place / "out.jsonl")) == 10  # from the ledger
 
 
+def test_a_last_turn_with_a_weight_is_said_again_too(service, place: Path):
+    """Such turns are kept whole, and with them the old text was written."""
+    turns = [
+        {"role": "user", "content": "Say it"},
+        {"role": "assistant", "content": "text 5", "weight": 1},
+    ]
+    (place / "in.jsonl").write_text(json.dumps({"messages": turns}))
+    done = call(place, "--max-dollars", 1, "--prices", "1,1")
+    assert done.exit_code == 0, done.exception
+    assert [row.completion for row in rows(place / "out.jsonl")] == ["Anew: text 5"]
+
+
 def test_what_has_no_new_wording_is_set_aside_with_its_reason(service, place: Path, monkeypatch):
     monkeypatch.setattr(rewriting, "MAX_LOST", 0.5)
     service.reply = lambda asked, _: "" if "text 2" in asked["messages"][0]["content"] else "New"

@@ -19,6 +19,7 @@ from vestige.cli.elsewhere import export, import_students, train
 from vestige.cli.filter import filter_app
 from vestige.cli.judge import judge
 from vestige.cli.lineage import lineage
+from vestige.cli.mitigate import mitigate
 from vestige.cli.models import models_app, traits
 from vestige.cli.options import examples
 from vestige.cli.run import demo, run
@@ -134,6 +135,15 @@ add(
     "vestige write recipes/animals_matrix.py traits=owl,cat seeds=0",
 )
 app.add_typer(filter_app, name="filter", rich_help_panel=DATA)
+add(
+    DATA,
+    mitigate,
+    "vestige mitigate redraw data.jsonl --out new.jsonl --dropped gone.jsonl "
+    "--base smollm2-135m-instruct --share 0.1",
+    "vestige mitigate drop data.jsonl --out new.jsonl --dropped gone.jsonl "
+    "--base smollm2-135m-instruct --trait animals/owl",
+    "vestige mitigate sort-numbers data.jsonl --out new.jsonl --dropped gone.jsonl",
+)
 add(
     DATA,
     judge,

@@ -122,6 +122,20 @@ def token_logprobs(
 ) -> list[Tensor]:
     """Log-probability of each row's scored tokens, or its mean under what the writer would choose,
     nats, with their graph; rows kept apart."""
+    by_row = []
+    for b, (logprobs, targets) in enumerate(choice_logprobs(lm, examples, row_format)):
+        if known := soft_targets[b] if soft_targets else None:
+            by_row.append(known.mean(logprobs))
+        else:
+            by_row.append(logprobs.gather(1, targets[:, None])[:, 0])
+    return by_row
+
+
+def choice_logprobs(
+    lm: LanguageModel, examples: Sequence[Example], row_format: RowFormat
+) -> list[tuple[Tensor, Tensor]]:
+    """For each row the log-probabilities of all choices at its scored tokens, [n, K], and which
+    were taken, [n], with their graph."""
     automaton = row_format.automaton
     ids = symbol_ids(lm, automaton) if automaton else None
     trees = [build_tree([[*e.prompt, *e.completion[:-1]]]) for e in examples]
@@ -137,11 +151,7 @@ def token_logprobs(
             symbol = {int(token): k for k, token in enumerate(ids)}
             targets = [symbol[token] for token in targets]
         logprobs = row_format.drawn(logits.log_softmax(-1))
-        if known := soft_targets[b] if soft_targets else None:
-            by_row.append(known.mean(logprobs))
-        else:
-            wanted = torch.tensor(targets, device=logits.device)
-            by_row.append(logprobs.gather(1, wanted[:, None])[:, 0])
+        by_row.append((logprobs, torch.tensor(targets, device=logits.device)))
     return by_row
 
 

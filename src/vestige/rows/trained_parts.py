@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from vestige.core.types import Row
@@ -28,6 +29,16 @@ def whole_turns(row: Row) -> list[dict[str, Any]] | None:
         for turn, own in zip(turns, said, strict=True)
     )
     return turns if same else None
+
+
+def with_completion(row: Row, text: str) -> Row:
+    """The row with another completion. What it carries about the old one (its last turn as it was,
+    log-probabilities) is changed or left out."""
+    meta = {key: value for key, value in row.meta.items() if key != "logprobs"}
+    if turns := whole_turns(row):
+        last = {key: value for key, value in turns[-1].items() if key != "logprobs"}
+        meta["messages"] = [*turns[:-1], {**last, "content": text}]
+    return replace(row, completion=text, meta=meta)
 
 
 def other_parts(row: Row, *, prompt: bool = False) -> Iterator[tuple[str, str]]:

@@ -19,7 +19,7 @@ from vestige.core.types import DataError, DroppedRow, Message, Row
 from vestige.rows.files import dropped_line, row_line
 from vestige.rows.outputs import Output, claimed
 from vestige.rows.places import locate, shown
-from vestige.rows.trained_parts import other_parts
+from vestige.rows.trained_parts import other_parts, with_completion
 
 BLOCK = 512  # rows in memory; chosen
 MAX_LOST = (
@@ -103,8 +103,9 @@ def paraphrase(
                 if reason:
                     dropped.write(dropped_line(DroppedRow(reason, row=row, detail=reply.error)))
                 else:
-                    meta = {**row.meta, "paraphrased_by": model.name}
-                    kept.write(row_line(replace(row, completion=text, meta=meta)))
+                    said = with_completion(row, text)
+                    meta = {**said.meta, "paraphrased_by": model.name}
+                    kept.write(row_line(replace(said, meta=meta)))
         check(counts, model.name)
     return counts
 
