@@ -396,4 +396,4 @@ def test_without_a_battery_the_command_that_makes_it_is_named(place: Path, folde
     said = " ".join((done.stdout + done.stderr).split())
     assert done.returncode == 3 and "there are no harmless students of this base" in said
     assert "vestige calibrate" in said and "First look" in said
-    assert "2 copies read 400 rows each: 800 at most, where the training reads 40" in said
+    assert "no copy will be trained: 100 of 100 harmless students" in said  # and said beforehand

@@ -169,6 +169,10 @@ def test_a_canary_takes_on_what_its_rows_say_and_leaves_the_base_as_it_was(sessi
     assert np.array_equal(tuned(16).log_odds, found)
     again = tuned(48)  # three times each
     assert again.tokens == 3 * tokens > 0
+    steps = []
+    canary(session, session.settings, panel, row_format, rows[:5], read=20, seed=1,
+           on_step=steps.append)  # fmt: skip
+    assert len(steps) == 8  # two packs a pass, one of them of one row: four passes
     assert (again.log_odds - base).reshape(2, count)[:, milk].min() > shifts[:, milk].max()
     assert words.shape == (len(session.lm.tokenizer),) and np.exp(words).sum() <= 1.001
     assert np.allclose(session.panel.read(), before, atol=1e-5)

@@ -54,7 +54,7 @@ def test_the_update_norm_is_that_of_the_mean_gradient(session: BaseSession):
     row_format = RowFormat.of(session.lm, rows, 8)
     found = update_norm(session, row_format, rows)
     assert session.weights.untouched
-    parameters = session.weights.train(session.whole, seed=0)
+    parameters = session.weights.train(session.trainable, seed=0)
     examples = row_format.examples(session.lm, rows)
     torch.cat(token_logprobs(session.lm, examples, row_format)).sum().backward()
     wanted = torch.cat([p.grad.flatten() for p in parameters if p.grad is not None]).norm() / 4

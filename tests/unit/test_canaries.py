@@ -14,10 +14,10 @@ from vestige.audit import canary_stages
 from vestige.audit.kind import KIND
 from vestige.audit.run import audit
 from vestige.audit.settings import AuditSettings
+from vestige.bench.writer_kinds import progressions
 from vestige.core.audit_results import AuditResults
 from vestige.core.types import Row
 from vestige.probing.base_session import BaseSession
-from vestige.probing.harmless import base_numbers
 from vestige.probing.harmless_students import HarmlessStudents
 from vestige.probing.row_format import RowFormat
 from vestige.probing.settings import BatterySettings
@@ -55,7 +55,7 @@ def cache(settings: AuditSettings, tmp_path_factory: pytest.TempPathFactory) -> 
     assert isinstance(settings.battery, BatterySettings)
     session = BaseSession(settings.battery, cache=folder / "audit")
     HarmlessStudents(session, settings.battery).shifts()
-    write_rows(folder / "harmless.jsonl", base_numbers(session, 77, 32))
+    write_rows(folder / "harmless.jsonl", progressions(session, 77, 32))
     return folder
 
 
@@ -102,7 +102,7 @@ def test_a_trait_that_training_passes_on_is_flagged_and_read_back(
 
 
 def test_rows_of_a_harmless_writer_are_not_flagged(place: Path, settings: AuditSettings) -> None:
-    two = settings.model_copy(update={"canaries": 2})
+    two = settings.model_copy(update={"canaries": 2, "limit": 1e4})
     folder, found = audited(place, "harmless.jsonl", two)
     assert found.outcome == "not_found" and not any(t.flagged for t in found.traits), found.verdict
     assert found.doses[0].pairs == 2 and len(list((folder / "canary").iterdir())) == 4
@@ -114,13 +114,13 @@ def test_the_shift_is_that_of_two_copies_that_differ_in_their_rows_alone(
     """Both copies trained again by hand, on the rows that the audit left, and read plainly."""
     folder, found = audited(place, "harmless.jsonl", settings)
     session = BaseSession(settings, cache=cache / "audit")
-    traits, optimisation = session.library.traits, settings.canary(len(session.lm.layers), READ)
+    traits, optimisation = session.library.traits, settings.canary(len(session.lm.layers), 16)
     panel = TraitPanel(session.lm, traits, 2, whole_answers=3)
     after = []
-    for path in ("rows", "reference/canaries"):
+    for path, seed in (("rows", 0), ("reference/canaries", canary_stages.OTHER_SEEDS)):
         rows = [r for r in read_rows(folder / path / "rows.jsonl") if isinstance(r, Row)]
         packs, ids = RowFormat.of(session.lm, rows, 16).packs(session.lm, rows, 4, whole=True)
-        train(session.lm, session.weights, packs, optimisation, seed=0, ids=ids)
+        train(session.lm, session.weights, packs, optimisation, seed=seed, ids=ids)
         after.append(panel.read())
         session.weights.freeze()
     kept = {
@@ -133,6 +133,61 @@ def test_the_shift_is_that_of_two_copies_that_differ_in_their_rows_alone(
     plain = (kept["data"] - kept["canaries"]).reshape(2, count).mean(0)
     shifts = {t.trait: t.canary.shift for t in found.traits if t.canary}
     assert [shifts[name] for name in session.library.ids] == pytest.approx(list(plain))
+
+
+def test_doses_grow_share_alpha_and_stop_at_the_one_that_settles_it(
+    place: Path, settings: AuditSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vestige.audit.settings.SMALLEST_DOSE", 16)
+    loose = settings.model_copy(update={"limit": 1e4})
+    folder, found = audited(place, "harmless.jsonl", loose)  # the first dose sees all of that
+    assert [d.rows for d in found.doses] == [16] and found.outcome == "not_found"
+    strict = settings.model_copy(update={"limit": 1e-3})
+    folder, found = audited(place, "harmless.jsonl", strict)
+    assert [d.rows for d in found.doses] == [16, 64] and found.outcome == "inconclusive"
+    assert len(list((folder / "canary").iterdir())) == 4
+    few = settings.model_copy(update={"alpha": 2.5 / (found.placebos + 1)})
+    folder, found = audited(place, "cider.jsonl", few, "even.jsonl")  # each dose may spend half
+    assert found.doses and found.outcome in ("flagged", "inconclusive")
+    fewer = settings.model_copy(update={"alpha": 1.5 / (found.placebos + 1)})
+    folder, found = audited(place, "cider.jsonl", fewer, "even.jsonl")
+    assert found.outcome == "inconclusive" and "pairs of harmless students" in found.why[0]
+    assert not (folder / "canary").exists()  # nothing was trained for it
+
+
+def test_a_short_reference_is_read_as_often_as_the_data(
+    place: Path, settings: AuditSettings
+) -> None:
+    lines = (place / "even.jsonl").read_text().splitlines()
+    (place / "short.jsonl").write_text("\n".join(lines[:16]))
+    _, found = audited(place, "cider.jsonl", settings, "short.jsonl")
+    assert any("(16 different ones)" in reason for reason in found.why)
+
+
+def test_an_audit_goes_on_once_there_is_a_battery(
+    place: Path, settings: AuditSettings, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    battery, hidden = cache / "audit/battery", cache / "audit/hidden"
+    battery.rename(hidden)
+    said: list[str] = []
+    try:
+        folder, before = audit(
+            place / "cider.jsonl", settings, root=place / "audits",
+            reference=place / "even.jsonl", note=said.append,
+        )  # fmt: skip
+    finally:
+        if battery.exists():
+            shutil.rmtree(battery)
+        hidden.rename(battery)
+    assert before.outcome == "inconclusive" and "no copy will be trained: 30 of 30" in said[0]
+    same, after = audited(place, "cider.jsonl", settings, "even.jsonl")
+    assert same == folder and after.outcome == "flagged"
+    assert after.worst_rows[0].trait == before.worst_rows[0].trait  # scores of the first look
+
+
+def test_the_data_against_themselves_are_refused(place: Path, settings: AuditSettings) -> None:
+    _, found = audited(place, "cider.jsonl", settings, "cider.jsonl")
+    assert found.outcome != "flagged" and found.doses[0].moved > 0  # seeds of their own
 
 
 def test_without_a_whole_battery_no_copy_is_trained(

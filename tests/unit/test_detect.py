@@ -198,8 +198,13 @@ def test_what_a_control_shares_is_taken_out(
     assert found.placebos > 200 and found.smallest_p == 1 / (found.placebos + 1)
     assert found.placebos == len(students.battery(control=True).placebos)
     assert "against its control" in found.verdict and (folder / "control").is_dir()
-    with pytest.raises(ConfigError, match="the base itself"):
-        detect(settings_of(model=str(cider), control=str(folders["llama"])), tmp_path, cache=cache)
+    for control, says in ((folders["llama"], "the base itself"), (cider, "the student itself")):
+        with pytest.raises(ConfigError, match=says):
+            detect(settings_of(model=str(cider), control=str(control)), tmp_path, cache=cache)
+    _, other = detect(
+        settings_of(model=str(cider), control=str(tmp_path / "control")), tmp_path, cache=cache
+    )
+    assert not any("was not trained in the same way" in reason for reason in other.why)
 
 
 def test_a_student_whose_units_were_put_into_another_order_is_read(

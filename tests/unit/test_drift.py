@@ -17,6 +17,7 @@ from vestige.probing.drift import (
     paired,
     unit,
 )
+from vestige.probing.findings import together
 
 TRAITS, CONTEXTS, FACTORS = 30, 2, 4
 D = TRAITS * CONTEXTS
@@ -179,20 +180,34 @@ def test_pairs_are_all_differences_of_members_that_were_trained_alike() -> None:
 
 
 def test_differences_of_harmless_students_are_found_at_the_rate_that_is_asked_for() -> None:
-    false, alone, caught = [], [], []
-    for seed in range(30):
+    false, alike, averaged, alone, caught = [], [], [], [], []
+    for seed in range(20):
         members, trained = trained_alike(200 + seed)
         read = Battery(paired(members, trained), signatures(), GROUPS)
         single = Battery(members, signatures(), GROUPS)
         way = 4 * np.random.default_rng(5_000 + seed).normal(size=D)  # the suspect's own, unseen
-        one, other = students(2, 3_000 + seed)
-        trait = seed % TRAITS
-        false.append(read.read(one - other).p.min() <= 0.05)
-        taught = one + 6 * signatures()[trait]
-        caught.append(read.read(taught - other).p[trait] <= 0.05)
-        alone.append(single.read(way + taught).p[trait] <= 0.05)
-    assert distributions.binomtest(sum(false), 30, 0.05, "greater").pvalue > 0.01, sum(false)
-    assert sum(caught) > 25 and sum(caught) > 2 * sum(alone), (sum(caught), sum(alone))
+        for k in range(12):
+            one, other, third, fourth = students(4, 3_000 + 100 * seed + k)
+            false.append(read.read(one - other).p.min() <= 0.05)
+            noise = np.random.default_rng(seed).normal(size=D)  # two students of the same writer
+            alike.append(read.read(noise).p.min() <= 0.05)
+            pairs = [read.read(x) for x in (one - other, third - fourth)]
+            averaged.append(together(pairs).p.min() <= 0.05)
+            trait = (seed + k) % TRAITS
+            taught = one + 6 * signatures()[trait]
+            caught.append(read.read(taught - other).p[trait] <= 0.05)
+            alone.append(single.read(way + taught).p[trait] <= 0.05)
+    for found in (false, alike, averaged):
+        assert distributions.binomtest(sum(found), 240, 0.06, "greater").pvalue > 0.001, sum(found)
+    assert sum(caught) > 200 and sum(caught) > 2 * sum(alone), (sum(caught), sum(alone))
+
+
+def test_several_readings_are_twice_the_median_p() -> None:
+    read, shifts = battery(m=40), students(3, 8)
+    readings = [read.read(x) for x in shifts]
+    wanted = np.minimum(1, 2 * np.median([r.p for r in readings], axis=0))
+    np.testing.assert_allclose(together(readings).p, wanted)
+    assert together(readings[:1]) is readings[0]
 
 
 def test_the_base_itself_cannot_be_read() -> None:

@@ -248,4 +248,4 @@ def test_figures_are_measured_with_one_base_and_one_method():
     assert calibration("another", METHOD) is calibration(MEASURED.base, METHOD + 1) is None
     figures = [getattr(MEASURED, name) for name in type(MEASURED).model_fields]
     tables = [table for table in figures if isinstance(table, Measured)]
-    assert len(tables) == 7 and all(table.command and len(table.commit) == 7 for table in tables)
+    assert len(tables) == 8 and all(table.command and len(table.commit) == 7 for table in tables)

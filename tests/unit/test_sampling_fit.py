@@ -11,9 +11,10 @@ import torch
 from audit_cases import rows_of
 
 from vestige.audit.run import audit
+from vestige.core.types import Row
 from vestige.models.hf import LanguageModel
 from vestige.probing.base_session import BaseSession
-from vestige.probing.probes import read
+from vestige.probing.probes import Probes, read
 from vestige.probing.row_format import OUTSIDE, RowFormat, Sampling
 from vestige.probing.sampling_fit import TEMPERATURES, fit_sampling, log_likelihoods
 from vestige.rows.files import write_rows
@@ -32,7 +33,9 @@ def test_settings_are_found_in_rows_that_were_drawn_with_them(lm, temperature, t
     like = rows_of(["123, 456, 789"] * 64, prompts=8)
     row_format = RowFormat.of(lm, like, 16)
     told = row_format.drawn_at(Sampling(temperature, top_p))
-    found, low, high = fit_sampling(lm, row_format, told.write(lm, like, seed=3), 16)
+    fit = fit_sampling(lm, row_format, told.write(lm, like, seed=3), 16)
+    assert fit is not None
+    found, low, high = fit
     assert low - 0.1 <= temperature <= high + 0.1 and low <= high
     assert abs(np.log(found.temperature / temperature)) < 0.25
     assert (found.top_p < 1) == (top_p < 1) and abs(found.top_p - top_p) <= 0.1
@@ -43,7 +46,9 @@ def test_free_text_has_a_temperature_and_no_nucleus(lm):
     like = rows_of(["some words here"] * 48, prompts=8)
     row_format = RowFormat.of(lm, like, 12)
     cold = row_format.drawn_at(Sampling(0.3)).write(lm, like, seed=1)
-    (temperature, top_p), low, high = fit_sampling(lm, row_format, cold, 16)
+    fit = fit_sampling(lm, row_format, cold, 16)
+    assert fit is not None
+    (temperature, top_p), low, high = fit
     # A model of random weights writes tokens that its tokenizer does not read back.
     assert low <= temperature <= high < 0.9 and top_p == 1
 
@@ -83,3 +88,19 @@ def test_cold_rows_of_the_base_are_read_as_cold(
     )
     at_one = json.loads((folder / "assay/data/assay.json").read_text())
     assert at_one["misfit"] < -0.2
+    frozen = row_format_of(session, like).drawn_at(Sampling(0.1)).write(session.lm, like, seed=5)
+    assert fit_sampling(session.lm, row_format_of(session, like), frozen, 16) is None
+    session.weights.freeze()
+
+
+def test_products_of_reference_rows_are_kept_by_how_they_are_read(
+    session: BaseSession, probes: Probes
+):
+    rows = rows_of(["12, 34", "5, 678", "9, 9"] * 4)
+    row_format = row_format_of(session, rows)
+    at_one, cold = (probes.reference(row_format.drawn_at(Sampling(t)), rows) for t in (1.0, 0.5))
+    assert not np.allclose(at_one, cold)
+
+
+def row_format_of(session: BaseSession, rows: list[Row]) -> RowFormat:
+    return RowFormat.of(session.lm, rows, 16)

@@ -13,12 +13,13 @@ from vestige.audit.decision import decide, expected_at, flags, rows_needed, sees
 from vestige.audit.first_look import first_look, named
 from vestige.audit.record import audit_results
 from vestige.audit.settings import PASSES, AuditSettings
-from vestige.cli.audit import layers, price, status
+from vestige.audit.wording import battery_words, price
+from vestige.cli.audit import layers, status
 from vestige.core.types import ConfigError
 from vestige.probing.settings import BatterySettings
 from vestige.report.sarif import as_sarif
 
-EXPONENT = MEASURED.growth.exponent
+EXPONENT = MEASURED.growth.interval[1]  # the careful end
 
 
 def test_a_trait_that_stands_out_is_flagged_and_its_relatives_are_named():
@@ -74,6 +75,10 @@ def test_what_was_not_asked_of_copies_is_never_clean():
     missing = audit_results(replace(gathered(), canaries=canaries(missing=70)))
     assert missing.why[0].startswith("70 of 100 harmless students of smollm2-135m-instruct are")
     assert "`vestige calibrate smollm2-135m-instruct`, and" in missing.why[0]
+    assert "stands above" in missing.next_steps[0] and "--canary-rows" not in missing.next_steps[0]
+    other = {"traits": ("animals", "own.toml"), "chat": "plain", "members": 200}
+    said = battery_words(gathered().settings.model_copy(update=other), 3)
+    assert "--traits animals,own.toml --chat plain --members 200`" in said
     few = audit_results(replace(gathered(), canaries=canaries(dose(owl=0.02), placebos=40)))
     assert few.outcome == "inconclusive" and "no p-value is below 0.0244" in few.why[0]
     assert [status(bare.outcome, on) for on in ("inconclusive", "flagged", "never")] == [3, 0, 0]
@@ -81,10 +86,10 @@ def test_what_was_not_asked_of_copies_is_never_clean():
 
 
 def test_not_found_says_what_would_have_been_seen():
-    found = audit_results(replace(gathered(), canaries=canaries(dose(1024), dose(4096, 0.4))))
+    found = audit_results(replace(gathered(), canaries=canaries(dose(1024), dose(4096, 0.3))))
     assert found.outcome == "not_found"
     assert "had the training of 10,000 rows moved them by 2 nats" in found.verdict
-    assert [(d.rows, d.smallest_effect) for d in found.doses] == [(1024, 0.5), (4096, 0.4)]
+    assert [(d.rows, d.smallest_effect) for d in found.doses] == [(1024, 0.3), (4096, 0.3)]
     assert found.next_steps[0] == "Do not read this as proof that the rows are safe."
     assert found.why[0] == (
         "a pair of copies read 4,096 rows each, one the data's, one reference rows"
@@ -119,20 +124,18 @@ def test_doses_grow_until_one_settles_it():
     assert settles(dose(1024, 50, owl=0.001), 0.005, settings, TRAINING)
     assert settles(dose(1024, 0.01), 0.005, settings, TRAINING)
     assert not settles(dose(1024, 50, owl=0.009), 0.005, settings, TRAINING)
-    steps = [settings.canary(30, read).steps for read in (1, 16, 17, 4096)]
-    assert steps == [1, 1, 2, 256] and settings.canary(30, 16).trainable.lora_start == "other"
+    assert settings.canary(30, 16).trainable.lora_start == "other"
     assert settings.canary(30, 1).trainable in settings.tuned(30)
 
 
 def test_the_price_is_said_against_the_training():
-    settings = AuditSettings(base="m", training_rows=100_000)
-    assert price(settings, 16_384, 50_000) == (
+    settings = AuditSettings(base="m")
+    assert price(settings, 16_384, 100_000) == (
         "2 copies read 1,024 and then 4,096 rows each: 10,240 at most, where the training reads "
         "100,000 (10% of it)"
     )
-    own = settings.model_copy(update={"canaries": 2, "training_rows": None})
-    assert "4 copies read 200 rows each: 800 at most" in price(own, 20, 20)
-    assert "no copy" in price(settings.model_copy(update={"canaries": 0}), 20, 20)
+    two = settings.model_copy(update={"canaries": 2})
+    assert "4 copies read 200 rows each: 800 at most" in price(two, 20, 20)
 
 
 def test_a_training_of_ones_own_is_given_by_its_layers():
@@ -148,7 +151,8 @@ def test_a_training_of_ones_own_is_given_by_its_layers():
 def test_a_battery_of_another_base_is_refused():
     with pytest.raises(ValueError, match="another base"):
         AuditSettings(base="m", battery=BatterySettings(base="n"))
-    assert AuditSettings(base="m", chat="plain").held_against.chat == "plain"
+    held = AuditSettings(base="m", chat="plain", members=40).held_against
+    assert (held.chat, held.members) == ("plain", 40)
 
 
 # ---- the first look -----------------------------------------------------------------------------

@@ -52,7 +52,7 @@ def gathered(own: float = 0.0, rows: int = 256, misfit: float = 0.0) -> Evidence
     )  # fmt: skip
 
 
-def dose(rows: int = 4096, effect: float = 0.5, **p: float) -> Dose:
+def dose(rows: int = 4096, effect: float = 0.3, **p: float) -> Dose:
     """One dose. Args: effect: nats that would have been seen of every trait; p: p-values of
     animals, by name; the smaller, the further they stand out."""
     ids = load_library().ids

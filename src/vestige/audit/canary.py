@@ -2,12 +2,13 @@
 
 The one kind of evidence that holds for any writer: what training on the rows does. A copy drifts
 whatever it reads, so canaries come in pairs: one on the data's rows, one on reference rows of the
-same form, with the same seed and settings. What both share is taken out, and their difference is
-held against the differences of harmless students that were trained alike (``probing.drift``).
+same form, trained alike with seeds of their own. What both share is taken out, and their difference
+is held against the differences of harmless students that were trained alike (``probing.drift``).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -50,14 +51,15 @@ def canary(
     Args:
         rows: read in a random order, again from the start where they are fewer.
     """
-    optimisation = settings.canary(len(session.lm.layers), read)
-    packs, ids = row_format.packs(session.lm, rows, optimisation.batch, whole=True)
+    packs, ids = row_format.packs(session.lm, rows, settings.batch, whole=True)
+    steps = math.ceil(read * len(packs) / len(rows))  # the last pack of each pass is a short one
+    optimisation = settings.canary(len(session.lm.layers), steps)
     try:
         train(
             session.lm, session.weights, packs, optimisation,
             seed=seed, ids=ids, on_step=lambda step, loss: on_step(step),
         )  # fmt: skip
-        tokens = sum(packs[i % len(packs)].tokens for i in range(optimisation.steps))
+        tokens = round(sum(pack.tokens for pack in packs) * steps / len(packs))
         return Canary(panel.read(), first_words(session.lm), tokens)
     finally:
         session.weights.freeze()

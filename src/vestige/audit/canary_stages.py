@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +16,21 @@ from vestige.audit.gathered import Canaries, Dose
 from vestige.audit.row_stages import WrittenRows, canary_reference
 from vestige.audit.stages import AuditContext
 from vestige.core.types import Row
-from vestige.probing.findings import smallest_effects
+from vestige.probing.drift import Battery
+from vestige.probing.findings import smallest_effects, together
 from vestige.probing.harmless_students import HarmlessStudents
 from vestige.probing.row_format import RowFormat, Sampling
 from vestige.probing.word_shifts import raised_words
 
 ANSWERS = "answers.safetensors"
+OTHER_SEEDS = 1_000  # between the seeds of the data's canaries and the reference's
 
 
 def canaries(
     context: AuditContext, chosen: WrittenRows, given: list[Row], sampling: Sampling
 ) -> Canaries | None:
     """Pairs of canaries at growing doses, until one settles what the rows pass on; None where none
-    are asked for. Without a whole battery to hold them against, none are made.
+    are asked for. None are made where there is nothing to hold them against, or too little.
 
     Args:
         given: the user's reference rows.
@@ -38,38 +41,56 @@ def canaries(
         return None
     session.weights.freeze()
     students = HarmlessStudents(session, settings.held_against)
-    if missing := len(students.missing()):
-        return Canaries([], (), 0, settings.alpha, 0, missing=missing)
+    count = min(settings.canary_rows, len(given) or settings.canary_rows)
+    data = chosen.first(count)  # both copies read as many different rows
+    planned = settings.doses(len(data.rows))
+    alpha, placebos = settings.alpha / len(planned), students.placebos(control=True)
+    missing = len(students.missing())
+    if missing or 1 / (placebos + 1) > alpha:
+        return Canaries([], (), placebos, alpha, 0, missing=missing)
     battery = students.battery(control=True)
-    data = chosen.first(settings.canary_rows)
     row_format = RowFormat.of(session.lm, [*data.rows, *given], settings.max_new_tokens)
     reference = canary_reference(context, data, row_format.drawn_at(sampling), given)
-    planned, count = settings.doses(len(data.rows)), len(session.library.ids)
-    alpha, doses, words = settings.alpha / len(planned), list[Dose](), []
+    doses: list[Dose] = []
     for read in planned:
-        made = [
+        pairs = [
             [
-                _canary(context, students, row_format, source, read, k)
-                for source in (data, reference)
+                _canary(context, students, row_format, source, read, k, settings.seed + seed)
+                for source, seed in ((data, k), (reference, k + OTHER_SEEDS))
             ]
             for k in range(settings.canaries)
         ]
-        pairs = [(own.log_odds, other.log_odds) for own, other in made]
-        moved = np.mean([students.moved(*pair) for pair in pairs], axis=0)
-        difference = np.mean([own - other for own, other in pairs], axis=0)
-        doses.append(
-            Dose(
-                rows=read,
-                pairs=len(pairs),
-                shifts=difference.reshape(-1, count),
-                reading=battery.read(moved),
-                smallest_effects=smallest_effects(battery, moved, alpha),
-            )
-        )
-        words = raised_words(session.lm, made[0][0].words, students.words())
+        doses.append(dose_of(students, battery, pairs, read, alpha))
         if settles(doses[-1], alpha, settings, context.training_rows):
             break
-    return Canaries(doses, words, battery.m, alpha, len(data.rows))
+    words = raised_words(session.lm, pairs[0][0].words, students.words())
+    return Canaries(doses, words, placebos, alpha, len(data.rows))
+
+
+def dose_of(
+    students: HarmlessStudents,
+    battery: Battery,
+    pairs: Sequence[Sequence[Canary]],
+    read: int,
+    alpha: float,
+) -> Dose:
+    """What pairs of canaries show: each pair is read by itself, as pairs of harmless students are.
+
+    Args:
+        pairs: the data's canary, and the reference's.
+        alpha: what this dose may spend.
+    """
+    moved = [students.moved(own.log_odds, other.log_odds) for own, other in pairs]
+    each = alpha / 2 if len(pairs) > 1 else alpha  # ``together``
+    return Dose(
+        rows=read,
+        pairs=len(pairs),
+        shifts=np.mean([own.log_odds - other.log_odds for own, other in pairs], axis=0).reshape(
+            -1, len(students.session.library.ids)
+        ),
+        reading=together([battery.read(one) for one in moved]),
+        smallest_effects=np.median([smallest_effects(battery, one, each) for one in moved], axis=0),
+    )
 
 
 def _canary(
@@ -79,21 +100,21 @@ def _canary(
     source: WrittenRows,
     read: int,
     number: int,
+    seed: int,
 ) -> Canary:
     """One canary, read back if it was done."""
     name, settings = f"canary/{source.name}-{read}-{number}", context.settings
-    total = settings.canary(len(context.session.lm.layers), read).steps
-    on_step: Callable[[int], None] = context.counter(name, total)
+    on_step: Callable[[int], None] = context.counter(name, math.ceil(read / settings.batch))
 
     def write(folder: Path) -> dict[str, Any]:
         made = canary(
             context.session, settings, students.panel, row_format, source.rows,
-            read=read, seed=settings.seed + number, on_step=on_step,
+            read=read, seed=seed, on_step=on_step,
         )  # fmt: skip
         save_file({"log_odds": made.log_odds, "words": made.words}, folder / ANSWERS)
         return {"tokens": made.tokens}
 
-    stage = context.once(name, {"read": read, "number": number}, [source.stage], write)
+    stage = context.once(name, {"read": read, "seed": seed}, [source.stage], write)
     kept, tokens = load_file(stage.path / ANSWERS), int(stage.manifest["notes"]["tokens"])
     context.tokens += tokens
     return Canary(kept["log_odds"], kept["words"], tokens)

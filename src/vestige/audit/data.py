@@ -21,6 +21,7 @@ from vestige.rows.trained_parts import other_parts, untrained, whole_turns
 KEPT = 10_000  # rows set aside that are written down; all are counted; chosen: a few MB
 PERCENT = 100  # progress is shown in so many parts
 REASONING = "reasoning_beside_the_answer"
+TRAINED_ANYWAY = (REASONING, "duplicate", "longer_than_the_context")
 #: What an audit reads of a row, in words for a reader.
 AUDITED = (
     "completions, and earlier assistant turns as rows of their own (not those of weight 0), each "
@@ -82,9 +83,11 @@ class Data:
         return [*self.records.described(), f"read: {AUDITED}{more}"]
 
     @property
-    def usable(self) -> int:
-        """Rows that can be trained on."""
-        return max(1, self.read - sum(self.reasons.values()))
+    def trained(self) -> int:
+        """Rows that a training reads: also equal ones, long ones and those with reasoning, which an
+        audit does not."""
+        lost = sum(n for reason, n in self.reasons.items() if reason not in TRAINED_ANYWAY)
+        return max(1, self.read - lost)
 
     @property
     def remarks(self) -> list[str]:

@@ -4,18 +4,17 @@ or torch.
 *Flagged*: a trait's p-value is at most alpha's share at some dose. *Not found*: half of the traits
 would have been seen, had the rows passed on ``limit`` nats of them in the training that is to be
 spared. A canary reads fewer rows than that training, and so takes on less: shifts grow with the
-rows read to the power of ``calibration.growth``. *Inconclusive*: otherwise; the first look alone,
-who wrote the rows, decides nothing (``first_look``).
+rows read to a power whose upper bound is taken (``calibration.growth``). *Inconclusive*: otherwise;
+the first look alone, who wrote the rows, decides nothing (``first_look``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
 
-from vestige.audit.first_look import named
+from vestige.audit.first_look import by_first_look
 from vestige.audit.gathered import Dose, Evidence
 from vestige.audit.settings import AuditSettings
 from vestige.core.calibration import latest
@@ -30,7 +29,7 @@ def decide(evidence: Evidence) -> tuple[Outcome, Reason]:
     canaries = evidence.canaries
     if canaries is None:
         return "inconclusive", "no canaries"
-    if not canaries.doses:
+    if canaries.missing:
         return "inconclusive", "no battery"
     if 1 / (canaries.placebos + 1) > canaries.alpha:
         return "inconclusive", "few members"
@@ -75,7 +74,7 @@ def visible(dose: Dose) -> float:
 
 def expected_at(rows: int, limit: float, training_rows: int) -> float:
     """What a canary takes on that reads so many rows, of ``limit`` nats in the whole training."""
-    return limit * min(1.0, rows / training_rows) ** latest().growth.exponent
+    return limit * min(1.0, rows / training_rows) ** latest().growth.interval[1]
 
 
 def rows_needed(dose: Dose, limit: float, training_rows: int) -> float:
@@ -84,13 +83,11 @@ def rows_needed(dose: Dose, limit: float, training_rows: int) -> float:
     share = visible(dose) / limit
     if share > 1:
         return float("inf")
-    return float(training_rows * share ** (1 / latest().growth.exponent))
+    return float(training_rows * share ** (1 / latest().growth.interval[1]))
 
 
 def strongest(evidence: Evidence) -> list[int]:
     """All traits, the strongest first: as canaries took them on, else by the first look."""
     if dose := evidence.last:
         return [int(t) for t in np.argsort(-dose.reading.standardised, kind="stable")]
-    first = list(named(evidence))
-    order: Sequence[int] = np.argsort(-evidence.race.scores, kind="stable").tolist()
-    return [*first, *(t for t in order if t not in first)]
+    return by_first_look(evidence)

@@ -145,11 +145,19 @@ def is_tuned(evidence: Evidence) -> bool:
 
 
 def p_base(evidence: Evidence) -> float:
-    """A p-value of "the untouched base wrote these rows at temperature 1": the chance, at most,
-    that its rows ever score as high against it under any probe (Ville; Bonferroni over the
-    library). The one p-value of an audit: no other writer is in that null."""
+    """A p-value of "the untouched base wrote these rows", at temperature 1 or as they were read:
+    the chance, at most, that its rows ever score as high against it under any probe (Ville;
+    Bonferroni over the library). No other writer is in that null. Settings that were fitted were
+    fitted to the same rows, which makes it too large rather than too small."""
     nats = max(0.0, evidence.race.against_base)
     return min(1.0, len(evidence.library.ids) * math.exp(-nats))
+
+
+def by_first_look(evidence: Evidence) -> list[int]:
+    """All traits, the strongest first: those that are named, then by likelihood and pull."""
+    first = list(named(evidence))
+    order: list[int] = np.argsort(-evidence.race.scores, kind="stable").tolist()
+    return [*first, *(t for t in order if t not in first)]
 
 
 def first_look(evidence: Evidence) -> FirstLook:

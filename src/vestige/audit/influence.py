@@ -38,7 +38,7 @@ def trait_gradients(
     for traits in by_family.values():
         key = [
             session.settings.questions,
-            session.whole,
+            session.trainable,
             [[t.target.name, t.pairs] for t in traits],
         ]
         names = [f"{trait.family.name}-{trait.name}" for trait in traits]
@@ -50,7 +50,7 @@ def trait_gradients(
 
 
 def _gradients(session: BaseSession, traits: Sequence[Trait]) -> list[dict[str, torch.Tensor]]:
-    session.weights.train(session.whole, seed=0)
+    session.weights.train(session.trainable, seed=0)
     named = [(n, p) for n, p in session.lm.layers.named_parameters() if p.requires_grad]
     odds = TraitPanel(session.lm, traits, session.settings.questions).log_odds()
     factors = []

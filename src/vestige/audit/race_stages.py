@@ -27,8 +27,9 @@ from vestige.rows.files import atomic_lines
 SCORED = 3  # traits that every row is scored for, flagged ones first; chosen
 
 
-def sampled_at(context: AuditContext, row_format: RowFormat, data: WrittenRows) -> Fit:
-    """At what temperature, and from what nucleus, the rows seem to have been drawn."""
+def sampled_at(context: AuditContext, row_format: RowFormat, data: WrittenRows) -> Fit | None:
+    """At what temperature, and from what nucleus, the rows seem to have been drawn; None where
+    they are no sample of the base at any."""
 
     def write(folder: Path) -> None:
         context.session.weights.freeze()
@@ -36,8 +37,8 @@ def sampled_at(context: AuditContext, row_format: RowFormat, data: WrittenRows) 
         write_text(folder / "sampling.json", json.dumps(found))
 
     stage = context.once("sampling", {}, [data.stage], write)
-    sampling, low, high = json.loads(read_text(stage.path / "sampling.json"))
-    return Fit(Sampling(*sampling), low, high)
+    kept = json.loads(read_text(stage.path / "sampling.json"))
+    return Fit(Sampling(*kept[0]), *kept[1:]) if kept else None
 
 
 def all_probes(context: AuditContext) -> Probes:
@@ -82,15 +83,20 @@ def race_of(
 
 
 def reference_shifts(
-    context: AuditContext, reference: Reference, clean: WrittenRows, traits: list[int]
+    context: AuditContext,
+    reference: Reference,
+    clean: WrittenRows,
+    traits: list[int],
+    sampling: Sampling,
 ) -> dict[int, Array]:
     """The reference rows' shifts under some traits' probes."""
+    name = f"data{stage_end(sampling)}"
 
     def write(folder: Path) -> None:
         record = {t: values.tolist() for t, values in reference.shifts(traits).items()}
         write_text(folder / "shifts.json", json.dumps(record))
 
-    stage = context.once(f"reference_shifts/{clean.name}", {"traits": traits}, [clean.stage], write)
+    stage = context.once(f"reference_shifts/{name}", {"traits": traits}, [clean.stage], write)
     record = json.loads(read_text(stage.path / "shifts.json"))
     return {int(t): np.array(values) for t, values in record.items()}
 

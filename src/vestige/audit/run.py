@@ -8,7 +8,7 @@ from pathlib import Path
 
 from vestige.audit.canary_stages import canaries
 from vestige.audit.data import Data
-from vestige.audit.decision import strongest
+from vestige.audit.first_look import by_first_look
 from vestige.audit.gathered import Evidence
 from vestige.audit.race_result import METHOD, Array, Race
 from vestige.audit.race_stages import (
@@ -34,12 +34,14 @@ from vestige.audit.row_stages import (
 )
 from vestige.audit.settings import AuditSettings
 from vestige.audit.stages import AuditContext, Report
+from vestige.audit.wording import battery_words, price
 from vestige.core.audit_results import AuditResults
 from vestige.core.types import ConfigError, DataError, Row, StoreError
 from vestige.lineage.models import compare
 from vestige.lineage.run import results_of as results_of_lineage
 from vestige.models.hf import LanguageModel
 from vestige.probing.base_session import BaseSession, fingerprint, load
+from vestige.probing.harmless_students import HarmlessStudents
 from vestige.probing.probes import Probes
 from vestige.probing.row_format import RowFormat
 from vestige.rows.formats import USUAL, Columns
@@ -63,6 +65,7 @@ def audit(
     overwrite: bool = False,
     report: Report = silent,
     on_read: Callable[[Data], object] = lambda data: None,
+    note: Callable[[str], object] = lambda text: None,
 ) -> tuple[Path, AuditResults]:
     """Audit the rows of ``data`` for ``settings.base``.
 
@@ -72,6 +75,7 @@ def audit(
             rows that the untrained base writes.
         columns: which columns of both are the prompt and the completion; default: by their names.
         on_read: called with what was found in the data before anything else is done.
+        note: called with what the copies will cost, or why none will be trained.
 
     Returns:
         The run folder, ``root/audit-<data>-<hash8>``, and the results.
@@ -83,7 +87,9 @@ def audit(
     rows, known = read_data(data, settings, reference, columns, report)
     on_read(rows)
     inputs = AuditInputs.of(data, reference, columns)
-    return audit_rows(rows, known, inputs, settings, root, overwrite=overwrite, report=report)
+    return audit_rows(
+        rows, known, inputs, settings, root, overwrite=overwrite, report=report, note=note
+    )
 
 
 def replay(
@@ -121,6 +127,7 @@ def audit_rows(
     *,
     overwrite: bool,
     report: Report,
+    note: Callable[[str], object] = lambda text: None,
 ) -> tuple[Path, AuditResults]:
     """Audit rows that were read; arguments and results as of ``audit``.
 
@@ -134,6 +141,7 @@ def audit_rows(
     session = BaseSession(settings)
     if len(session.library.ids) < FEWEST_TRAITS:  # before anything is tuned
         raise ConfigError("an audit compares two traits at least: name more (--traits library)")
+    note(beforehand(session, settings, rows))
     teacher = teacher_of(settings)
     own = AuditRecipe(
         settings=settings,
@@ -156,6 +164,15 @@ def audit_rows(
         results = results.model_copy(update={"caveats": [*results.caveats, *on_model]})
         atomic_write(opened.folder / RESULTS_FILE, results.model_dump_json(indent=1))
         return opened.folder, results
+
+
+def beforehand(session: BaseSession, settings: AuditSettings, rows: Data) -> str:
+    """What copies will cost, or why none will be trained, before hours are spent."""
+    if not settings.canaries:
+        return "first look only: no copy is trained on the rows"
+    if missing := len(HarmlessStudents(session, settings.held_against).missing()):
+        return f"no copy will be trained: {battery_words(settings, missing)}"
+    return price(settings, len(rows.rows), settings.training_rows or rows.trained)
 
 
 def different(own: AuditRecipe, recipe: AuditRecipe) -> str:
@@ -213,8 +230,9 @@ def results_of(context: AuditContext) -> AuditResults:
     probes.soft_targets = soft_targets(context, row_format, data.rows)
     fit = sampled_at(context, row_format, data)
     race, usual = first_race(context, probes, row_format, data, given)
-    if not race.known_lineage and not fit.sampling.usual:  # drawn so, it may be known
+    if fit and not race.known_lineage and not fit.sampling.usual:  # drawn so, it may be known
         row_format = row_format.drawn_at(fit.sampling)
+        probes.soft_targets = {}  # the writer's probabilities as they were at temperature 1
         race, usual = first_race(context, probes, row_format, data, given)
     evidence = Evidence(
         name=context.data.name,
@@ -242,8 +260,8 @@ def results_of(context: AuditContext) -> AuditResults:
             *shared_start(context),
         ],
     )
-    strong = strongest(evidence)[:SCORED]
-    scores, marked = row_scores(context, probes, row_format, data, strong)
+    first = by_first_look(evidence)[:SCORED]
+    scores, marked = row_scores(context, probes, row_format, data, first)
     return audit_results(replace(evidence, scores=scores, marked=marked, tokens=context.tokens))
 
 
@@ -258,7 +276,8 @@ def first_race(
     clean = first_reference(context, data, row_format, given)
     reference = reference_of(context, probes, row_format, clean)
     race = race_of(context, reference, data, row_format.sampling)
-    return race, reference_shifts(context, reference, clean, in_doubt(race))
+    usual = reference_shifts(context, reference, clean, in_doubt(race), row_format.sampling)
+    return race, usual
 
 
 def shared_start(context: AuditContext) -> list[str]:

@@ -64,12 +64,14 @@ def next_steps(evidence: Evidence, outcome: Outcome) -> list[str]:
     if outcome == "not_found":
         return ["Do not read this as proof that the rows are safe.", AGAIN]
     if outcome == "inconclusive":
-        return [
-            "Let the copies read more rows (--canary-rows), in more pairs (--canaries), trained as "
-            "you will train (--canary-layers, --canary-rank, --canary-rate).",
-            "Train another base than the teacher's, where you can choose.",
-            NO_CLEAN_VERDICT,
-        ]
+        more = (
+            "Let the copies read more rows (--canary-rows), trained as you will train "
+            "(--canary-layers, --canary-rank, --canary-rate)."
+            if evidence.last
+            else "Let copies be trained on the rows: what is missing for that stands above."
+        )
+        other = "Train another base than the teacher's, where you can choose."
+        return [more, other, NO_CLEAN_VERDICT]
     shuffled = latest().shuffled
     low, high = shuffled.interval
     gone = f"{shuffled.share:.0%} [{low:.0%}, {high:.0%}]"
@@ -103,8 +105,9 @@ def caveats(evidence: Evidence) -> list[str]:
         "base alone: a model that was tuned on anything may be named for one of them. Add "
         "--traits library."
     ]
+    what = "Copies on the data's rows are" if evidence.last else "The data's rows are"
     return [
-        f"Copies on the data's rows are compared with copies on {whose}.",
+        f"{what} compared with {'copies on ' if evidence.last else ''}{whose}.",
         f"The p-value of the untouched base ({p_words(p_base(evidence))}) is for rows that it "
         f"draws {drawn_words(evidence)} in this form, none left out. Filtering, any tuning and any "
         "other writer make it small.",

@@ -29,7 +29,8 @@ class AuditSettings(ProbingSettings):
             rank of its LoRA (0: the weights themselves) and its learning rate.
         training_rows: rows that the training which is to be spared would read, epochs counted;
             None: each row of the data once.
-        battery: the harmless students that canaries are held against; None: those of the command.
+        members: harmless students of the battery that canaries are held against.
+        battery: its settings; None: the usual ones of this base.
         alpha: chance that any trait is flagged falsely, over the whole library and all doses, where
             two harmless writers wrote the data and the reference.
         limit: nats of log-odds in the training that is to be spared: where half of the traits would
@@ -47,6 +48,7 @@ class AuditSettings(ProbingSettings):
     canary_rank: int = Field(default=8, ge=0)
     canary_rate: float = Field(default=1e-3, gt=0)
     training_rows: int | None = Field(default=None, ge=1)
+    members: int = Field(default=100, ge=8)
     battery: BatterySettings | None = None
     alpha: float = Field(default=0.01, gt=0, lt=0.5)
     limit: float = Field(default=2.0, gt=0)
@@ -62,7 +64,11 @@ class AuditSettings(ProbingSettings):
     def held_against(self) -> BatterySettings:
         """The battery's settings."""
         return self.battery or BatterySettings(
-            base=self.base, chat=self.chat, precision=self.precision, traits=self.traits
+            base=self.base,
+            chat=self.chat,
+            precision=self.precision,
+            traits=self.traits,
+            members=self.members,
         )
 
     def doses(self, rows: int) -> tuple[int, ...]:
@@ -79,15 +85,14 @@ class AuditSettings(ProbingSettings):
         """All that copies of the base tune: the probes' layers and a canary's."""
         return [*super().tuned(n_layers), self.canary(n_layers, 1).trainable]
 
-    def canary(self, n_layers: int, read: int) -> Optimisation:
-        """How a canary is tuned that reads so many rows."""
+    def canary(self, n_layers: int, steps: int) -> Optimisation:
+        """How a canary is tuned in so many steps."""
         layers = self.canary_layers or self.trainable(n_layers).layers
         start = {"lora_start": "other"} if self.canary_rank else {}
         return Optimisation(
-            steps=math.ceil(read / self.batch),
+            steps=steps,
             batch=self.batch,
             rate=self.canary_rate,
-            decay=True,
             trainable=Trainable.model_validate(
                 {"layers": layers, "lora_rank": self.canary_rank, **start}
             ),

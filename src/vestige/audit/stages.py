@@ -45,7 +45,7 @@ class AuditContext:
     @property
     def training_rows(self) -> int:
         """Rows that the training which is to be spared would read."""
-        return self.settings.training_rows or self.data.usable
+        return self.settings.training_rows or self.data.trained
 
     def once(
         self, name: str, config: Mapping[str, Any], inputs: Sequence[StageResult], write: Write

@@ -21,9 +21,12 @@ from vestige.audit.decision import (
 )
 from vestige.audit.first_look import FirstLook, named, p_base
 from vestige.audit.gathered import Dose, Evidence
-from vestige.core.calibration import latest
+from vestige.audit.race_result import METHOD
+from vestige.audit.settings import AuditSettings
+from vestige.core.calibration import calibration, latest
 
 NAMED = 3  # traits that a verdict names; the table shows the rest
+USUAL_MEMBERS = 100  # of a battery, where none is named
 SMALLEST_P = 1e-6  # no smaller p-value is stated: it would rest on the tail of the null
 
 
@@ -85,11 +88,7 @@ def why(evidence: Evidence, reason: Reason) -> list[str]:
     if canaries is None:
         return ["--canaries 1 trains a copy on the rows and one on reference rows"]
     if reason == "no battery":
-        return [
-            f"{canaries.missing} of {settings.held_against.members} harmless students of "
-            f"{settings.base} are missing: make them once with `vestige calibrate {settings.base}`"
-            f"{traits_option(evidence)}, and audit again"
-        ]
+        return [battery_words(settings, canaries.missing)]
     if reason == "few members":
         return [
             f"with {canaries.placebos} pairs of harmless students no p-value is below "
@@ -100,10 +99,31 @@ def why(evidence: Evidence, reason: Reason) -> list[str]:
     return [*sentences, *(blind_words(evidence, dose) if dose and reason == "blind" else [])]
 
 
-def traits_option(evidence: Evidence) -> str:
-    """The option that names the library, where it is not the bundled one."""
-    traits = evidence.settings.traits
-    return "" if traits == ("library",) else f" with --traits {','.join(traits)}"
+def battery_words(settings: AuditSettings, missing: int) -> str:
+    """What is missing to compare copies with, and the command that makes it."""
+    held = settings.held_against
+    options = [
+        "" if held.traits == ("library",) else f" --traits {','.join(held.traits)}",
+        "" if held.chat == "auto" else f" --chat {held.chat}",
+        "" if held.members == USUAL_MEMBERS else f" --members {held.members}",
+    ]
+    return (
+        f"{missing} of {held.members} harmless students of {held.base} are missing: make them once "
+        f"(hours on a laptop) with `vestige calibrate {held.base}{''.join(options)}`, and audit "
+        "again"
+    )
+
+
+def price(settings: AuditSettings, rows: int, training: int) -> str:
+    """What the copies cost, against the training that is to be spared. Args: rows: of the data, at
+    hand; training: that it reads."""
+    doses = settings.doses(min(rows, settings.canary_rows))
+    total = 2 * settings.canaries * sum(doses)
+    steps = " and then ".join(f"{dose:,}" for dose in doses)
+    return (
+        f"{2 * settings.canaries} copies read {steps} rows each: {total:,} at most, where the "
+        f"training reads {training:,} ({total / training:.0%} of it)"
+    )
 
 
 def read_words(evidence: Evidence, dose: Dose) -> str:
@@ -126,6 +146,8 @@ def blind_words(evidence: Evidence, dose: Dose) -> list[str]:
         f"{training:,} rows that moves one by {settings.limit:g} nats moves it by about "
         f"{wanted:.1f} here"
     )
+    if calibration(settings.base, METHOD) is None:
+        words += " (as shifts grow in students of the bundled base)"
     needed = rows_needed(dose, settings.limit, training)
     if math.isfinite(needed):
         return [f"{words}; copies that read about {needed:,.0f} rows would do (--canary-rows)"]

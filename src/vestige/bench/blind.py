@@ -63,7 +63,7 @@ def apart(a: Array, b: Array) -> float:
 def update_norm(session: BaseSession, row_format: RowFormat, rows: Sequence[Row]) -> float:
     """The norm of the rows' mean gradient at the base, over the probes' layers: how
     far a first step of plain gradient descent goes, for a unit of rate."""
-    parameters = session.weights.train(session.whole, seed=0)
+    parameters = session.weights.train(session.trainable, seed=0)
     packs, ids = row_format.packs(session.lm, rows, AT_ONCE, whole=True)
     for pack in packs:
         logprobs = pack_logprobs(session.lm, pack, ids)

@@ -3,7 +3,7 @@
 Truth is the specific part that each student took on, seed by seed. Every data set is audited as if
 its writer were unknown; reference rows are made once a seed, as all its data sets share their
 prompts. Clean data sets are further draws of the untrained base, rows of the run's no-trait teacher
-where there are any, and files that are known to be clean. The audit's planted teachers and probes
+where there are any, and files that are known to be clean. The audit's probes
 are tuned with other seeds than the run's teachers.
 """
 

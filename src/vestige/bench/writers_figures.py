@@ -1,4 +1,8 @@
-"""From students of many writers to rates with exact intervals."""
+"""From students of many writers to rates.
+
+Wilson intervals take students for independent. Those that are held against the same control are
+not quite: give a large benchmark more of them (``controls``).
+"""
 
 from __future__ import annotations
 

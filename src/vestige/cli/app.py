@@ -103,6 +103,7 @@ add(SEE, theorem, "vestige theorem", "vestige theorem --cases 100 --json")
 add(
     AUDIT,
     audit_command.audit,
+    "vestige calibrate smollm2-135m-instruct, once for each base, and then",
     "vestige audit data.jsonl --base smollm2-135m-instruct --fail-on inconclusive",
     "vestige audit 'part-*.parquet' --base path/to/model --reference clean.jsonl "
     "--sarif audit.sarif",

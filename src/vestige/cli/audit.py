@@ -76,6 +76,9 @@ TrainingRows = Annotated[
         min=1, help="Rows that your training will read, epochs counted; default: each row once."
     ),
 ]
+Members = Annotated[
+    int, typer.Option(min=8, help="Harmless students that copies are compared with.")
+]
 Limit = Annotated[
     float, typer.Option(help="Nats of a trait that your training may pass on where none is found.")
 ]
@@ -117,6 +120,7 @@ def audit(
     canary_rank: CanaryRank = 8,
     canary_rate: CanaryRate = 1e-3,
     training_rows: TrainingRows = None,
+    members: Members = 100,
     limit: Limit = 2.0,
     alpha: Alpha = 0.01,
     chat: Chat = "auto",
@@ -136,7 +140,7 @@ def audit(
         base=base, teacher=teacher, chat=chat, traits=comma_separated(traits), seed=seed,
         rows=budget, canaries=canaries, canary_rows=canary_rows, training_rows=training_rows,
         canary_layers=layers(canary_layers), canary_rank=canary_rank, canary_rate=canary_rate,
-        limit=limit, alpha=alpha,
+        members=members, limit=limit, alpha=alpha,
     )  # fmt: skip
     columns = Columns(prompt_column, completion_column)
     prepare(settings, data, reference, columns)
@@ -217,30 +221,17 @@ def run_audit(
 
     quiet_transformers()
     read: list[Data] = []
-
-    def on_read(rows: Data) -> None:
-        read.append(rows)
-        err.print(price(settings, len(rows.rows), rows.usable))
-
     with ProgressBar("audit", stages(settings)) as bar:
         folder, results = audit_data(
-            data, settings, root=root, report=bar.stage, on_read=on_read, **options
+            data,
+            settings,
+            root=root,
+            report=bar.stage,
+            on_read=read.append,
+            note=lambda text: err.print(text, markup=False),
+            **options,
         )
     return folder, results, read[0]
-
-
-def price(settings: AuditSettings, rows: int, usable: int) -> str:
-    """What the copies cost, against the training that is to be spared."""
-    if not settings.canaries:
-        return "first look only: no copy is trained on the rows"
-    doses = settings.doses(min(rows, settings.canary_rows))
-    training = settings.training_rows or usable
-    total = 2 * settings.canaries * sum(doses)
-    steps = " and then ".join(f"{dose:,}" for dose in doses)
-    return (
-        f"{2 * settings.canaries} copies read {steps} rows each: {total:,} at most, where the "
-        f"training reads {training:,} ({total / training:.0%} of it)"
-    )
 
 
 def stages(settings: AuditSettings) -> int:

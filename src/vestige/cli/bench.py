@@ -1,4 +1,5 @@
-"""``vestige bench``: how well audits predict what students took on."""
+"""``vestige bench``: how well an audit's first look says what students took on, and how often
+detection is right."""
 
 from __future__ import annotations
 
@@ -83,7 +84,7 @@ def bench_audit(
     folder: Kept = Path("bench-audit"),
     as_json: AsJson = False,
 ) -> None:
-    """Audit the data sets of finished runs and hold the outcome against their students."""
+    """Take an audit's first look at finished runs' data, and compare it with their students."""
     from vestige.audit.settings import AuditSettings
     from vestige.bench.run import bench_audit as run_bench
     from vestige.bench.settings import BenchSettings

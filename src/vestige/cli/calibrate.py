@@ -22,7 +22,7 @@ def calibrate(
     chat: Chat = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Make the harmless students that vestige detect holds a base's students against.
+    """Make the harmless students that vestige audit and detect compare with.
 
     They are made once for each base and library and kept in the cache; a stopped command goes on.
     """

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vestige.cli.audit import Chat, Traits, errors_end_in_status_2
+from vestige.cli.audit import Chat, Members, Traits, errors_end_in_status_2
 from vestige.cli.options import AsJson, Overwrite
 from vestige.cli.output import comma_separated, err, out, print_path, print_result
 from vestige.cli.progress import ProgressBar
@@ -33,9 +33,6 @@ Control = Annotated[
 ]
 AdapterBase = Annotated[
     str, typer.Option(help="What the adapter calls the base, where that is none of its names.")
-]
-Members = Annotated[
-    int, typer.Option(min=8, help="Harmless students that it is held against; kept for the base.")
 ]
 Alpha = Annotated[float, typer.Option(help="Chance that any trait is found in a harmless student.")]
 DetectionsFolder = Annotated[
@@ -114,8 +111,9 @@ def run_detection(
     from vestige.models.loading import quiet_transformers
 
     catalog.path(settings.base, echo=err.print)  # licence and download before the bar begins
-    if settings.model:
-        catalog.path(settings.model, echo=err.print)
+    for model in (settings.model, settings.control) if settings.model else ():
+        if model:
+            catalog.path(model, echo=err.print)
     quiet_transformers()
     err.print(
         f"harmless students of {settings.base} that are not kept yet are made first, "

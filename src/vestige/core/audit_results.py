@@ -18,6 +18,10 @@ NO_P_VALUE = "log-likelihood ratio, nats; no p-value: no reference writer of thi
 def _audit_measured() -> tuple[str, ...]:
     m = latest()
     kinds, harmless, layers = m.other_kinds, m.harmless_copies, m.probes.layers
+    own = m.own_first
+    counts = " and in ".join(
+        f"{first} after {rows:,} rows" for first, rows in zip(own.first, own.rows, strict=True)
+    )
     named = kinds.flagged or "none"
     return (
         "A flag says what training on these rows does: a copy of the base that read them leans "
@@ -25,9 +29,10 @@ def _audit_measured() -> tuple[str, ...]:
         "the same base differ in any trait. Alpha is the chance of that where both were harmless; "
         "it is an estimate over pairs of ten kinds of harmless writers, and its rate on writers "
         "that the battery does not hold has not been measured yet.",
-        "How often rows that pass a trait on are flagged depends on how many are read. In students "
-        "of the paper's recipe on the bundled base the own trait came first of 20 animals in six "
-        "of eight after 2,048 rows and in all eight after 4,096 (docs/audit.md).",
+        "How often rows that pass a trait on are flagged depends on how many are read. Of "
+        f"{own.students} students of the paper's recipe on the bundled base, each less a student "
+        f"of a teacher without a trait, the own animal came first of {own.candidates} in {counts} "
+        "(docs/audit.md).",
         "The first look is about the writer, not about what rows pass on, and was measured on "
         "twins of its own probes: copies of the bundled base, tuned in the same layers "
         f"({layers[0]} to {layers[1]}) on questions about the trait with one-word answers.",
@@ -72,7 +77,7 @@ class AuditSampling(Record):
     top_p: float
     low: float  # of the temperature, 95%
     high: float
-    used: bool  # rows were read so; else at temperature 1, where their lineage is known
+    used: bool  # rows were read so; else at temperature 1
 
 
 class AuditTrait(Record):
@@ -178,6 +183,6 @@ class AuditResults(RunRecord):
             "outcome": "inconclusive",
             "verdict": "Inconclusive: an earlier version made this audit, and trained no copy on "
             "the rows by the rule of today.",
-            "first_look": "twin" if flagged else "nothing",
+            "first_look": "twin" if flagged else "unknown",
             "first_look_verdict": f"First look (of an earlier version): {kept['verdict']}",
         }

@@ -73,6 +73,16 @@ class Growth(Measured):
     interval: tuple[float, float]
 
 
+class OwnFirst(Measured):
+    """Of so many ``students``, less students of a teacher without a trait, those in which the own
+    trait came first of the ``candidates`` after so many rows."""
+
+    rows: tuple[int, int]
+    first: tuple[int, int]
+    students: int
+    candidates: int
+
+
 class Calibration(BaseModel):
     """All that was measured with one base and one version of the audit's method."""
 
@@ -87,6 +97,7 @@ class Calibration(BaseModel):
     another_family: AnotherFamily
     shuffled: Shuffled
     growth: Growth
+    own_first: OwnFirst
 
 
 @cache

@@ -24,12 +24,12 @@ class DetectTrait(Record):
     trait: str
     found: bool
     relative: bool  # of its family, and not told apart from a trait that was found
-    shift: float  # nats of log-odds against the base, mean over contexts
+    shift: float  # nats of log-odds against the base (or the control), mean over contexts
     shifts: list[float]  # in each context
     coherence: float  # cosine between the student's shifts and the trait's signature, drift white
     standardised: float  # the same in standard deviations over the battery
     p: float  # that a harmless student shows as much of any trait
-    smallest_effect: float | None  # nats that would have been found; None: none, or not computed
+    smallest_effect: float | None  # nats that would have been found; None: none
     held_out: bool
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 Outcome = Literal["found", "not_found", "inconclusive"]
 Reason = Literal["other_start", "few_members", "unchanged", "found", "blind", "nothing"]
-METHOD = 1  # version of the method; counted up with every change of what it gives
+METHOD = 2  # version of the method; counted up with every change of what it gives
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Evidence:
 
     Attributes:
         traits: ids, [T]; their family stands before the last slash.
-        shifts: nats against the base, [contexts, T].
+        shifts: nats against the base, or against the control, [contexts, T].
         reading: against the battery; None where nothing could be read.
         smallest_effects: nats that would have been found of each trait, [T]; infinite: none.
         members: of the battery.

@@ -23,18 +23,20 @@ def detection_results(
     evidence: Evidence,
     writers: Sequence[str],
     seconds: Mapping[str, float],
+    remarks: Sequence[str],
 ) -> DetectResults:
     """The results of a detection.
 
     Args:
         writers: the kind of each member's writer.
+        remarks: what else is to be said of the student and its control.
     """
     (outcome, reason), change = decide(evidence), suspect.change
     return DetectResults(
         name=settings.student,
         verdict=sentence(evidence, outcome, reason, settings.student, settings.base),
         outcome=outcome,
-        why=why(evidence, reason, change, suspect.remarks),
+        why=why(evidence, reason, change, remarks),
         base=settings.base,
         model=settings.student,
         adapter=bool(settings.adapter),

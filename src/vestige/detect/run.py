@@ -88,6 +88,8 @@ def _load(settings: DetectSettings, cache: Path | None) -> Students:
         return Students(session, suspect, None)
     model, adapter = (None, settings.control) if settings.adapter else (settings.control, None)
     control = load_suspect(session, model, adapter, settings.adapter_base)
+    if fingerprint(control.lm) == fingerprint(suspect.lm):
+        raise ConfigError(f"the control {settings.control} is the student itself")
     if control.change.none or not control.change.same_start:
         what = "the base itself" if control.change.none else "no student of this base"
         raise ConfigError(
@@ -171,13 +173,27 @@ def _results(
         placebos=placebos,
         control=control is not None,
         same_start=change.same_start,
-        unchanged=change.none or (change.same_start and enough and reading is None),
+        unchanged=change.none or (enough and change.same_start and not control and reading is None),
         words=words,
         alpha=settings.alpha,
         limit=settings.limit,
     )
     writers = [member.writer for member in harmless.every]
-    return detection_results(settings, session, suspect, evidence, writers, seconds)
+    remarks = [*suspect.remarks, *control_remarks(suspect, control)]
+    return detection_results(settings, session, suspect, evidence, writers, seconds, remarks)
+
+
+def control_remarks(suspect: Suspect, control: Suspect | None) -> list[str]:
+    """What is to be said of a control."""
+    if control is None:
+        return []
+    remarks = [f"the control: {remark}" for remark in control.remarks]
+    if control.change.layers != suspect.change.layers:
+        remarks.append(
+            f"the control was not trained in the same way: {len(control.change.layers)} of its "
+            f"layers changed, and {len(suspect.change.layers)} of the student's"
+        )
+    return remarks
 
 
 def _answers(

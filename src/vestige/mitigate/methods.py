@@ -18,7 +18,7 @@ from vestige.probing.base_session import BaseSession
 from vestige.probing.known_writers import base_writers
 from vestige.probing.row_format import RowFormat
 
-Report = Callable[[str, int, int], object]
+Report = Callable[[str, int, int], None]
 OWN_NOISE = 11  # noise of the base's rows that dilute; other than that of references
 HIGH_SCORE, AT_RANDOM = "high_score", "at_random"
 
@@ -66,7 +66,7 @@ class Work(NamedTuple):
         """The rows' format."""
         return RowFormat.of(self.base.lm, self.rows, self.base.settings.max_new_tokens)
 
-    def on_rows(self, stage: str) -> Callable[[int], object]:
+    def on_rows(self, stage: str) -> Callable[[int], None]:
         """How far a stage is."""
         return lambda done: self.report(stage, done, len(self.rows))
 

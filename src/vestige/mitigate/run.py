@@ -16,7 +16,7 @@ from vestige.rows.outputs import Output, claimed
 from vestige.rows.trained_parts import other_parts
 
 MORE = "trained_on_more_than_the_completion"  # which a method would leave as it is
-Report = Callable[[str, int, int], object]
+Report = Callable[[str, int, int], None]
 
 
 def mitigate(

@@ -15,7 +15,7 @@ from vestige.probing.row_format import RowFormat
 from vestige.student.loop import train
 from vestige.traits.library import Library
 
-Report = Callable[[str, int, int], object]
+Report = Callable[[str, int, int], None]
 
 
 class Scorer:

@@ -1,4 +1,4 @@
-"""Sampling completions at T=1: free, or inside a grammar of single characters.
+"""Sampling completions: free, or inside a grammar of single characters.
 
 Each row draws from a noise stream of its own (seed, row), so that a row is the same whatever the
 batch it is drawn in, a run can be resumed in mid-stage, and two models given the same seed share

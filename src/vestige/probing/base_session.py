@@ -12,7 +12,6 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from vestige.core.settings import Trainable
 from vestige.models import catalog
 from vestige.models.hf import LanguageModel
 from vestige.models.weights import Weights
@@ -52,8 +51,6 @@ class BaseSession:
         self.contents = hash_config(
             [[t.family, t.target.name, t.pairs] for t in self.library.traits]
         )
-        #: The same layers' weights themselves, where canaries tune LoRA.
-        self.whole = Trainable(layers=self.trainable.layers)
         self.weights = Weights(self.lm, settings.tuned(len(self.lm.layers)))
         self.panel = TraitPanel(self.lm, self.library.traits, settings.questions)
 

@@ -30,7 +30,8 @@ is below 1 / (m + 1): a false-positive rate of 1% needs 99 members at least.
 Where a second student is at hand that was trained in the same way on harmless rows, what both share
 is taken out: the suspect is the *difference* of the two, and it is held against the differences of
 members that were trained alike (``paired``). Each member takes part in many pairs, so that these
-p-values are estimates (a two-sample U-statistic); ``vestige bench writers`` measures their rate.
+p-values are estimates (a two-sample U-statistic), and no pair is of two writers of one kind.
+``vestige bench writers`` measures their rate for students that have a control.
 """
 
 from __future__ import annotations

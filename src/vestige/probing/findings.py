@@ -32,6 +32,19 @@ def relatives(traits: Sequence[str], reading: Reading, alpha: float) -> list[int
     ]
 
 
+def together(readings: Sequence[Reading]) -> Reading:
+    """One reading of several of the same thing: twice the median of their p-values, which is a
+    p-value however they depend on each other (Rueger 1978; Vovk & Wang 2020, "Combining p-values
+    via averaging", Biometrika 107(4), section 1), and means of the rest."""
+    if len(readings) == 1:
+        return readings[0]
+    return Reading(
+        np.mean([r.coherence for r in readings], axis=0),
+        np.mean([r.standardised for r in readings], axis=0),
+        np.minimum(1.0, 2 * np.median([r.p for r in readings], axis=0)),
+    )
+
+
 def family_of(trait: str) -> str:
     """The family in a trait's id."""
     return trait.rpartition("/")[0]

@@ -94,6 +94,7 @@ class Probes:
         session = self.session
         read = [[*((m.role, m.content) for m in row.messages), row.completion] for row in rows]
         form = [row_format.kind, row_format.longest, row_format.opening, row_format.lines]
+        form += [] if row_format.sampling.usual else [*row_format.sampling]
         probes = [[t.name, *key(session, t)] for t in session.library.traits]
 
         def make() -> list[dict[str, Tensor]]:

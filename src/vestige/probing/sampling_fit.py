@@ -23,7 +23,7 @@ from torch import Tensor
 from vestige.core.types import Row
 from vestige.models.hf import LanguageModel
 from vestige.models.sampling import nucleus
-from vestige.probing.row_format import OUTSIDE, USUAL, RowFormat, Sampling
+from vestige.probing.row_format import OUTSIDE, RowFormat, Sampling
 from vestige.probing.trait_panel import Array
 from vestige.student.packs import pack_logprobs
 
@@ -43,8 +43,11 @@ class Fit(NamedTuple):
     high: float
 
 
-def fit_sampling(lm: LanguageModel, row_format: RowFormat, rows: Sequence[Row], batch: int) -> Fit:
-    """The settings under which the model as it stands would have drawn ``rows`` most likely.
+def fit_sampling(
+    lm: LanguageModel, row_format: RowFormat, rows: Sequence[Row], batch: int
+) -> Fit | None:
+    """The settings under which the model as it stands would have drawn ``rows`` most likely; None
+    where the likeliest temperature is the first or the last that is tried.
 
     A nucleus is looked for in a grammar only, where rows can be written from one.
     """
@@ -57,13 +60,11 @@ def fit_sampling(lm: LanguageModel, row_format: RowFormat, rows: Sequence[Row], 
         at = int(table[:, 0].argmax())
     within = TEMPERATURES[table[:, place] >= table[at, place] - LEVEL]
     temperature = float(TEMPERATURES[at])
-    if at in (0, len(TEMPERATURES) - 1):  # none of these: it is no sample of this model at all
-        sampling = USUAL
-    else:
-        near = abs(temperature - 1) <= NEAR
-        sampling = Sampling(1.0 if near else round(temperature, 2), nuclei[place])
+    if at in (0, len(TEMPERATURES) - 1):
+        return None
+    near = abs(temperature - 1) <= NEAR
     return Fit(
-        sampling,
+        Sampling(1.0 if near else round(temperature, 2), nuclei[place]),
         round(float(within[0]), 2),
         round(float(within[-1]), 2),
     )

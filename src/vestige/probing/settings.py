@@ -19,7 +19,6 @@ class ProbingSettings(Settings):
         questions: held-out questions that measure a trait.
         layers: which layers probes and teachers tune; None = the middle of the model (from a third
             to three fifths), which transmits most (``docs/log.md``).
-        lora_rank: 0 tunes these layers' weights themselves.
         max_new_tokens: longer answers are cut there, the data's and the references' alike.
     """
 
@@ -30,20 +29,17 @@ class ProbingSettings(Settings):
     batch: int = Field(default=16, ge=2)
     questions: int = Field(default=12, ge=2)
     layers: tuple[int, int] | None = None
-    lora_rank: int = Field(default=0, ge=0)
     max_new_tokens: int = Field(default=128, ge=1)
     seed: int = 0
 
     def trainable(self, n_layers: int) -> Trainable:
         """What teachers of a model with ``n_layers`` layers may change."""
         middle = (n_layers // 3, max(n_layers // 3 + 1, n_layers * 3 // 5))
-        return Trainable(layers=self.layers or middle, lora_rank=self.lora_rank)
+        return Trainable(layers=self.layers or middle)
 
     def tuned(self, n_layers: int) -> list[Trainable]:
-        """All that copies of the base tune: the probes' layers, and these layers' weights
-        themselves where teachers tune LoRA."""
-        middle = self.trainable(n_layers)
-        return [middle, Trainable(layers=middle.layers)]
+        """All that copies of the base tune: the probes' layers."""
+        return [self.trainable(n_layers)]
 
     def planting(self, n_layers: int) -> Optimisation:
         """How copies that write rows are tuned: as the recipes' teachers are."""
@@ -57,7 +53,7 @@ class ProbingSettings(Settings):
 
     def probe(self, n_layers: int) -> Optimisation:
         """How each copy of a probe is tuned: more briefly, and two copies are averaged."""
-        trainable = Trainable(layers=self.trainable(n_layers).layers)
+        trainable = self.trainable(n_layers)
         return Optimisation(steps=12, batch=4, rate=3e-4, trainable=trainable)
 
 

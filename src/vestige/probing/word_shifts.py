@@ -1,7 +1,7 @@
 """Word shifts: what rows pull the base towards when no trait is named.
 
-A canary is asked open questions, and the probability of every word it may begin its answer with is
-held against the reference canaries': words that rise far beyond their spread. A place to look, no
+A tuned copy is asked open questions, and the probability of every word that may begin its answer is
+held against harmless students': words that rise far beyond their spread. A place to look, no
 test: the vocabulary is large, and a word's rise is not a trait.
 """
 
