@@ -84,8 +84,9 @@ def next_steps(evidence: Evidence, outcome: Outcome) -> list[str]:
         "measured from one bundled base to the other (docs/results.md).",
         "Have a teacher without the trait write the rows again.",
         *(numbers if evidence.row_kind == "numbers" else []),
-        "Look at the rows with the highest scores for the trait (scores/scores.jsonl); removing "
-        "them has not been measured yet.",
+        "Change the rows (vestige mitigate) and audit again: how much that takes away has not been "
+        "measured yet (docs/mitigate.md).",
+        "Look at the rows that the first look's probes fit best (scores/scores.jsonl).",
     ]
 
 

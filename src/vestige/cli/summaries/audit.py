@@ -45,20 +45,21 @@ def trait_table(results: AuditResults) -> Table:
     )
     first = results.traits[0]
     columns = ["copies\n(nats)", "standard\ndeviations", "p"] if first.canary else []
-    columns += ["evidence\n(nats)", "pull\n(%)", "rows\nread"]
-    columns += ["expected\n(nats)"] if first.expected else []
+    columns += ["evidence\n(nats)"]  # of the first look
+    columns += [] if first.canary else ["pull\n(%)", "rows\nread"]
+    columns += ["expected\n(nats)"] if first.expected and not first.canary else []
     table.add_column("trait", overflow="fold", min_width=12)
     for column in [*columns, ""]:
         table.add_column(column, justify="right", no_wrap=True, overflow="fold")
     for t in results.traits[:SHOWN]:
-        own = (
-            [f"{t.canary.shift:+.2f}", f"{t.canary.standardised:+.1f}", f"{t.canary.p:.2g}"]
-            if t.canary
-            else []
-        )
-        cells = [*own, f"{t.evidence:+.1f}", f"{t.pull:+.1f}", str(t.rows)]
-        sizes = [f"{t.expected.value:+.2f}"] if t.expected else []
-        table.add_row(t.trait, *cells, *sizes, note(t))
+        cells = [f"{t.evidence:+.1f}"]
+        if t.canary:
+            own = [f"{t.canary.shift:+.2f}", f"{t.canary.standardised:+.1f}", f"{t.canary.p:.2g}"]
+            cells = [*own, *cells]
+        else:
+            cells += [f"{t.pull:+.1f}", str(t.rows)]
+            cells += [f"{t.expected.value:+.2f}"] if t.expected else []
+        table.add_row(t.trait, *cells, note(t))
     return table
 
 
