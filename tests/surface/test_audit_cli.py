@@ -66,21 +66,9 @@ def place(tmp_path: Path, cache: Path, monkeypatch) -> Path:
 
 
 def run(place: Path, base: Path, data: str, *more: object) -> subprocess.CompletedProcess[str]:
-    return vestige(
-        "audit",
-        place / data,
-        "--base",
-        base,
-        "--traits",
-        place / "sips.toml",
-        "--budget",
-        32,
-        "--canaries",
-        0,
-        "--out",
-        place / "audits",
-        *more,
-    )
+    traits, out = place / "sips.toml", place / "audits"
+    usual = ["--traits", traits, "--budget", 32, "--canaries", 0, "--out", out]
+    return vestige("audit", place / data, "--base", base, *usual, *more)
 
 
 def test_an_audit_of_numbers_ends_in_a_report(place: Path, folders):
