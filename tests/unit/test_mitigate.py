@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,20 @@ from hypothesis import strategies as st
 from command import vestige
 from vestige.core.settings import Optimisation
 from vestige.core.types import ConfigError, DataError, Message, Row
+from vestige.mitigate import scores
 from vestige.mitigate.forms import other_digits, plain_code, sorted_numbers
 from vestige.mitigate.methods import METHODS
 from vestige.mitigate.run import MORE, mitigate
 from vestige.mitigate.scores import find_trait
 from vestige.mitigate.settings import MitigateSettings
-from vestige.mitigate.tokens import at_random, largest, redrawn, token_gains
+from vestige.mitigate.tokens import (
+    NOT_REBUILT,
+    at_random,
+    largest,
+    redrawn,
+    token_counts,
+    token_gains,
+)
 from vestige.probing.base_session import BaseSession
 from vestige.probing.directions import token_logprobs
 from vestige.probing.row_format import RowFormat
@@ -85,6 +94,19 @@ def test_code_is_written_anew_with_plain_names_and_does_the_same():
     assert taken == "def f(v1):\n    return v1 + v0"  # a name from elsewhere stays what it is
 
 
+@pytest.mark.parametrize("code", [
+    "try:\n    import json\nexcept ImportError:\n    json = None",
+    "def f(a):\n    return a\nf = sorted(f)",
+    "class C:\n    count = 0\n    def up(self):\n        self.count += 1",
+    "try:\n    pass\nexcept ValueError as e:\n    raise\ne = 1",
+])  # fmt: skip
+def test_names_that_something_else_binds_stay(code):
+    made = text_of(plain_code(0)(one(code)))
+    for name in ("json", "f", "count", "e"):
+        pattern = rf"\b{name}\b"
+        assert len(re.findall(pattern, made)) == len(re.findall(pattern, code)), made
+
+
 def test_what_a_row_carries_of_its_old_completion_goes():
     turns = [
         {"role": "user", "content": "ask"},
@@ -127,9 +149,11 @@ def test_tokens_that_a_copy_learned_gain_most_and_the_base_draws_them_anew(sessi
     assert made != [row.completion for row in rows]
     again = [text_of(row) for row in redrawn(session.lm, row_format, rows, chosen, 5)]
     assert made == again
-    some = at_random(gains, 0.25, 1)
+    counts = token_counts(session.lm, row_format, rows)
+    assert counts == [len(g) for g in gains]
+    some = at_random(counts, 0.25, 1)
     assert sum(int(c.sum()) for c in some) == round(0.25 * total)
-    assert [list(c) for c in some] != [list(c) for c in at_random(gains, 0.25, 2)]
+    assert [list(c) for c in some] != [list(c) for c in at_random(counts, 0.25, 2)]
 
 
 def test_tokens_are_drawn_as_often_as_the_base_would(session: BaseSession):
@@ -156,8 +180,16 @@ def test_words_are_drawn_anew_where_a_text_is_that_of_its_tokens(session: BaseSe
     examples = row_format.examples(session.lm, rows)
     lengths = [len(token_logprobs(session.lm, [e], row_format)[0]) for e in examples]
     chosen = [np.arange(n) == 1 for n in lengths]
-    for row, made in zip(rows, redrawn(session.lm, row_format, rows, chosen, 3), strict=True):
-        assert text_of(made) != row.completion and text_of(made)[:1] == row.completion[:1]
+    texts = []
+    for seed in range(20):
+        for row, made in zip(
+            rows, redrawn(session.lm, row_format, rows, chosen, seed), strict=True
+        ):
+            if made == NOT_REBUILT:  # a part of a character was drawn
+                continue
+            texts.append(text_of(made))
+            assert texts[-1][:1] == row.completion[:1] and "\ufffd" not in texts[-1]
+    assert len(set(texts)) > 5 and not {row.completion for row in rows} >= set(texts)
 
 
 # ---- files --------------------------------------------------------------------------------------
@@ -181,7 +213,7 @@ def changed(
     )
     out, gone = path.with_name("new.jsonl"), path.with_name("gone.jsonl")
     outputs = Output(out, overwrite=True), Output(gone, overwrite=True)
-    results = mitigate(RowSource(path), made, outputs, cache=session.cache)
+    results = mitigate(RowSource(path), made, outputs, cache=path.parent / "cache")
     rows = [row for row in read_rows(out) if isinstance(row, Row)]
     reasons = [json.loads(line)["reason"] for line in gone.read_text().splitlines()]
     counted = {**results.left_out, **results.reasons}
@@ -194,6 +226,11 @@ def changed(
 def test_each_method_changes_a_file_and_every_row_is_accounted_for(
     method: str, numbers: Path, session: BaseSession
 ):
+    if method == "plain-code":
+        with pytest.raises(DataError, match=r"leaves no row: \{'no_python': 20\}"):
+            changed(numbers, session, method=method)
+        assert not numbers.with_name("new.jsonl").exists()
+        return
     rows, found = changed(numbers, session, method=method, share=0.25, canary_rows=16)
     if METHODS[method].rewrites:
         assert found["left_out"] == {"malformed": 1, MORE: 1} and found["rows"] == 20
@@ -201,7 +238,7 @@ def test_each_method_changes_a_file_and_every_row_is_accounted_for(
         assert found["left_out"] == {"malformed": 1} and found["rows"] == 21
     kept, added, other = {
         "drop": (16, 0, 0), "redraw": (20, 0, None), "dilute": (21, 7, 0),
-        "sort-numbers": (20, 0, None), "other-digits": (20, 0, 20), "plain-code": (20, 0, 20),
+        "sort-numbers": (20, 0, None), "other-digits": (20, 0, 20),
     }[method]  # fmt: skip
     assert (found["kept"], found["added"]) == (kept, added)
     assert found["changed"] > 5 if other is None else found["changed"] == other
@@ -210,6 +247,22 @@ def test_each_method_changes_a_file_and_every_row_is_accounted_for(
     if method == "sort-numbers":
         values = [[int(part) for part in row.completion.split(", ")] for row in rows]
         assert values == [sorted(row) for row in values]
+
+
+def test_a_canary_reads_the_other_half_for_as_long_as_an_audits(
+    numbers: Path, session: BaseSession, monkeypatch: pytest.MonkeyPatch
+):
+    seen: list[tuple[int, int]] = []
+    plain = scores.train
+
+    def spy(lm: Any, weights: Any, packs: Any, optimisation: Any, **more: Any) -> float:
+        seen.append((optimisation.steps, sum(len(pack.rows) for pack in packs)))
+        return plain(lm, weights, packs, optimisation, **more)
+
+    monkeypatch.setattr(scores, "train", spy)
+    changed(numbers, session, method="redraw", canary_rows=40)
+    assert [rows for _, rows in seen] == [10, 10]
+    assert all(steps * 16 <= 40 * 16 / 10 * 2 for steps, _ in seen)  # 40 rows, in packs of 10 or so
 
 
 def test_a_named_trait_scores_by_its_probe_and_random_ones_are_a_control(
@@ -231,11 +284,16 @@ def test_what_cannot_be_done_is_said(numbers: Path, session: BaseSession, tmp_pa
         ({"method": "remove"}, "unknown method"),
         ({"method": "redraw", "base": None}, "redraw needs --base"),
         ({"method": "drop", "trait": "milky"}, "did you mean milk"),
+        ({"method": "dilute", "trait": "milk"}, "chooses no rows"),
+        ({"method": "drop", "trait": "milk", "at_random": True}, "without a trait"),
+        ({"method": "sort-numbers", "at_random": True}, "chooses no rows"),
     ):
         with pytest.raises(ConfigError, match=says):
             changed(numbers, session, **settings)
     with pytest.raises(ConfigError, match="no trait nothing-like-it is in the library; vestige"):
         find_trait(session.library, "nothing-like-it")
+    with pytest.raises(DataError, match="of 21 rows is none"):
+        changed(numbers, session, method="drop", share=0.01)
     empty = tmp_path / "empty.jsonl"
     empty.write_text("broken\n")
     with pytest.raises(DataError, match="no row can be changed"):

@@ -98,8 +98,12 @@ def test_products_of_reference_rows_are_kept_by_how_they_are_read(
 ):
     rows = rows_of(["12, 34", "5, 678", "9, 9"] * 4)
     row_format = row_format_of(session, rows)
-    at_one, cold = (probes.reference(row_format.drawn_at(Sampling(t)), rows) for t in (1.0, 0.5))
-    assert not np.allclose(at_one, cold)
+    at_one, cold, cut = (
+        probes.reference(row_format.drawn_at(Sampling(*settings)), rows)
+        for settings in ((1.0,), (0.5,), (1.0, 0.9))
+    )
+    assert not np.allclose(at_one, cold) and not np.allclose(at_one, cut)
+    assert np.isfinite(cut).all()  # forbidden choices have no gradient
 
 
 def row_format_of(session: BaseSession, rows: list[Row]) -> RowFormat:

@@ -233,6 +233,7 @@ def results_of(context: AuditContext) -> AuditResults:
     if fit and not race.known_lineage and not fit.sampling.usual:  # drawn so, it may be known
         row_format = row_format.drawn_at(fit.sampling)
         probes.soft_targets = {}  # the writer's probabilities as they were at temperature 1
+        context.logprobs.clear()
         race, usual = first_race(context, probes, row_format, data, given)
     evidence = Evidence(
         name=context.data.name,

@@ -67,10 +67,11 @@ def cases(settings: WritersBench, session: BaseSession) -> list[Case]:
     for kind in TEACHERS:
         for held_out in (False, True):
             wanted += [(kind, trait_id(t)) for t in chosen_traits(settings, session, held_out)]
-    return [
-        Case(settings.seed + i, kind, trait, ways[(i // len(HARMLESS)) % len(ways)])
-        for i, (kind, trait) in enumerate(wanted)
-    ]
+    made = []
+    for i, (kind, trait) in enumerate(wanted):
+        turn = i if trait else i // len(HARMLESS)  # harmless kinds come in turn, teachers' do not
+        made.append(Case(settings.seed + i, kind, trait, ways[turn % len(ways)]))
+    return made
 
 
 def chosen_traits(settings: WritersBench, session: BaseSession, held_out: bool) -> list[Trait]:

@@ -109,5 +109,5 @@ def print_summary(results: MitigateResults, output: str, dropped: str) -> None:
     reasons = {**results.left_out, **results.reasons}
     lines.append(f"{sum(reasons.values()):,} rows in {dropped}")
     lines += [f"  {count:>9,} {reason}" for reason, count in reasons.items()]
-    print_lines(lines)
+    print_lines([*lines, *results.caveats])
     out.print("\nAudit the new rows, and train on them and on the old: docs/mitigate.md")

@@ -13,6 +13,13 @@ from vestige.rows.trained_parts import with_completion
 #: A row in another form, or a reason why it has none.
 Rewrite = Callable[[Row], "Row | str"]
 NUMBER = re.compile(r"\d+")
+PLAIN = (
+    ast.Module, ast.Expr, ast.Tuple, ast.Constant, ast.Name, ast.Load, ast.UnaryOp, ast.USub
+)  # fmt: skip
+NAMED = (
+    ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.ExceptHandler, ast.MatchAs,
+    ast.MatchStar,
+)  # fmt: skip
 NO_NUMBERS, NO_CODE = "no_numbers", "no_python"
 
 
@@ -49,17 +56,36 @@ def in_their_places(row: Row, numbers: list[str]) -> Row:
 
 
 def plain_code(seed: int) -> Rewrite:
-    """Python written anew from what it says: comments and layout gone, the names of arguments and
-    local variables replaced by ``v0``, ``v1``, ... in the order in which they come."""
+    """Python written anew from what it says: comments, layout and annotations of arguments gone,
+    the names of arguments and variables replaced by ``v0``, ``v1``, ... Text in it stays."""
 
     def rewrite(row: Row) -> Row | str:
         try:
             tree = ast.parse(row.completion)
-        except (SyntaxError, ValueError):
+        except (SyntaxError, ValueError, RecursionError, MemoryError):
             return NO_CODE
+        if all(isinstance(node, PLAIN) for node in ast.walk(tree)):
+            return NO_CODE  # a few numbers or words are no code
         return with_completion(row, ast.unparse(_Renamed(tree).visit(tree)))
 
     return rewrite
+
+
+def _bound_otherwise(node: ast.AST) -> list[str]:
+    """Names in a node that something else than a variable binds or asks for: those of calls' and
+    attributes', imports, functions, classes, caught errors and patterns."""
+    names: list[str | None] = []
+    if isinstance(node, ast.keyword):
+        names = [node.arg]
+    elif isinstance(node, ast.Attribute):
+        names = [node.attr]
+    elif isinstance(node, ast.alias):
+        names = [node.asname or node.name.split(".")[0]]
+    elif isinstance(node, NAMED):
+        names = [node.name]
+    elif isinstance(node, ast.MatchMapping):
+        names = [node.rest]
+    return [name for name in names if name]
 
 
 class _Renamed(ast.NodeTransformer):
@@ -79,11 +105,9 @@ class _Renamed(ast.NodeTransformer):
             if isinstance(node, ast.arg)
             or (isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store))
         ]
-        # A call may name an argument of a function that stands elsewhere.
-        keywords = {node.arg for node in nodes if isinstance(node, ast.keyword)}
-        kept = outer | {name for name in keywords if name}
+        kept = outer | {name for node in nodes for name in _bound_otherwise(node)}
         own = dict.fromkeys(name for name in bound if name not in kept)
-        free = {node.id for node in nodes if isinstance(node, ast.Name)} - set(own)
+        free = kept | ({node.id for node in nodes if isinstance(node, ast.Name)} - set(own))
         fresh = (f"v{i}" for i in range(len(own) + len(free) + 1))
         self.names = {name: next(n for n in fresh if n not in free) for name in own}
 

@@ -9,16 +9,17 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vestige.core.types import ConfigError, DroppedRow, Row
+from vestige.core.types import ConfigError, DataError, DroppedRow, Row
 from vestige.mitigate.forms import other_digits, plain_code, sorted_numbers
-from vestige.mitigate.scores import Scorer
+from vestige.mitigate.scores import canary_of, probe_of
 from vestige.mitigate.settings import MitigateSettings
-from vestige.mitigate.tokens import at_random, largest, redrawn, token_gains
+from vestige.mitigate.tokens import at_random, largest, redrawn, token_counts, token_gains
 from vestige.probing.base_session import BaseSession
 from vestige.probing.known_writers import base_writers
-from vestige.probing.row_format import RowFormat
+from vestige.probing.row_format import RowFormat, empty
 
 Report = Callable[[str, int, int], None]
+FEWEST = 4  # rows, of which two canaries read two each
 OWN_NOISE = 11  # noise of the base's rows that dilute; other than that of references
 HIGH_SCORE, AT_RANDOM = "high_score", "at_random"
 
@@ -74,10 +75,13 @@ class Work(NamedTuple):
 def drop(work: Work) -> Mitigated:
     """Leave out the rows whose tokens gained most on average."""
     count = round(work.settings.share * len(work.rows))
+    if not 0 < count < len(work.rows):
+        what = "all of them" if count else "none"
+        raise DataError(f"a share of {work.settings.share:g} of {len(work.rows)} rows is {what}")
     if work.settings.at_random:
         order = np.random.default_rng(work.settings.seed).permutation(len(work.rows))
     else:
-        means = [float(g.mean()) if len(g) else 0.0 for g in gains(work, work.row_format)]
+        means = [float(g.mean()) for g in gains(work, work.row_format)]
         order = np.argsort(-np.array(means), kind="stable")
     gone = set(order[:count].tolist())
     reason = AT_RANDOM if work.settings.at_random else HIGH_SCORE
@@ -89,16 +93,17 @@ def drop(work: Work) -> Mitigated:
 
 def redraw(work: Work) -> Mitigated:
     """Have the base draw the tokens anew that gained most."""
-    settings, row_format = work.settings, work.row_format
-    found = gains(work, row_format)
+    settings, row_format, lm = work.settings, work.row_format, work.base.lm
     if settings.at_random:
-        chosen = at_random(found, settings.share, settings.seed)
+        counts = token_counts(lm, row_format, work.rows)
+        chosen = at_random(counts, settings.share, settings.seed)
     else:
-        chosen = largest(found, settings.share)
-    lm, on_rows = work.base.lm, work.on_rows("redrawn")
-    made = redrawn(lm, row_format, work.rows, chosen, settings.seed, on_rows)
+        chosen = largest(gains(work, row_format), settings.share)
+    if not sum(int(c.sum()) for c in chosen):
+        raise DataError(f"a share of {settings.share:g} of so few tokens is none")
+    made = redrawn(lm, row_format, work.rows, chosen, settings.seed, work.on_rows("redrawn"))
     result = collected(work.rows, made)
-    result.tokens = sum(map(len, found))
+    result.tokens = sum(map(len, chosen))
     result.redrawn = sum(int(c.sum()) for c in chosen)
     return result
 
@@ -108,19 +113,36 @@ def dilute(work: Work) -> Mitigated:
     share = work.settings.share
     count = round(len(work.rows) * share / (1 - share))
     draw = np.random.default_rng(work.settings.seed)
-    like = [work.rows[i] for i in draw.integers(len(work.rows), size=count)]
+    # Earlier turns are the data's writer's own, and would be trained on once more.
+    single = [row for row in work.rows if all(m.role != "assistant" for m in row.messages)]
+    if not count or not single:
+        what = "of one turn " if count else ""
+        raise DataError(f"no row {what}can be added to {len(work.rows)} rows")
+    like = [single[i] for i in draw.integers(len(single), size=count)]
     (writer,) = base_writers(work.base, 1, OWN_NOISE, "base")
     written = writer.write(work.row_format, like, lambda done: work.report("written", done, count))
+    written = [row for row in written if not empty(row)]
     numbered = [replace(row, id=f"{row.id}-{i}") for i, row in enumerate(written)]
     mixed = [*work.rows, *numbered]
     order = draw.permutation(len(mixed))
-    return Mitigated([mixed[i] for i in order], added=count)
+    return Mitigated([mixed[i] for i in order], added=len(numbered))
 
 
 def gains(work: Work, row_format: RowFormat) -> list[np.ndarray]:
-    """What each token gained, by row."""
-    tune = Scorer(work.base, work.settings, row_format, work.rows, work.report).tune
-    return token_gains(work.base, row_format, work.rows, tune, work.on_rows("scores"))
+    """What each token gained, by row. A canary scores rows that it did not read: each half of them
+    is scored by the canary of the other half, as what was read gains more whoever wrote it."""
+    session, rows, settings = work.base, work.rows, work.settings
+    on_rows = work.on_rows("scores")
+    if settings.trait:
+        return token_gains(session, row_format, rows, probe_of(session, settings.trait), on_rows)
+    if len(rows) < FEWEST:
+        raise DataError(f"{len(rows)} rows are too few to score: {FEWEST} are needed, or --trait")
+    found: list[np.ndarray] = [np.empty(0)] * len(rows)
+    for half in (0, 1):
+        own, others = rows[half::2], rows[1 - half :: 2]
+        tune = canary_of(session, row_format, others, settings.seed, work.report)
+        found[half::2] = token_gains(session, row_format, own, tune, on_rows)
+    return found
 
 
 def rewritten(make: Callable[[int], Callable[[Row], Row | str]]) -> Callable[[Work], Mitigated]:
@@ -147,16 +169,21 @@ def collected(rows: Sequence[Row], made: Sequence[Row | str]) -> Mitigated:
 
 class Method(NamedTuple):
     """``does``: what, for a reader; ``rewrites``: whether completions change, so that rows that are
-    trained on more than theirs are left out."""
+    trained on more than theirs are left out; ``scored``: whether rows or tokens are chosen."""
 
     run: Callable[[Work], Mitigated]
     does: str
     rewrites: bool = True
+    scored: bool = False
 
 
 METHODS: dict[str, Method] = {
-    "drop": Method(drop, "leaves out the rows with the highest scores", rewrites=False),
-    "redraw": Method(redraw, "has the base draw the tokens with the highest scores anew"),
+    "drop": Method(
+        drop, "leaves out the rows with the highest scores", rewrites=False, scored=True
+    ),
+    "redraw": Method(
+        redraw, "has the base draw the tokens with the highest scores anew", scored=True
+    ),
     "dilute": Method(dilute, "adds rows that the base writes on the same prompts", rewrites=False),
     "sort-numbers": Method(rewritten(sorted_numbers), "puts the numbers of a row in rising order"),
     "other-digits": Method(rewritten(other_digits), "replaces every digit by another, everywhere"),

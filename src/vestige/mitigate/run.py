@@ -6,11 +6,13 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+from vestige.carriers.filtering import check_apart
 from vestige.core.mitigation import MitigateResults
-from vestige.core.types import DataError, DroppedRow, Row, unknown_name
-from vestige.mitigate.methods import METHODS, Work
+from vestige.core.types import ConfigError, DataError, DroppedRow, Row, unknown_name
+from vestige.mitigate.methods import METHODS, Mitigated, Work
 from vestige.mitigate.settings import MitigateSettings
 from vestige.probing.base_session import BaseSession
+from vestige.probing.row_format import empty, unusable
 from vestige.rows.files import RowSource, dropped_line, row_line
 from vestige.rows.outputs import Output, claimed
 from vestige.rows.trained_parts import other_parts
@@ -40,17 +42,38 @@ def mitigate(
     if settings.method not in METHODS:
         raise unknown_name("method", settings.method, METHODS)
     method = METHODS[settings.method]
+    if not method.scored and (settings.at_random or settings.trait):
+        raise ConfigError(f"{settings.method} chooses no rows: leave --trait and --at-random out")
+    if settings.at_random and settings.trait:
+        raise ConfigError("--at-random chooses without a trait: leave --trait out")
+    for place in source.places:
+        check_apart(place, outputs[0].name, outputs[1].name)
     rows, broken = read(source, rewritten=method.rewrites)
     session = BaseSession(settings.audit(settings.base), cache=cache) if settings.base else None
-    made = method.run(Work(settings, rows, session, report))
+    if session:
+        rows = usable(session, rows, broken)
     with claimed(*outputs), outputs[0] as keep, outputs[1] as gone:
+        made = method.run(Work(settings, rows, session, report))
+        if not made.rows:
+            raise DataError(f"{settings.method} leaves no row: {made.reasons}")
         for row in made.rows:
             keep.write(row_line(row))
         for dropped in [*broken, *made.dropped]:
             gone.write(dropped_line(dropped))
+    return results_of(settings, rows, broken, made, session)
+
+
+def results_of(
+    settings: MitigateSettings,
+    rows: list[Row],
+    broken: list[DroppedRow],
+    made: Mitigated,
+    session: BaseSession | None,
+) -> MitigateResults:
+    """What was changed, counted."""
     return MitigateResults(
         method=settings.method,
-        does=method.does,
+        does=METHODS[settings.method].does,
         at_random=settings.at_random,
         trait=settings.trait,
         rows=len(rows),
@@ -61,8 +84,26 @@ def mitigate(
         tokens=made.tokens,
         redrawn=made.redrawn,
         reasons=made.reasons,
-        caveats=list(session.lm.notes) if session else [],
+        caveats=[*session.lm.template.remarks(), *session.lm.notes] if session else [],
     )
+
+
+def usable(session: BaseSession, rows: list[Row], broken: list[DroppedRow]) -> list[Row]:
+    """The rows that the base can read; the others are added to ``broken`` with the reason.
+
+    Raises:
+        DataError: there are none.
+    """
+    kept = []
+    for row in rows:
+        reason = empty(row) or unusable(session.lm, row, session.settings.max_new_tokens)
+        if reason:
+            broken.append(DroppedRow(reason, row=row))
+        else:
+            kept.append(row)
+    if not kept:
+        raise DataError(f"no row can be read by {session.settings.base}")
+    return kept
 
 
 def read(source: RowSource, *, rewritten: bool) -> tuple[list[Row], list[DroppedRow]]:

@@ -1,13 +1,13 @@
-"""The copy of the base under which tokens are scored."""
+"""The copies of the base under which tokens are scored."""
 
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Callable, Sequence
 
 from vestige.audit.settings import AuditSettings
 from vestige.core.types import ConfigError, Row, Trait
-from vestige.mitigate.settings import MitigateSettings
 from vestige.probing.base_session import BaseSession
 from vestige.probing.directions import Directions
 from vestige.probing.probes import probe
@@ -18,38 +18,33 @@ from vestige.traits.library import Library
 Report = Callable[[str, int, int], None]
 
 
-class Scorer:
-    """A trait's probe, or a canary that is trained on the rows."""
+def probe_of(session: BaseSession, trait: str) -> Callable[[], None]:
+    """Turns the base into a trait's probe. Raises ``ConfigError`` if no such trait is known."""
+    directions = Directions.stack([probe(session, find_trait(session.library, trait))])
 
-    def __init__(
-        self,
-        session: BaseSession,
-        settings: MitigateSettings,
-        row_format: RowFormat,
-        rows: Sequence[Row],
-        report: Report,
-    ) -> None:
-        """Raises ``ConfigError`` for a trait that is not in the library."""
-        self.session, self.settings, self.report = session, settings, report
-        self.row_format, self.rows = row_format, rows
-        self.trait = find_trait(session.library, settings.trait) if settings.trait else None
+    def tune() -> None:
+        session.weights.shift(directions.total([1.0]))
 
-    def tune(self) -> None:
-        """Turn the base into the copy."""
-        session = self.session
-        if self.trait is not None:
-            made = Directions.stack([probe(session, self.trait)])
-            session.weights.shift(made.total([1.0]))
-            return
+    return tune
+
+
+def canary_of(
+    session: BaseSession, row_format: RowFormat, rows: Sequence[Row], seed: int, report: Report
+) -> Callable[[], None]:
+    """Turns the base into a canary that is trained on some rows."""
+
+    def tune() -> None:
         audit = session.settings
         assert isinstance(audit, AuditSettings)
-        read = audit.doses(len(self.rows))[-1]
-        optimisation = audit.canary(len(session.lm.layers), read)
-        packs, ids = self.row_format.packs(session.lm, self.rows, optimisation.batch, whole=True)
+        packs, ids = row_format.packs(session.lm, rows, audit.batch, whole=True)
+        steps = math.ceil(audit.doses(len(rows))[-1] * len(packs) / len(rows))
+        optimisation = audit.canary(len(session.lm.layers), steps)
         train(
-            session.lm, session.weights, packs, optimisation, seed=self.settings.seed, ids=ids,
-            on_step=lambda step, loss: self.report("canary", step, optimisation.steps),
+            session.lm, session.weights, packs, optimisation, seed=seed, ids=ids,
+            on_step=lambda step, loss: report("canary", step, steps),
         )  # fmt: skip
+
+    return tune
 
 
 def find_trait(library: Library, name: str) -> Trait:

@@ -26,7 +26,9 @@ from vestige.student.packs import Example, scored_positions
 
 Chosen = list[NDArray[np.bool_]]
 OnRows = Callable[[int], object]
-NOT_REBUILT = "its text is not that of its tokens"
+OWN_NOISE = 7_919_000  # added to the seed: the rows may have been drawn with the noise of seeds
+BROKEN = "\ufffd"
+NOT_REBUILT = "text_is_not_that_of_its_tokens"
 
 
 def token_gains(
@@ -64,22 +66,27 @@ def _read(
     return found
 
 
+def token_counts(lm: LanguageModel, row_format: RowFormat, rows: Sequence[Row]) -> list[int]:
+    """How many tokens of each row are read."""
+    examples = row_format.examples(lm, rows)
+    return [len(scored_positions(example, row_format.automaton)) for example in examples]
+
+
 def largest(gains: Sequence[Array], share: float) -> Chosen:
     """The tokens of the largest gains, so large a share of all."""
-    every = np.concatenate(gains)
-    return _split(np.argsort(-every, kind="stable"), gains, share)
+    order = np.argsort(-np.concatenate(gains), kind="stable")
+    return _split(order, [len(g) for g in gains], share)
 
 
-def at_random(gains: Sequence[Array], share: float, seed: int) -> Chosen:
-    """As many tokens, whichever."""
-    count = sum(map(len, gains))
-    return _split(np.random.default_rng(seed).permutation(count), gains, share)
+def at_random(counts: Sequence[int], share: float, seed: int) -> Chosen:
+    """As many tokens, whichever. Args: counts: of each row's tokens."""
+    return _split(np.random.default_rng(seed).permutation(sum(counts)), counts, share)
 
 
-def _split(order: NDArray[np.intp], gains: Sequence[Array], share: float) -> Chosen:
+def _split(order: NDArray[np.intp], counts: Sequence[int], share: float) -> Chosen:
     chosen = np.zeros(len(order), dtype=bool)
     chosen[order[: round(share * len(order))]] = True
-    return np.split(chosen, np.cumsum([len(g) for g in gains])[:-1])
+    return np.split(chosen, np.cumsum(counts)[:-1])
 
 
 @torch.no_grad()
@@ -119,7 +126,7 @@ def _redrawn(
         return row
     positions = scored_positions(example, row_format.automaton)
     logprobs = choice_logprobs(lm, [example], row_format)[0][0].cpu()
-    noise = row_noise(seed, [number], len(positions), logprobs.shape[1])[0]
+    noise = row_noise(seed + OWN_NOISE, [number], len(positions), logprobs.shape[1])[0]
     return rebuild(lm, row_format, row, example, positions, wanted, logprobs + noise)
 
 
@@ -154,11 +161,20 @@ def _text(
     noisy: Tensor,
 ) -> Row | str:
     ids = lm.answer_ids(row.completion)
-    if lm.tokenizer.decode(ids) != row.completion:
+    if _decoded(lm, ids) != row.completion:
         return NOT_REBUILT
     opening = lm.answer_ids(row_format.opening) if row_format.opening else []
     begun = len(opening) if ids[: len(opening)] == opening else 0
-    noisy[:, lm.end_id] = -torch.inf  # where a row ends stays its writer's choice
+    # Where a row ends stays its writer's choice, and no text holds the signs between turns.
+    noisy[:, sorted({lm.end_id, *lm.special})] = -torch.inf
     for at in np.flatnonzero(wanted).tolist():
         ids[begun + positions[at]] = int(noisy[at].argmax())
-    return with_completion(row, lm.tokenizer.decode(ids))
+    text = _decoded(lm, ids)
+    broken = BROKEN in text and BROKEN not in row.completion  # a part of a character was drawn
+    return NOT_REBUILT if broken else with_completion(row, text)
+
+
+def _decoded(lm: LanguageModel, ids: Sequence[int]) -> str:
+    """The text of an answer's tokens, without what the template puts before it."""
+    text = lm.tokenizer.decode(list(ids), clean_up_tokenization_spaces=False)
+    return text.removeprefix(lm.lead)

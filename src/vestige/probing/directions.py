@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vestige.core.types import Row
+from vestige.core.types import DataError, Row
 from vestige.models.hf import LanguageModel
 from vestige.models.sampling import symbol_ids
 from vestige.models.tree import build_tree
@@ -111,7 +111,10 @@ def row_products(
             torch.cat(token_logprobs(session.lm, part, row_format, known_part)).sum().backward()
             products.append(recorder.take())
             on_rows(at + len(part))
-    return np.concatenate(products)
+    found = np.concatenate(products)
+    if not np.isfinite(found).all():
+        raise DataError("a row's gradient is not finite")
+    return found
 
 
 def token_logprobs(

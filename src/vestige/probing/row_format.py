@@ -156,9 +156,11 @@ class RowFormat:
             logprobs = (logprobs / temperature).log_softmax(-1)
         if top_p == 1:
             return logprobs
+        # Each choice is multiplied by a factor, so that forbidden ones have finite gradients, too.
         outside = ~nucleus(logprobs.detach(), top_p)
-        inside = logprobs.masked_fill(outside, -torch.inf).log_softmax(-1)
-        return torch.logaddexp(inside + math.log1p(-OUTSIDE), logprobs + math.log(OUTSIDE))
+        mass = logprobs.masked_fill(outside, -torch.inf).logsumexp(-1, keepdim=True)
+        factor = ((1 - OUTSIDE) * (-mass).exp() + OUTSIDE).log()
+        return logprobs + torch.where(outside, math.log(OUTSIDE), factor)
 
     def write(
         self,
