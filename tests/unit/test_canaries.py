@@ -150,7 +150,12 @@ def test_doses_grow_share_alpha_and_stop_at_the_one_that_settles_it(
     folder, found = audited(place, "cider.jsonl", few, "even.jsonl")  # each dose may spend half
     assert found.doses and found.outcome in ("flagged", "inconclusive")
     fewer = settings.model_copy(update={"alpha": 1.5 / (found.placebos + 1)})
-    folder, found = audited(place, "cider.jsonl", fewer, "even.jsonl")
+    said: list[str] = []
+    folder, found = audit(
+        place / "cider.jsonl", fewer, root=place / "audits", reference=place / "even.jsonl",
+        note=said.append,
+    )  # fmt: skip
+    assert said[0].startswith("no copy will be trained: with")
     assert found.outcome == "inconclusive" and "pairs of harmless students" in found.why[0]
     assert not (folder / "canary").exists()  # nothing was trained for it
 
@@ -185,7 +190,7 @@ def test_an_audit_goes_on_once_there_is_a_battery(
     assert after.worst_rows[0].trait == before.worst_rows[0].trait  # scores of the first look
 
 
-def test_the_data_against_themselves_are_refused(place: Path, settings: AuditSettings) -> None:
+def test_the_data_against_themselves_are_not_flagged(place: Path, settings: AuditSettings) -> None:
     _, found = audited(place, "cider.jsonl", settings, "cider.jsonl")
     assert found.outcome != "flagged" and found.doses[0].moved > 0  # seeds of their own
 

@@ -130,12 +130,12 @@ def test_doses_grow_until_one_settles_it():
 
 def test_the_price_is_said_against_the_training():
     settings = AuditSettings(base="m")
-    assert price(settings, 16_384, 100_000) == (
+    assert price(settings, settings.doses(16_384), 100_000) == (
         "2 copies read 1,024 and then 4,096 rows each: 10,240 at most, where the training reads "
         "100,000 (10% of it)"
     )
     two = settings.model_copy(update={"canaries": 2})
-    assert "4 copies read 200 rows each: 800 at most" in price(two, 20, 20)
+    assert "4 copies read 200 rows each: 800 at most" in price(two, two.doses(20), 20)
 
 
 def test_a_training_of_ones_own_is_given_by_its_layers():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from safetensors.numpy import load_file, save_file
@@ -14,6 +14,7 @@ from vestige.audit.canary import Canary, canary
 from vestige.audit.decision import settles
 from vestige.audit.gathered import Canaries, Dose
 from vestige.audit.row_stages import WrittenRows, canary_reference
+from vestige.audit.settings import AuditSettings
 from vestige.audit.stages import AuditContext
 from vestige.core.types import Row
 from vestige.probing.drift import Battery
@@ -26,6 +27,43 @@ ANSWERS = "answers.safetensors"
 OTHER_SEEDS = 1_000  # between the seeds of the data's canaries and the reference's
 
 
+class CanaryPlan(NamedTuple):
+    """What canaries would read, and be held against.
+
+    Attributes:
+        rows: different rows that each of a pair reads.
+        doses: rows read in all, the smallest dose first.
+        alpha: what each may spend of the chance of a false flag.
+        placebos: pairs of harmless students; missing: harmless students that are yet to be made.
+    """
+
+    rows: int
+    doses: tuple[int, ...]
+    alpha: float
+    placebos: int
+    missing: int
+
+    @property
+    def too_few(self) -> bool:
+        """Whether no p-value of so many pairs could be small enough."""
+        return 1 / (self.placebos + 1) > self.alpha
+
+
+def canary_plan(
+    students: HarmlessStudents, settings: AuditSettings, rows: int, given: int
+) -> CanaryPlan:
+    """Args: rows: of the data; given: reference rows of the user's, of which there may be fewer."""
+    rows = min(rows, settings.canary_rows, given or rows)  # both copies read as many
+    doses = settings.doses(rows)
+    return CanaryPlan(
+        rows,
+        doses,
+        settings.alpha / len(doses),
+        students.placebos(control=True),
+        len(students.missing()),
+    )
+
+
 def canaries(
     context: AuditContext, chosen: WrittenRows, given: list[Row], sampling: Sampling
 ) -> Canaries | None:
@@ -36,23 +74,20 @@ def canaries(
         given: the user's reference rows.
         sampling: how reference rows are drawn.
     """
-    settings, session = context.settings, context.session
-    if not settings.canaries:
+    settings, session, students = context.settings, context.session, context.students
+    if students is None:
         return None
     session.weights.freeze()
-    students = HarmlessStudents(session, settings.held_against)
-    count = min(settings.canary_rows, len(given) or settings.canary_rows)
-    data = chosen.first(count)  # both copies read as many different rows
-    planned = settings.doses(len(data.rows))
-    alpha, placebos = settings.alpha / len(planned), students.placebos(control=True)
-    missing = len(students.missing())
-    if missing or 1 / (placebos + 1) > alpha:
-        return Canaries([], (), placebos, alpha, 0, missing=missing)
+    plan = canary_plan(students, settings, len(chosen.rows), len(given))
+    alpha, placebos = plan.alpha, plan.placebos
+    if plan.missing or plan.too_few:
+        return Canaries([], (), placebos, alpha, 0, missing=plan.missing)
+    data = chosen.first(plan.rows)
     battery = students.battery(control=True)
     row_format = RowFormat.of(session.lm, [*data.rows, *given], settings.max_new_tokens)
     reference = canary_reference(context, data, row_format.drawn_at(sampling), given)
     doses: list[Dose] = []
-    for read in planned:
+    for read in plan.doses:
         pairs = [
             [
                 _canary(context, students, row_format, source, read, k, settings.seed + seed)

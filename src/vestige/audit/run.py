@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from vestige.audit.canary_stages import canaries
+from vestige.audit.canary_stages import canaries, canary_plan
 from vestige.audit.data import Data
 from vestige.audit.first_look import by_first_look
 from vestige.audit.gathered import Evidence
@@ -34,7 +34,7 @@ from vestige.audit.row_stages import (
 )
 from vestige.audit.settings import AuditSettings
 from vestige.audit.stages import AuditContext, Report
-from vestige.audit.wording import battery_words, price
+from vestige.audit.wording import battery_words, few_words, price
 from vestige.core.audit_results import AuditResults
 from vestige.core.types import ConfigError, DataError, Row, StoreError
 from vestige.lineage.models import compare
@@ -48,6 +48,10 @@ from vestige.rows.formats import USUAL, Columns
 from vestige.store import Run, atomic_write
 
 RESULTS_FILE = "results.json"
+SOFT_TARGETS_LEFT_OUT = (
+    "the writer's own probabilities are those at temperature 1, at which these rows were not "
+    "drawn: they are left out"
+)
 FEWEST_TRAITS = 2  # of which one is compared with the others
 
 
@@ -141,7 +145,9 @@ def audit_rows(
     session = BaseSession(settings)
     if len(session.library.ids) < FEWEST_TRAITS:  # before anything is tuned
         raise ConfigError("an audit compares two traits at least: name more (--traits library)")
-    note(beforehand(session, settings, rows))
+    wanted = settings.canaries > 0
+    students = HarmlessStudents(session, settings.held_against) if wanted else None
+    note(beforehand(students, settings, rows, known))
     teacher = teacher_of(settings)
     own = AuditRecipe(
         settings=settings,
@@ -158,7 +164,7 @@ def audit_rows(
     with Run.open(root, f"audit-{stem(rows.name)}", config, overwrite=overwrite) as opened:
         opened.update(inputs=inputs.model_dump(mode="json"))
         clean = known.rows if known else None
-        context = AuditContext(settings, session, opened, rows, clean, teacher, report)
+        context = AuditContext(settings, session, opened, rows, clean, teacher, report, students)
         results = results_of(context)
         on_model = [*session.lm.template.remarks(), *session.lm.notes]  # as a rule none
         results = results.model_copy(update={"caveats": [*results.caveats, *on_model]})
@@ -166,13 +172,23 @@ def audit_rows(
         return opened.folder, results
 
 
-def beforehand(session: BaseSession, settings: AuditSettings, rows: Data) -> str:
-    """What copies will cost, or why none will be trained, before hours are spent."""
-    if not settings.canaries:
+def beforehand(
+    students: HarmlessStudents | None, settings: AuditSettings, rows: Data, known: Data | None
+) -> str:
+    """What copies will cost, or why none will be trained, before hours are spent.
+
+    Args:
+        students: what copies are held against; None: no copies are wanted.
+        known: the user's reference rows.
+    """
+    if students is None:
         return "first look only: no copy is trained on the rows"
-    if missing := len(HarmlessStudents(session, settings.held_against).missing()):
-        return f"no copy will be trained: {battery_words(settings, missing)}"
-    return price(settings, len(rows.rows), settings.training_rows or rows.trained)
+    plan = canary_plan(students, settings, len(rows.rows), len(known.rows) if known else 0)
+    if plan.missing:
+        return f"no copy will be trained: {battery_words(settings, plan.missing)}"
+    if plan.too_few:
+        return f"no copy will be trained: {few_words(plan.placebos, plan.alpha)}"
+    return price(settings, plan.doses, settings.training_rows or rows.trained)
 
 
 def different(own: AuditRecipe, recipe: AuditRecipe) -> str:
@@ -230,9 +246,11 @@ def results_of(context: AuditContext) -> AuditResults:
     probes.soft_targets = soft_targets(context, row_format, data.rows)
     fit = sampled_at(context, row_format, data)
     race, usual = first_race(context, probes, row_format, data, given)
+    said: list[str] = []
     if fit and not race.known_lineage and not fit.sampling.usual:  # drawn so, it may be known
         row_format = row_format.drawn_at(fit.sampling)
-        probes.soft_targets = {}  # the writer's probabilities as they were at temperature 1
+        said = [SOFT_TARGETS_LEFT_OUT] if probes.soft_targets else []
+        probes.soft_targets = {}
         context.logprobs.clear()
         race, usual = first_race(context, probes, row_format, data, given)
     evidence = Evidence(
@@ -259,6 +277,7 @@ def results_of(context: AuditContext) -> AuditResults:
             *context.data.remarks,
             *remarks(data.rows, given, row_format),
             *shared_start(context),
+            *said,
         ],
     )
     first = by_first_look(evidence)[:SCORED]

@@ -13,6 +13,7 @@ from vestige.audit.settings import AuditSettings
 from vestige.core.types import Row
 from vestige.models.hf import LanguageModel
 from vestige.probing.base_session import BaseSession
+from vestige.probing.harmless_students import HarmlessStudents
 from vestige.store import Run, StageResult
 
 Report = Callable[[str, int, int], object]  # stage, done, total; total 0: just finished
@@ -26,6 +27,7 @@ class AuditContext:
     Attributes:
         known: the user's reference rows; None: the base writes them.
         teacher: the rows' writer, where it is at hand.
+        students: what canaries are held against; None: none are wanted.
         seconds: by kind of stage.
         tokens: that canaries were trained on.
         logprobs: of the rows' tokens, by use.
@@ -38,6 +40,7 @@ class AuditContext:
     known: list[Row] | None
     teacher: LanguageModel | None
     report: Report
+    students: HarmlessStudents | None = None
     seconds: dict[str, float] = field(default_factory=dict)
     tokens: int = 0
     logprobs: Counter[str] = field(default_factory=Counter)

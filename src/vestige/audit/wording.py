@@ -7,7 +7,7 @@ What was tested, what was not and what to do next: ``scope_wording``.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from vestige.audit.decision import (
     Outcome,
@@ -26,7 +26,6 @@ from vestige.audit.settings import AuditSettings
 from vestige.core.calibration import calibration, latest
 
 NAMED = 3  # traits that a verdict names; the table shows the rest
-USUAL_MEMBERS = 100  # of a battery, where none is named
 SMALLEST_P = 1e-6  # no smaller p-value is stated: it would rest on the tail of the null
 
 
@@ -90,10 +89,7 @@ def why(evidence: Evidence, reason: Reason) -> list[str]:
     if reason == "no battery":
         return [battery_words(settings, canaries.missing)]
     if reason == "few members":
-        return [
-            f"with {canaries.placebos} pairs of harmless students no p-value is below "
-            f"{1 / (canaries.placebos + 1):.3g}, and {canaries.alpha:.3g} is needed"
-        ]
+        return [few_words(canaries.placebos, canaries.alpha)]
     dose = evidence.last
     sentences = [read_words(evidence, dose)] if dose else []
     return [*sentences, *(blind_words(evidence, dose) if dose and reason == "blind" else [])]
@@ -101,11 +97,11 @@ def why(evidence: Evidence, reason: Reason) -> list[str]:
 
 def battery_words(settings: AuditSettings, missing: int) -> str:
     """What is missing to compare copies with, and the command that makes it."""
-    held = settings.held_against
+    held, usual = settings.held_against, AuditSettings.model_fields["members"].default
     options = [
         "" if held.traits == ("library",) else f" --traits {','.join(held.traits)}",
         "" if held.chat == "auto" else f" --chat {held.chat}",
-        "" if held.members == USUAL_MEMBERS else f" --members {held.members}",
+        "" if held.members == usual else f" --members {held.members}",
     ]
     return (
         f"{missing} of {held.members} harmless students of {held.base} are missing: make them once "
@@ -114,10 +110,17 @@ def battery_words(settings: AuditSettings, missing: int) -> str:
     )
 
 
-def price(settings: AuditSettings, rows: int, training: int) -> str:
-    """What the copies cost, against the training that is to be spared. Args: rows: of the data, at
-    hand; training: that it reads."""
-    doses = settings.doses(min(rows, settings.canary_rows))
+def few_words(placebos: int, alpha: float) -> str:
+    """That there are too few pairs of harmless students."""
+    return (
+        f"with {placebos} pairs of harmless students no p-value is below {1 / (placebos + 1):.3g}, "
+        f"and {alpha:.3g} is needed (--members)"
+    )
+
+
+def price(settings: AuditSettings, doses: Sequence[int], training: int) -> str:
+    """What the copies cost, against the training that is to be spared. Args: doses: rows that each
+    copy reads, one after the other; training: rows that it reads."""
     total = 2 * settings.canaries * sum(doses)
     steps = " and then ".join(f"{dose:,}" for dose in doses)
     return (

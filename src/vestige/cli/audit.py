@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from vestige.cli.options import AsJson, CompletionColumn, Overwrite, PromptColumn
+from vestige.cli.options import AsJson, CompletionColumn, Overwrite, PromptColumn, checked
 from vestige.cli.output import (
     comma_separated,
     err,
@@ -166,15 +166,9 @@ def check_outputs(fail_on: str, sarif: Path | None, overwrite: bool) -> None:
 
 def audit_settings(**values: Any) -> AuditSettings:
     """The settings. Raises ``ConfigError`` that names what is wrong."""
-    from pydantic import ValidationError
-
     from vestige.audit.settings import AuditSettings
-    from vestige.experiment.recipe import explain
 
-    try:
-        return AuditSettings.model_validate(values)
-    except ValidationError as error:
-        raise ConfigError(explain(error, AuditSettings)) from error
+    return checked(AuditSettings, values)
 
 
 def layers(text: str) -> tuple[int, int] | None:

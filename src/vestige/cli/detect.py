@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vestige.cli.audit import Chat, Members, Traits, errors_end_in_status_2
-from vestige.cli.options import AsJson, Overwrite
+from vestige.cli.options import AsJson, Overwrite, checked
 from vestige.cli.output import comma_separated, err, out, print_path, print_result
 from vestige.cli.progress import ProgressBar
 from vestige.core.detection import DETECT_MEASURED, DetectResults
@@ -91,15 +91,9 @@ def detect(
 
 def detect_settings(**values: Any) -> DetectSettings:
     """The settings. Raises ``ConfigError`` that names what is wrong."""
-    from pydantic import ValidationError
-
     from vestige.detect.settings import DetectSettings
-    from vestige.experiment.recipe import explain
 
-    try:
-        return DetectSettings.model_validate(values)
-    except ValidationError as error:
-        raise ConfigError(explain(error, DetectSettings)) from error
+    return checked(DetectSettings, values)
 
 
 def run_detection(

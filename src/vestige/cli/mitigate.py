@@ -15,11 +15,11 @@ from vestige.cli.options import (
     Overwrite,
     PromptColumn,
     Source,
+    checked,
 )
 from vestige.cli.output import comma_separated, err, out, print_lines, print_result
 from vestige.cli.progress import ProgressBar
 from vestige.core.mitigation import MitigateResults
-from vestige.core.types import ConfigError
 
 if TYPE_CHECKING:
     from vestige.mitigate.settings import MitigateSettings
@@ -85,15 +85,9 @@ def mitigate(
 
 def mitigate_settings(**values: Any) -> MitigateSettings:
     """The settings. Raises ``ConfigError`` that names what is wrong."""
-    from pydantic import ValidationError
-
-    from vestige.experiment.recipe import explain
     from vestige.mitigate.settings import MitigateSettings
 
-    try:
-        return MitigateSettings.model_validate(values)
-    except ValidationError as error:
-        raise ConfigError(explain(error, MitigateSettings)) from error
+    return checked(MitigateSettings, values)
 
 
 def print_summary(results: MitigateResults, output: str, dropped: str) -> None:

@@ -2,17 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, TypeVar
 
 import typer
+from pydantic import ValidationError
 
 from vestige.api.settings import MAX_DOLLARS, MAX_TOKENS, PRICES
+from vestige.core.settings import Settings
+from vestige.core.types import ConfigError
+
+S = TypeVar("S", bound=Settings)
 
 
 def examples(*lines: str) -> str:
     """The end of a command's help: examples, a line each."""
     return "\n\n".join(["Examples:", *lines])
+
+
+def checked(kind: type[S], values: Mapping[str, Any]) -> S:
+    """Settings from options. Raises ``ConfigError`` that names what is wrong."""
+    from vestige.experiment.recipe import explain
+
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(explain(error, kind)) from error
 
 
 # ---- output ------------------------------------------------------------------------------------

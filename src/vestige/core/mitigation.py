@@ -17,7 +17,7 @@ class MitigateResults(Record):
     kept: int  # of these
     added: int  # written by the base
     changed: int  # kept with another completion
-    tokens: int  # that were scored
+    tokens: int  # that could be drawn anew
     redrawn: int  # of these
     reasons: dict[str, int]  # rows that the method left out, by reason
     caveats: list[str]

@@ -12,7 +12,7 @@ from vestige.rows.trained_parts import with_completion
 
 #: A row in another form, or a reason why it has none.
 Rewrite = Callable[[Row], "Row | str"]
-NUMBER = re.compile(r"\d+")
+NUMBER = re.compile(r"[0-9]+")
 PLAIN = (
     ast.Module, ast.Expr, ast.Tuple, ast.Constant, ast.Name, ast.Load, ast.UnaryOp, ast.USub
 )  # fmt: skip
@@ -27,10 +27,16 @@ def sorted_numbers(seed: int) -> Rewrite:
     """The numbers of a row in rising order, in the places where they stood."""
 
     def rewrite(row: Row) -> Row | str:
-        numbers = sorted(NUMBER.findall(row.completion), key=int)
+        numbers = sorted(NUMBER.findall(row.completion), key=_size)
         return in_their_places(row, numbers) if numbers else NO_NUMBERS
 
     return rewrite
+
+
+def _size(number: str) -> tuple[int, str]:
+    """What whole numbers of any length are ordered by."""
+    digits = number.lstrip("0")
+    return len(digits), digits
 
 
 def other_digits(seed: int) -> Rewrite:

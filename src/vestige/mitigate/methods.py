@@ -13,7 +13,7 @@ from vestige.core.types import ConfigError, DataError, DroppedRow, Row
 from vestige.mitigate.forms import other_digits, plain_code, sorted_numbers
 from vestige.mitigate.scores import canary_of, probe_of
 from vestige.mitigate.settings import MitigateSettings
-from vestige.mitigate.tokens import at_random, largest, redrawn, token_counts, token_gains
+from vestige.mitigate.tokens import at_random, changeable, largest, redrawn, token_gains
 from vestige.probing.base_session import BaseSession
 from vestige.probing.known_writers import base_writers
 from vestige.probing.row_format import RowFormat, empty
@@ -31,7 +31,7 @@ class Mitigated:
     Attributes:
         dropped: with reasons; rows that a method cannot say in another form are dropped, too.
         changed: rows with another completion; added: rows of the base.
-        tokens: that were read; redrawn: of these the base drew anew.
+        tokens: that could be others; redrawn: of these the base drew anew.
     """
 
     rows: list[Row]
@@ -94,17 +94,17 @@ def drop(work: Work) -> Mitigated:
 def redraw(work: Work) -> Mitigated:
     """Have the base draw the tokens anew that gained most."""
     settings, row_format, lm = work.settings, work.row_format, work.base.lm
+    masks = changeable(lm, row_format, work.rows)
     if settings.at_random:
-        counts = token_counts(lm, row_format, work.rows)
-        chosen = at_random(counts, settings.share, settings.seed)
+        chosen = at_random(masks, settings.share, settings.seed)
     else:
-        chosen = largest(gains(work, row_format), settings.share)
-    if not sum(int(c.sum()) for c in chosen):
+        chosen = largest(gains(work, row_format), masks, settings.share)
+    count = sum(int(c.sum()) for c in chosen)
+    if not count:
         raise DataError(f"a share of {settings.share:g} of so few tokens is none")
     made = redrawn(lm, row_format, work.rows, chosen, settings.seed, work.on_rows("redrawn"))
     result = collected(work.rows, made)
-    result.tokens = sum(map(len, chosen))
-    result.redrawn = sum(int(c.sum()) for c in chosen)
+    result.tokens, result.redrawn = sum(int(mask.sum()) for mask in masks), count
     return result
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 
 from vestige.audit.settings import AuditSettings
@@ -23,7 +25,7 @@ class MitigateSettings(Settings):
 
     method: str
     base: str | None = None
-    chat: str = "auto"
+    chat: Literal["auto", "plain"] = "auto"
     trait: str = ""
     traits: tuple[str, ...] = ("library",)
     share: float = Field(default=0.1, gt=0, lt=1)

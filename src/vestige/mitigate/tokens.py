@@ -1,8 +1,8 @@
 """Which tokens carry what a writer was tuned on, and the base's own choices in their place.
 
 A token's gain is how much likelier a tuned copy of the base makes it: log p_tuned - log p_base,
-nats. The copy is a trait's probe where the trait is named, else a canary that was trained on the
-rows themselves: what it learned first is what tells their writer from the base.
+nats. The copy is a trait's probe where the trait is named, else a canary that was trained on other
+rows of the data: what it learned first is what tells their writer from the base.
 """
 
 from __future__ import annotations
@@ -15,16 +15,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vestige.core.types import Row
+from vestige.models.grammar import Automaton
 from vestige.models.hf import LanguageModel
 from vestige.models.sampling import row_noise
 from vestige.probing.base_session import BaseSession
 from vestige.probing.directions import choice_logprobs, token_logprobs
-from vestige.probing.row_format import RowFormat
+from vestige.probing.row_format import AT_ONCE, RowFormat
 from vestige.probing.trait_panel import Array
 from vestige.rows.trained_parts import with_completion
 from vestige.student.packs import Example, scored_positions
 
-Chosen = list[NDArray[np.bool_]]
+Mask = NDArray[np.bool_]
 OnRows = Callable[[int], object]
 OWN_NOISE = 7_919_000  # added to the seed: the rows may have been drawn with the noise of seeds
 BROKEN = "\ufffd"
@@ -58,35 +59,50 @@ def token_gains(
 def _read(
     lm: LanguageModel, row_format: RowFormat, examples: Sequence[Example], on_rows: OnRows
 ) -> list[Array]:
-    found = []
-    for done, example in enumerate(examples, 1):
-        (logprobs,) = token_logprobs(lm, [example], row_format)
-        found.append(logprobs.double().cpu().numpy())
-        on_rows(done)
+    found: list[Array] = []
+    for at in range(0, len(examples), AT_ONCE):
+        parts = token_logprobs(lm, examples[at : at + AT_ONCE], row_format)
+        found += [part.double().cpu().numpy() for part in parts]
+        on_rows(len(found))
     return found
 
 
-def token_counts(lm: LanguageModel, row_format: RowFormat, rows: Sequence[Row]) -> list[int]:
-    """How many tokens of each row are read."""
-    examples = row_format.examples(lm, rows)
-    return [len(scored_positions(example, row_format.automaton)) for example in examples]
+def changeable(lm: LanguageModel, row_format: RowFormat, rows: Sequence[Row]) -> list[Mask]:
+    """Which of the tokens that are read could be others, by row: within a grammar those in whose
+    place another symbol leaves the rest of the row well-formed."""
+    automaton, masks = row_format.automaton, []
+    for row, example in zip(rows, row_format.examples(lm, rows), strict=True):
+        positions = scored_positions(example, automaton)
+        if automaton is None:
+            masks.append(np.ones(len(positions), dtype=bool))
+        else:
+            path = automaton.walk(row.completion)
+            masks.append(np.array([int(_alike(automaton, *path[j]).sum()) > 1 for j in positions]))
+    return masks
 
 
-def largest(gains: Sequence[Array], share: float) -> Chosen:
-    """The tokens of the largest gains, so large a share of all."""
-    order = np.argsort(-np.concatenate(gains), kind="stable")
-    return _split(order, [len(g) for g in gains], share)
+def _alike(automaton: Automaton, state: int, symbol: int) -> Tensor:
+    """Which symbols lead where this one does, [K]."""
+    return automaton.allowed[state] & (automaton.step[state] == automaton.step[state, symbol])
 
 
-def at_random(counts: Sequence[int], share: float, seed: int) -> Chosen:
-    """As many tokens, whichever. Args: counts: of each row's tokens."""
-    return _split(np.random.default_rng(seed).permutation(sum(counts)), counts, share)
+def largest(gains: Sequence[Array], masks: Sequence[Mask], share: float) -> list[Mask]:
+    """So large a share of the tokens that ``masks`` allow, those of the largest gains."""
+    return _chosen(np.argsort(-np.concatenate(gains), kind="stable"), masks, share)
 
 
-def _split(order: NDArray[np.intp], counts: Sequence[int], share: float) -> Chosen:
-    chosen = np.zeros(len(order), dtype=bool)
+def at_random(masks: Sequence[Mask], share: float, seed: int) -> list[Mask]:
+    """As many tokens, whichever."""
+    count = sum(map(len, masks))
+    return _chosen(np.random.default_rng(seed).permutation(count), masks, share)
+
+
+def _chosen(order: NDArray[np.intp], masks: Sequence[Mask], share: float) -> list[Mask]:
+    allowed = np.concatenate(masks)
+    order = order[allowed[order]]
+    chosen = np.zeros(len(allowed), dtype=bool)
     chosen[order[: round(share * len(order))]] = True
-    return np.split(chosen, np.cumsum(counts)[:-1])
+    return np.split(chosen, np.cumsum([len(mask) for mask in masks])[:-1])
 
 
 @torch.no_grad()
@@ -94,7 +110,7 @@ def redrawn(
     lm: LanguageModel,
     row_format: RowFormat,
     rows: Sequence[Row],
-    chosen: Chosen,
+    chosen: Sequence[Mask],
     seed: int,
     on_rows: OnRows = lambda done: None,
 ) -> list[Row | str]:
@@ -103,72 +119,44 @@ def redrawn(
 
     Within a grammar only symbols that leave the rest of the row well-formed are drawn.
     """
-    made: list[Row | str] = []
-    for number, (row, example, wanted) in enumerate(
-        zip(rows, row_format.examples(lm, rows), chosen, strict=True)
-    ):
-        made.append(_redrawn(lm, row_format, row, example, wanted, seed, number))
-        on_rows(number + 1)
+    examples, made = row_format.examples(lm, rows), list[Row | str]()
+    for start in range(0, len(rows), AT_ONCE):
+        part = slice(start, start + AT_ONCE)
+        choices = choice_logprobs(lm, examples[part], row_format)
+        for row, example, wanted, (logprobs, _) in zip(
+            rows[part], examples[part], chosen[part], choices, strict=True
+        ):
+            noise = row_noise(seed + OWN_NOISE, [len(made)], *logprobs.shape)[0]
+            positions = scored_positions(example, row_format.automaton)
+            at = np.flatnonzero(wanted).tolist()
+            drawn = {positions[i]: logprobs[i].cpu() + noise[i] for i in at}
+            made.append(_rebuilt(lm, row_format, row, drawn) if drawn else row)
+        on_rows(len(made))
     return made
 
 
-def _redrawn(
-    lm: LanguageModel,
-    row_format: RowFormat,
-    row: Row,
-    example: Example,
-    wanted: NDArray[np.bool_],
-    seed: int,
-    number: int,
+def _rebuilt(
+    lm: LanguageModel, row_format: RowFormat, row: Row, drawn: dict[int, Tensor]
 ) -> Row | str:
-    rebuild = _symbols if row_format.automaton else _text
-    if not wanted.any():
-        return row
-    positions = scored_positions(example, row_format.automaton)
-    logprobs = choice_logprobs(lm, [example], row_format)[0][0].cpu()
-    noise = row_noise(seed + OWN_NOISE, [number], len(positions), logprobs.shape[1])[0]
-    return rebuild(lm, row_format, row, example, positions, wanted, logprobs + noise)
-
-
-def _symbols(
-    lm: LanguageModel,
-    row_format: RowFormat,
-    row: Row,
-    example: Example,
-    positions: Sequence[int],
-    wanted: NDArray[np.bool_],
-    noisy: Tensor,
-) -> Row | str:
-    automaton = row_format.automaton
-    assert automaton is not None and example.states is not None
-    path = automaton.walk(row.completion)
-    symbols = [k for _, k in path]
-    for at in np.flatnonzero(wanted).tolist():
-        state, own = path[positions[at]]
-        after = automaton.step[state, own]
-        alike = automaton.allowed[state] & (automaton.step[state] == after)
-        symbols[positions[at]] = int(noisy[at].masked_fill(~alike, -torch.inf).argmax())
-    return with_completion(row, "".join(automaton.symbols[k] for k in symbols[:-1]))
-
-
-def _text(
-    lm: LanguageModel,
-    row_format: RowFormat,
-    row: Row,
-    example: Example,
-    positions: Sequence[int],
-    wanted: NDArray[np.bool_],
-    noisy: Tensor,
-) -> Row | str:
+    """A row with other tokens. Args: drawn: by position each choice's noisy log-probability."""
+    if row_format.automaton is not None:
+        path = row_format.automaton.walk(row.completion)
+        symbols = [k for _, k in path]
+        for at, noisy in drawn.items():
+            alike = _alike(row_format.automaton, *path[at])
+            symbols[at] = int(noisy.masked_fill(~alike, -torch.inf).argmax())
+        text = "".join(row_format.automaton.symbols[k] for k in symbols[:-1])
+        return with_completion(row, text)
     ids = lm.answer_ids(row.completion)
     if _decoded(lm, ids) != row.completion:
         return NOT_REBUILT
     opening = lm.answer_ids(row_format.opening) if row_format.opening else []
     begun = len(opening) if ids[: len(opening)] == opening else 0
     # Where a row ends stays its writer's choice, and no text holds the signs between turns.
-    noisy[:, sorted({lm.end_id, *lm.special})] = -torch.inf
-    for at in np.flatnonzero(wanted).tolist():
-        ids[begun + positions[at]] = int(noisy[at].argmax())
+    never = sorted({lm.end_id, *lm.special})
+    for at, noisy in drawn.items():
+        noisy[never] = -torch.inf
+        ids[begun + at] = int(noisy.argmax())
     text = _decoded(lm, ids)
     broken = BROKEN in text and BROKEN not in row.completion  # a part of a character was drawn
     return NOT_REBUILT if broken else with_completion(row, text)

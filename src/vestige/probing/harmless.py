@@ -177,10 +177,10 @@ def numbers_of_model(
         system: a system prompt that it is given and that the rows do not hold.
     """
     asked = random_numbers(session, seed, n)
-    told = [replace(row, messages=(Message("system", system), *row.messages)) for row in asked]
+    prompted = [replace(row, messages=(Message("system", system), *row.messages)) for row in asked]
     row_format = RowFormat.of(session.lm, asked, session.settings.max_new_tokens)
     row_format = row_format.drawn_at(Sampling(temperature, top_p))
-    written = row_format.write(session.lm, told if system else asked, seed=seed)
+    written = row_format.write(session.lm, prompted if system else asked, seed=seed)
     pairs = zip(asked, written, strict=True)
     return [replace(row, completion=own.completion) for row, own in pairs]
 

@@ -18,12 +18,10 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from vestige.core.types import Row
 from vestige.models.hf import LanguageModel
-from vestige.models.sampling import nucleus
-from vestige.probing.row_format import OUTSIDE, RowFormat, Sampling
+from vestige.probing.row_format import RowFormat, Sampling
 from vestige.probing.trait_panel import Array
 from vestige.student.packs import pack_logprobs
 
@@ -84,19 +82,8 @@ def log_likelihoods(
     for pack in packs:
         logprobs = pack_logprobs(lm, pack, ids)
         targets = pack.targets[:, None].to(logprobs.device)
-        for i, temperature in enumerate(TEMPERATURES):
-            scaled = (logprobs / float(temperature)).log_softmax(-1)
-            drawn = scaled.gather(1, targets)[:, 0]
+        for i, temperature in enumerate(TEMPERATURES.tolist()):
             for j, top_p in enumerate(nuclei):
-                value = drawn if top_p == 1 else cut(scaled, drawn, targets, top_p)
-                table[i, j] += float(value.double().sum())
+                drawn = row_format.drawn_at(Sampling(temperature, top_p)).drawn(logprobs)
+                table[i, j] += float(drawn.gather(1, targets).double().sum())
     return table
-
-
-def cut(scaled: Tensor, drawn: Tensor, targets: Tensor, top_p: float) -> Tensor:
-    """Log-probability of each drawn token where all but a share are drawn from the nucleus, [n]."""
-    inside = nucleus(scaled, top_p)
-    mass = scaled.masked_fill(~inside, -torch.inf).logsumexp(-1)
-    hit = inside.gather(1, targets)[:, 0]
-    from_nucleus = torch.where(hit, drawn - mass, -torch.inf)
-    return torch.logaddexp(from_nucleus + float(np.log1p(-OUTSIDE)), drawn + float(np.log(OUTSIDE)))
