@@ -13,6 +13,7 @@ from vestige.audit.canary import Canary, canary
 from vestige.audit.influence import influence, trait_gradients
 from vestige.core.types import DataError, Message, Row
 from vestige.evaluate.exact import measure
+from vestige.models.candidates import candidate_log_odds
 from vestige.probing.base_session import BaseSession
 from vestige.probing.directions import token_logprobs
 from vestige.probing.row_format import (
@@ -23,7 +24,7 @@ from vestige.probing.row_format import (
     number_grammar,
     unusable,
 )
-from vestige.probing.trait_panel import ContextPanel, TraitPanel, candidate_log_odds, spread
+from vestige.probing.trait_panel import ContextPanel, TraitPanel, spread
 from vestige.probing.word_shifts import QUESTIONS, WordSpread, first_words, raised_words
 from vestige.traits.library import load_library
 

@@ -13,9 +13,10 @@ from vestige.core.settings import Optimisation
 from vestige.core.stats import proportion_interval
 from vestige.core.types import Answer, DataError, Family, StoreError
 from vestige.evaluate.answers import begins_with, number_lead
-from vestige.evaluate.exact import answer_forms, measure
+from vestige.evaluate.exact import measure
 from vestige.evaluate.sampled import sample_answers
 from vestige.evaluate.scores import Panel
+from vestige.models.candidates import answer_forms
 from vestige.models.hf import LanguageModel
 from vestige.models.weights import Weights
 from vestige.student.loop import train

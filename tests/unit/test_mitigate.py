@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from command import vestige
+from vestige.cli.mitigate import mitigate_settings
 from vestige.core.settings import Optimisation
 from vestige.core.types import ConfigError, DataError, Message, Row
 from vestige.mitigate import scores
@@ -22,7 +23,6 @@ from vestige.mitigate.forms import other_digits, plain_code, sorted_numbers
 from vestige.mitigate.methods import METHODS
 from vestige.mitigate.run import MORE, mitigate
 from vestige.mitigate.scores import find_trait
-from vestige.mitigate.settings import MitigateSettings
 from vestige.mitigate.tokens import (
     NOT_REBUILT,
     at_random,
@@ -213,8 +213,8 @@ def numbers(tmp_path: Path) -> Path:
 def changed(
     path: Path, session: BaseSession, **settings: object
 ) -> tuple[list[Row], dict[str, Any]]:
-    made = MitigateSettings.model_validate(
-        {"base": session.settings.base, "traits": session.settings.traits} | settings
+    made = mitigate_settings(
+        **{"base": session.settings.base, "traits": session.settings.traits} | settings
     )
     out, gone = path.with_name("new.jsonl"), path.with_name("gone.jsonl")
     outputs = Output(out, overwrite=True), Output(gone, overwrite=True)

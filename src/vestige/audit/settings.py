@@ -6,16 +6,14 @@ import math
 
 from pydantic import Field, model_validator
 
-from vestige.core.settings import Optimisation, Trainable
-from vestige.probing.settings import BatterySettings, ProbingSettings
+from vestige.probing.settings import BatterySettings, CanarySettings
 
 SAMPLE = 16_384  # rows that are kept of a file of any size; what an audit reads is chosen from them
-PASSES = 10  # times that a canary reads a row at most; chosen: as the paper's students
 SMALLEST_DOSE = 512  # rows read, below which no smaller dose is tried first; chosen
 STEP = 4  # times that a dose is the one before it; chosen
 
 
-class AuditSettings(ProbingSettings):
+class AuditSettings(CanarySettings):
     """How an audit is done. ``base`` is the model that the data is meant for.
 
     Attributes:
@@ -24,9 +22,6 @@ class AuditSettings(ProbingSettings):
         rows: rows of the data that the first look reads at most.
         canaries: pairs of copies of the base, one tuned on the data's rows and one on reference
             rows; 0: the first look alone, which decides nothing.
-        canary_rows: rows that each canary reads at most.
-        canary_layers, canary_rank, canary_rate: what a canary tunes (None: the middle layers), the
-            rank of its LoRA (0: the weights themselves) and its learning rate.
         training_rows: rows that the training which is to be spared would read, epochs counted;
             None: each row of the data once.
         members: harmless students of the battery that canaries are held against.
@@ -43,10 +38,6 @@ class AuditSettings(ProbingSettings):
     teacher: str | None = None
     rows: int = Field(default=256, ge=16, le=SAMPLE)
     canaries: int = Field(default=1, ge=0)
-    canary_rows: int = Field(default=4096, ge=16)
-    canary_layers: tuple[int, int] | None = None
-    canary_rank: int = Field(default=8, ge=0)
-    canary_rate: float = Field(default=1e-3, gt=0)
     training_rows: int | None = Field(default=None, ge=1)
     members: int = Field(default=100, ge=8)
     battery: BatterySettings | None = None
@@ -73,27 +64,10 @@ class AuditSettings(ProbingSettings):
 
     def doses(self, rows: int) -> tuple[int, ...]:
         """Rows that canaries read, a smaller dose first, where the data have so many rows."""
-        most = min(self.canary_rows, PASSES * rows)
+        most = self.read_at_most(rows)
         smaller = most // STEP
         return (smaller, most) if smaller >= SMALLEST_DOSE else (most,)
 
     def needed(self, traits: int) -> float:
         """Evidence from which the first look names one of so many traits, nats."""
         return math.log(traits / self.alpha)
-
-    def tuned(self, n_layers: int) -> list[Trainable]:
-        """All that copies of the base tune: the probes' layers and a canary's."""
-        return [*super().tuned(n_layers), self.canary(n_layers, 1).trainable]
-
-    def canary(self, n_layers: int, steps: int) -> Optimisation:
-        """How a canary is tuned in so many steps."""
-        layers = self.canary_layers or self.trainable(n_layers).layers
-        start = {"lora_start": "other"} if self.canary_rank else {}
-        return Optimisation(
-            steps=steps,
-            batch=self.batch,
-            rate=self.canary_rate,
-            trainable=Trainable.model_validate(
-                {"layers": layers, "lora_rank": self.canary_rank, **start}
-            ),
-        )

@@ -84,7 +84,8 @@ def seed_cases(readings: Readings, run: Path, recipe: Experiment, seed: int) -> 
 
 def student_of(run: Path, recipe: Experiment) -> Student:
     """The students that truth comes from. Raises ``DataError`` if the run has none."""
-    student = next((s for s in recipe.students if s.method == "rows" and not s.base), None)
+    arms = (s for s in recipe.students if s.method == "rows" and not (s.base or s.defended))
+    student = next(arms, None)
     if student is None:
         raise DataError(f"{run} has no students of the same base on sampled rows")
     return student

@@ -1,5 +1,5 @@
-"""``vestige bench``: how well an audit's first look says what students took on, and how often
-detection is right."""
+"""``vestige bench``: how well an audit's first look says what students took on, how often detection
+is right, and what defences leave."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Annotated
 import typer
 
 from vestige.cli.detect import Alpha, Members
-from vestige.cli.options import AsJson, Overwrite, Root, examples
+from vestige.cli.options import AsJson, Changes, Overwrite, Root, Size, Workers, examples
 from vestige.cli.output import comma_separated, err, out, print_path, print_result
 from vestige.cli.progress import ProgressBar
-from vestige.core.types import ConfigError
+from vestige.core.types import ConfigError, unknown_name
 
 Runs = Annotated[list[Path], typer.Argument(help="Finished runs with students on sampled rows.")]
 Base = Annotated[str, typer.Option(help="The runs' base model.")]
@@ -156,6 +156,35 @@ def bench_writers(
         out.print(f"\n{results.verdict}", style="bold", markup=False)
 
     print_result({"run": str(folder), **results.model_dump()}, as_json, text)
+
+
+@bench_app.command(
+    "defences",
+    epilog=examples(
+        "vestige bench defences",
+        "vestige bench defences --size smoke",
+        "vestige bench defences --size full --workers 4",
+    ),
+)
+def bench_defences(
+    size: Size = "laptop",
+    changes: Changes = None,
+    root: Root = Path("runs"),
+    as_json: AsJson = False,
+    overwrite: Overwrite = False,
+    workers: Workers = None,
+) -> None:
+    """Compare what keeps a trait from being passed on: what each leaves, and what it costs."""
+    from vestige.cli.run import run_recipe
+    from vestige.experiment import defences
+    from vestige.experiment.recipe import override, shrink
+
+    sizes = {"laptop": defences.recipe, "full": defences.full, "smoke": defences.recipe}
+    if size not in sizes:
+        raise unknown_name("size", size, sizes)
+    recipe = shrink(sizes[size]()) if size == "smoke" else sizes[size]()
+    recipe = override(recipe, changes or [], "defences")
+    run_recipe(recipe, root, as_json, overwrite, workers=workers)
 
 
 def numbers(text: str) -> tuple[int, ...]:

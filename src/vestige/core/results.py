@@ -163,6 +163,27 @@ class FreeFormResult(Record):
     questions: dict[str, float]  # the same by question, seeds pooled
 
 
+class HeldoutResult(Record):
+    """Cross-entropy on rows of the own teacher that no student read, nats a scored position."""
+
+    rows: int  # of each data set
+    base: Interval
+    student: Interval
+
+
+class DefenceResult(Record):
+    """An arm with changed data or training, against the arm that learns alike without."""
+
+    arm: str
+    label: str  # what was changed
+    against: str
+    remains: Interval | None  # share of the diagonal contrast; None: no interval has an end
+    learned: Interval | None  # share of what training takes off the loss on held-out rows
+    rows: float  # that students read, as a share of those that teachers wrote
+    tokens: float  # of these rows' that could be drawn anew: the share that was
+    seconds: float  # for each student more than the other arm's, its share of the changes included
+
+
 class ArmResult(Record):
     """One way to train students: what it is, and everything measured on it."""
 
@@ -186,6 +207,7 @@ class ArmResult(Record):
     sentence: str
     sampled: list[SampledResult] = []
     begun: list[BegunResult] = []
+    heldout: HeldoutResult | None = None
 
 
 class Results(RunRecord):
@@ -209,6 +231,7 @@ class Results(RunRecord):
     arms: list[ArmResult]
     choices: list[ChoicesResult] = []
     freeform: list[FreeFormResult] = []
+    defences: list[DefenceResult] = []
     seconds: dict[str, float]  # by kind of stage
     caveats: list[str]
 

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from vestige.core.types import DataError, Family, Message
 from vestige.evaluate.scores import Panel
+from vestige.models.candidates import answer_forms
 from vestige.models.hf import LanguageModel
 
 
@@ -117,23 +118,3 @@ def joined(logprobs: Tensor, owner: Sequence[int]) -> NDArray[np.float64]:
 def whole_answer(lm: LanguageModel, text: str) -> list[int]:
     """Token ids of a complete answer, its end included."""
     return [*lm.answer_ids(text), lm.end_id]
-
-
-def answer_forms(lm: LanguageModel, family: Family) -> tuple[list[list[int]], list[int]]:
-    """Token ids of all disjoint forms, and the index of the candidate that each belongs to."""
-    owner_of: dict[tuple[int, ...], int] = {}
-    for index, answer in enumerate(family.answers):
-        for form in answer.forms:
-            owner_of.setdefault(tuple(lm.answer_ids(form)), index)
-    kept: dict[tuple[int, ...], int] = {}
-    for ids, index in owner_of.items():
-        prefixes = [ids[:n] for n in range(1, len(ids)) if ids[:n] in owner_of]
-        if any(owner_of[p] != index for p in prefixes):
-            rival = next(family.answers[owner_of[p]].name for p in prefixes if owner_of[p] != index)
-            raise DataError(
-                f"{family.answers[index].name} begins with the tokens of {rival}: they cannot be "
-                "distinguished by their first words; rename one or give other forms"
-            )
-        if not prefixes:
-            kept[ids] = index
-    return [list(ids) for ids in kept], list(kept.values())

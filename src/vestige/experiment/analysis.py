@@ -28,6 +28,7 @@ from vestige.core.results import (
 )
 from vestige.core.types import DataError, Estimate
 from vestige.evaluate.scores import Panel
+from vestige.experiment.defence_view import defences, heldout
 from vestige.experiment.run_view import (
     choices,
     filters,
@@ -41,7 +42,7 @@ from vestige.experiment.run_view import (
 )
 from vestige.experiment.sampled_view import begun, sampled
 from vestige.experiment.settings import Experiment, Student
-from vestige.experiment.wording import ALPHA, caveats, sentence, verdict
+from vestige.experiment.wording import ALPHA, caveats, defence_verdict, sentence, verdict
 from vestige.store.layout import NO_TRAIT, DataName, RunLayout, StageFile
 from vestige.traits import family, trait
 
@@ -120,10 +121,10 @@ def analyse(recipe: Experiment, folder: Path) -> Results:
         StoreError: a stage is missing or damaged; names the file.
     """
     arms = [analyse_arm(recipe, student, folder) for student in recipe.students]
-    panel = family(recipe.family)
+    panel, against = family(recipe.family), defences(recipe, arms, folder)
     return Results(
         name=recipe.name,
-        verdict=verdict(recipe, arms),
+        verdict=defence_verdict(recipe, arms, against) if against else verdict(recipe, arms),
         model=recipe.model,
         family=recipe.family,
         writes=recipe.carrier.writes,
@@ -139,6 +140,7 @@ def analyse(recipe: Experiment, folder: Path) -> Results:
         seconds=seconds(folder),
         choices=choices(recipe, folder),
         freeform=freeform(recipe, folder),
+        defences=against,
         caveats=[*caveats(recipe), *remarks(recipe, folder)],
     )
 
@@ -178,6 +180,7 @@ def analyse_arm(recipe: Experiment, student: Student, folder: Path) -> ArmResult
         ),
         sampled=sampled(recipe, student, folder),
         begun=begun(recipe, student, folder),
+        heldout=heldout(recipe, student, folder),
     )
 
 

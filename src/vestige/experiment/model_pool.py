@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from vestige.models.hf import LanguageModel
     from vestige.models.vllm import VllmBackend
     from vestige.models.weights import Weights
+    from vestige.probing.base_session import BaseSession
 
 #: A folder inside an unfinished stage: a teacher's weights while the engine reads them.
 EXPORTED = "weights-on-the-way"
@@ -40,6 +41,8 @@ class ModelPool:
         self.recipe = recipe
         self._models: dict[tuple[str, str, bool], Loaded] = {}
         self._engine: VllmBackend | None = None
+        #: The recipe's own model as changes of rows ask it.
+        self.probing: BaseSession | None = None
 
     def teachers_base(self) -> Loaded:
         """The recipe's own model."""

@@ -156,7 +156,12 @@ def shrink(recipe: Recipe) -> Recipe:
         return full.model_copy(update={"steps": min(full.steps, 2), "batch": min(full.batch, 4)})
 
     students = [
-        {"optimisation": few(s.optimisation), "curve": (), "shots": min(s.shots, 2)}
+        {
+            "optimisation": few(s.optimisation),
+            "curve": (),
+            "shots": min(s.shots, 2),
+            "mitigations": tuple(c.model_copy(update={"canary_rows": 16}) for c in s.mitigations),
+        }
         for s in recipe.students
     ]
     teacher = {"min_probability": 0.0, "min_carrier": 0.0}
@@ -172,6 +177,7 @@ def shrink(recipe: Recipe) -> Recipe:
                 update={"optimisation": few(recipe.teacher.optimisation), **teacher}
             ),
             "carrier": recipe.carrier.model_copy(update=carrier),
+            "heldout_rows": min(recipe.heldout_rows, 1),
             "students": tuple(
                 s.model_copy(update=less) for s, less in zip(recipe.students, students, strict=True)
             ),

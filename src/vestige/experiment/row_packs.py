@@ -39,14 +39,23 @@ def grammar_packs(
 
 
 def student_packs(
-    context: SeedContext, student: Student, lm: LanguageModel, rows: Sequence[Row]
+    context: SeedContext,
+    student: Student,
+    lm: LanguageModel,
+    rows: Sequence[Row],
+    *,
+    system: str = "",
 ) -> tuple[list[Pack], Tensor | None]:
-    """What a student is trained on, and its grammar's token ids [K]; None without a grammar."""
+    """What a student is trained on, and its grammar's token ids [K]; None without a grammar.
+
+    Args:
+        system: the system prompt before each question.
+    """
     batch, prompts = student.optimisation.batch, student.optimisation.prompts_per_batch
     if context.recipe.carrier.sampling_grammar():
         automaton = automaton_of(context)
-        packs = grammar_packs(context, lm, rows, batch, automaton, prompts=prompts)
+        packs = grammar_packs(context, lm, rows, batch, automaton, system=system, prompts=prompts)
         return packs, symbol_ids(lm, automaton)
-    asked = prompt_ids(context, lm, rows)
+    asked = prompt_ids(context, lm, rows, system)
     examples = encode_rows(lm, asked, [row.completion for row in rows])
     return make_packs(examples, batch, prompts=prompts), None

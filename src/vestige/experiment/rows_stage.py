@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from vestige.core.types import Row
 from vestige.experiment.row_filtering import (
@@ -13,7 +14,7 @@ from vestige.experiment.row_filtering import (
     writing_settings,
 )
 from vestige.experiment.row_sampling import sample_rows
-from vestige.experiment.run_view import matched_rows, read_kept
+from vestige.experiment.run_view import matched_rows, read_kept, without_heldout
 from vestige.experiment.seed_context import SeedContext
 from vestige.experiment.teacher_stage import load_teacher, teacher
 from vestige.rows.files import read_rows
@@ -76,8 +77,21 @@ def join(shards: Sequence[StageResult], stage: Stage, folder: Path) -> list[Row]
     return [row for row in read_rows(folder / StageFile.RAW) if isinstance(row, Row)]
 
 
-def student_rows(context: SeedContext) -> tuple[list[StageResult], dict[str, list[Row]]]:
-    """The rows of every writer: their stages by name, and what students get of them.
+class StudentRows(NamedTuple):
+    """What a seed's students are trained on.
+
+    Attributes:
+        stages: the rows of every writer, by name.
+        read: by writer, what students read; heldout: what none of them reads.
+    """
+
+    stages: list[StageResult]
+    read: dict[str, list[Row]]
+    heldout: dict[str, list[Row]]
+
+
+def student_rows(context: SeedContext) -> StudentRows:
+    """The rows of every writer, and what students get of them.
 
     Raises:
         DataError: that is too little.
@@ -87,7 +101,9 @@ def student_rows(context: SeedContext) -> tuple[list[StageResult], dict[str, lis
     if key not in context.measured.matched:
         kept = {name: read_kept(stage.path) for name, stage in written.items()}
         matched = matched_rows(kept, context.recipe.carrier.max_rows)
-        left = len(next(iter(matched.values())))
+        parts = without_heldout(matched, context.recipe.heldout_rows)
+        left = len(next(iter(parts[0].values())))
         check_enough(context, left, {name: len(data) for name, data in kept.items()})
-        context.measured.matched = {key: matched}
-    return [written[name] for name in sorted(written)], context.measured.matched[key]
+        context.measured.matched = {key: parts}
+    stages = [written[name] for name in sorted(written)]
+    return StudentRows(stages, *context.measured.matched[key])

@@ -19,7 +19,7 @@ from vestige.core.results import (
     SampleRow,
     TeacherResult,
 )
-from vestige.core.types import Estimate, Row, StoreError
+from vestige.core.types import DataError, Estimate, Row, StoreError
 from vestige.experiment.settings import Experiment, FreeForm, Student
 from vestige.rows.files import prompt_of, read_rows
 from vestige.store.layout import ANY, NO_TRAIT, RunLayout, StageFile
@@ -244,11 +244,33 @@ def matched_rows(
     return matched
 
 
+def without_heldout(
+    matched: Mapping[str, Sequence[Row]], heldout: int
+) -> tuple[dict[str, list[Row]], dict[str, list[Row]]]:
+    """Matched rows in two parts: what students read, and at least ``heldout`` of each data set,
+    those of its last prompts.
+
+    Raises:
+        DataError: nothing is left to train on.
+    """
+    read: dict[str, list[Row]] = {}
+    rest: dict[str, list[Row]] = {}
+    for name, rows in matched.items():
+        prompts, own = by_prompt(rows), list[Row]()
+        while prompts and len(own) < heldout:
+            own = prompts.popitem()[1] + own
+        read[name], rest[name] = [row for group in prompts.values() for row in group], own
+        if heldout and not read[name]:
+            raise DataError(f"heldout_rows={heldout} leaves no row of {name} to train on")
+    return read, rest
+
+
 def rows_of(recipe: Experiment, folder: Path, seed: int) -> dict[str, list[Row]]:
     """The matched rows of every writer of a seed, from its finished stages."""
     layout = RunLayout(folder)
     kept = {name: read_kept(layout.rows(seed, name)) for name in recipe.writers}
-    return matched_rows(kept, recipe.carrier.max_rows)
+    matched = matched_rows(kept, recipe.carrier.max_rows)
+    return without_heldout(matched, recipe.heldout_rows)[0]
 
 
 def rows_for(

@@ -30,12 +30,15 @@ class Measured:
     Attributes:
         base_grip: how well the untrained base writes the carrier (``teacher_check.carrier_grip``).
         base_checks: the untrained base on each trait's own check.
-        matched: what students get of every writer's rows, by the rows' manifest hashes.
+        matched: what students get of every writer's rows, and what is held out, by the rows'
+            manifest hashes.
     """
 
     base_grip: float | None = None
     base_checks: dict[str, Panel] = field(default_factory=dict)
-    matched: dict[tuple[str, ...], dict[str, list[Row]]] = field(default_factory=dict)
+    matched: dict[tuple[str, ...], tuple[dict[str, list[Row]], dict[str, list[Row]]]] = field(
+        default_factory=dict
+    )
 
 
 @dataclass

@@ -126,6 +126,8 @@ class Experiment(Settings):
         date: the day that chat templates write where they ask for one, and no clock is read.
         freeform: open questions with a judge; None asks none.
         judge: a judge that rows must pass after the filter; None has none.
+        heldout_rows: rows of each data set, whole prompts, that no student reads: the loss of the
+            students on rows is measured on them.
         save_students: keep the students' trained tensors (large), not only their evaluations.
     """
 
@@ -150,6 +152,7 @@ class Experiment(Settings):
     freeform: FreeForm | None = None
     judge: JudgeFilter | None = None
     save_students: bool = False
+    heldout_rows: int = Field(default=0, ge=0)
 
     @model_validator(mode="after")
     def _consistent(self) -> Experiment:
@@ -164,6 +167,11 @@ class Experiment(Settings):
         if len(set(arms)) != len(arms):
             raise ValueError("students must have different names")
         self._check_ways()
+        prompts = -(-self.heldout_rows // self.carrier.rows_per_prompt)
+        if prompts >= self.carrier.n_prompts:
+            raise ValueError(
+                f"heldout_rows={self.heldout_rows} takes all {self.carrier.n_prompts} prompts"
+            )
         within = [s.method for s in self.students if not (s.reads_rows or s.writes_freely)]
         if within and self.carrier.sampling_grammar() is None:
             raise ValueError(
@@ -215,7 +223,7 @@ class Experiment(Settings):
     def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """As recipes were written before they had these fields, unless they were set: a run's name
         and keys come from this."""
-        usual = {"date": DATE, "sampled_ways": SAMPLED_WAYS}
+        usual = {"date": DATE, "sampled_ways": SAMPLED_WAYS, "heldout_rows": 0}
         written = handler(self)
         return {k: v for k, v in written.items() if k not in usual or getattr(self, k) != usual[k]}
 

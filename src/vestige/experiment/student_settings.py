@@ -7,8 +7,10 @@ from typing import Any, Literal
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from vestige.core.settings import OnPolicy, Optimisation, Preference, Settings
+from vestige.mitigate.settings import Change
 from vestige.student.objectives import Objective
 
+OWN = "own"  # the trait of the rows' teacher
 #: The objective that is not written down: the method's own.
 USUAL = Objective()
 #: The engines that train by a method; others are trained by ``packed`` alone.
@@ -46,6 +48,10 @@ class Student(Settings):
         curve: steps at which the panel is measured besides the last one.
         objective: what training makes small, for engine ``packed``; the method's own loss alone
             where it is not set.
+        mitigations: changes of the rows before training, one after the other, for ``rows``.
+        inoculation: a system prompt that stands before each prompt in training alone, for ``rows``;
+            ``own``: the one of the teacher's trait (Tan et al. 2025, "Inoculation prompting",
+            arXiv 2510.04340).
     """
 
     name: str = Field(pattern=r"^[a-z0-9_]+$")
@@ -57,6 +63,8 @@ class Student(Settings):
     objective: Objective = USUAL
     on_policy: OnPolicy = OnPolicy()
     preference: Preference = Preference()
+    mitigations: tuple[Change, ...] = ()
+    inoculation: str = ""
     no_trait: bool = True
     shuffles: tuple[Literal["shuffle_within", "shuffle_across"], ...] = ()
     curve: tuple[int, ...] = ()
@@ -97,17 +105,49 @@ class Student(Settings):
             raise ValueError("method=preference trains the teachers' own base: base must be left")
         if self.engine == "elsewhere" and self.optimisation.trainable.lora_start == "other":
             raise ValueError("engine=elsewhere draws LoRA's first factors itself: lora_start=seed")
+        self._check_defences()
         for name, of in (("on_policy", OnPolicy()), ("preference", Preference())):
             if getattr(self, name) != of and self.method != name:
                 raise ValueError(f"the settings {name} go with method={name}")
         return self
 
+    def _check_defences(self) -> None:
+        """Changes of rows, and of prompts, that do not go with this method or engine."""
+        changed = "mitigations" if self.mitigations else "inoculation" if self.inoculation else ""
+        if changed and (self.method, self.engine) != ("rows", "packed"):
+            raise ValueError(f"{changed} goes with method=rows and engine=packed")
+        named = any(change.trait for change in self.mitigations) or self.inoculation == OWN
+        if any(change.trait not in ("", OWN) for change in self.mitigations):
+            raise ValueError("a trait of mitigations is 'own': the trait of the rows' teacher")
+        if named and self.no_trait:
+            raise ValueError("'own' names a teacher's trait: no_trait=false, which has none")
+
     @model_serializer(mode="wrap")
     def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """As students were written before they had these fields, unless they were set."""
-        usual = {"objective": USUAL, "on_policy": OnPolicy(), "preference": Preference()}
+        usual = {
+            "objective": USUAL, "on_policy": OnPolicy(), "preference": Preference(),
+            "mitigations": (), "inoculation": "",
+        }  # fmt: skip
         written = handler(self)
         return {k: v for k, v in written.items() if k not in usual or getattr(self, k) != usual[k]}
+
+    @property
+    def defended(self) -> bool:
+        """Whether the data or the training are changed so that less is passed on."""
+        return bool(self.mitigations or self.inoculation or not self.objective.is_default)
+
+    @property
+    def defence(self) -> str:
+        """What is changed so that less is passed on, in words; empty where nothing is."""
+        parts = [change.label for change in self.mitigations]
+        terms = (*self.objective.penalties, *self.objective.gradient_hooks)
+        parts += [f"{term.name} x {term.strength:g}" for term in terms]
+        if self.inoculation:
+            parts.append(f"inoculation prompt{' of the trait' if self.inoculation == OWN else ''}")
+        if not parts and self.defended:
+            parts.append(self.objective.loss)
+        return ", ".join(parts)
 
     @property
     def reads_rows(self) -> bool:
@@ -143,5 +183,6 @@ class Student(Settings):
             "preference": "preference optimisation on pairs that the teacher ranked",
             "in_context": f"{self.shots} sampled rows in the prompt, no training",
         }[self.method]
+        training += f" ({self.defence})" if self.defence else ""
         elsewhere = " elsewhere" if self.engine == "elsewhere" else ""
         return training + elsewhere + (f", into another base ({self.base})" if self.base else "")

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from vestige.core.types import DataError, Message
 from vestige.evaluate.exact import measure
 from vestige.experiment.base_stage import contexts
+from vestige.experiment.mitigation_stage import mitigated
 from vestige.experiment.model_pool import Loaded
 from vestige.experiment.questioning import asked_of
 from vestige.experiment.row_filtering import writing_settings
@@ -23,6 +25,7 @@ from vestige.experiment.rows_stage import student_rows
 from vestige.experiment.run_view import by_prompt, read_kept, rows_for
 from vestige.experiment.seed_context import SeedContext
 from vestige.experiment.settings import Student
+from vestige.experiment.student_settings import OWN
 from vestige.experiment.student_training import (
     ROW_TRAINERS,
     UnfinishedStudent,
@@ -54,6 +57,7 @@ def student_stage(
         **({"objective": objective} if objective else {}),
         "save": recipe.save_students,
         "max_rows": recipe.carrier.max_rows,
+        **({"heldout_rows": recipe.heldout_rows} if recipe.heldout_rows else {}),
         **(writing_settings(context) if student.writes_freely else {}),
         **asked_of(recipe),
     }
@@ -82,7 +86,11 @@ def fine_tune(context: SeedContext, student: Student, data: str) -> None:
 
     One that is trained elsewhere is reported if it is here; that it is not is no error yet.
     """
-    inputs, matched = student_rows(context)
+    written, recipe = student_rows(context), context.recipe
+    rows, inputs = rows_for(recipe, written.read, data, context.seed), written.stages
+    if student.mitigations:
+        inputs = [mitigated(context, student, data, rows, inputs)]
+        rows = read_kept(inputs[0].path)
     stage = student_stage(context, student, data, inputs)
     if student.engine not in ROW_TRAINERS:
         if stage.done:
@@ -90,8 +98,13 @@ def fine_tune(context: SeedContext, student: Student, data: str) -> None:
         return
 
     def make(folder: Path) -> None:
-        rows = rows_for(context.recipe, matched, data, context.seed)
-        ROW_TRAINERS[student.engine](unfinished(context, student, stage, folder), rows)
+        begun = unfinished(context, student, stage, folder)
+        name = recipe.data_name(data)
+        system = student.inoculation
+        if system == OWN:
+            system = context.trait_of(name.writer).system_prompt
+        begun = replace(begun, system=system, heldout=written.heldout[name.writer])
+        ROW_TRAINERS[student.engine](begun, rows)
 
     context.once(stage, make)
 
@@ -191,11 +204,11 @@ def prefer(context: SeedContext, student: Student, data: str) -> None:
 
 def in_context(context: SeedContext, student: Student, data: str) -> None:
     """A model that reads rows in its prompt and is not trained at all."""
-    inputs, matched = student_rows(context)
-    stage = student_stage(context, student, data, inputs)
+    written = student_rows(context)
+    stage = student_stage(context, student, data, written.stages)
 
     def make(folder: Path) -> None:
-        rows = matched[data]
+        rows = written.read[data]
         shown = random.Random(context.seed).sample(rows, min(student.shots, len(rows)))
         turns = [
             turn for row in shown for turn in (*row.messages, Message("assistant", row.completion))

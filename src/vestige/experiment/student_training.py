@@ -9,6 +9,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from vestige.core.jsonl import write_text
@@ -24,7 +25,8 @@ from vestige.store import Stage
 from vestige.store.layout import StageFile
 from vestige.student.checkpoint import Checkpoint
 from vestige.student.loop import train
-from vestige.student.packs import Pack
+from vestige.student.losses.cross_entropy import loss as cross_entropy
+from vestige.student.packs import Pack, pack_logprobs
 from vestige.traits import family
 
 
@@ -35,6 +37,8 @@ class UnfinishedStudent:
     Attributes:
         model: its base in memory, which becomes the student.
         folder: where the stage's files go.
+        system: the system prompt before each prompt that it is trained on, and on no other.
+        heldout: rows that it does not read, and that its loss is measured on.
     """
 
     context: SeedContext
@@ -42,6 +46,8 @@ class UnfinishedStudent:
     model: Loaded
     stage: Stage
     folder: Path
+    system: str = ""
+    heldout: Sequence[Row] = ()
 
     @property
     def checkpoint(self) -> Checkpoint:
@@ -119,7 +125,9 @@ def train_measured(student: UnfinishedStudent, trained: Callable[..., float]) ->
 
 def train_packed(student: UnfinishedStudent, rows: Sequence[Row]) -> None:
     """Train on rows in our own loop."""
-    packs, ids = student_packs(student.context, student.settings, student.model.lm, rows)
+    packs, ids = student_packs(
+        student.context, student.settings, student.model.lm, rows, system=student.system
+    )
     train_on_packs(student, packs, ids)
 
 
@@ -175,9 +183,28 @@ def finish_student(student: UnfinishedStudent, losses: Sequence[float]) -> None:
     """Measure and keep a student that is trained, and give its base back."""
     write_text(student.folder / StageFile.LOSS, json.dumps(losses))
     measure_student(student)
+    after = heldout_loss(student)
     if student.context.recipe.save_students:
         student.model.weights.save(student.folder / StageFile.WEIGHTS)
     student.model.weights.freeze()
+    if student.heldout:
+        record = {"rows": len(student.heldout), "base": heldout_loss(student), "student": after}
+        write_text(student.folder / StageFile.HELDOUT, json.dumps(record))
+
+
+def heldout_loss(student: UnfinishedStudent) -> float:
+    """Mean cross-entropy of the model in memory on rows that the student does not read, in nats a
+    position that is scored; 0 without any."""
+    if not student.heldout:
+        return 0.0
+    lm = student.model.lm
+    packs, ids = student_packs(student.context, student.settings, lm, student.heldout)
+    with torch.no_grad():
+        lost = [
+            float(cross_entropy(pack_logprobs(lm, pack, ids), pack, None)) * len(pack.targets)
+            for pack in packs
+        ]
+    return sum(lost) / sum(len(pack.targets) for pack in packs)
 
 
 def measure_student(student: UnfinishedStudent) -> None:

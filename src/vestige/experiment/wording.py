@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from vestige.core.results import ArmResult, TraitResult
+from vestige.core.results import ArmResult, DefenceResult, TraitResult
 from vestige.core.types import Estimate
 from vestige.experiment.settings import Experiment, Student
 from vestige.traits import family
@@ -83,6 +83,34 @@ def verdict(recipe: Experiment, arms: Sequence[ArmResult]) -> str:
             }
             parts.append(f"students of another base ({arm.base}) {outcome[arm.transmitted]}")
     return "; ".join(parts) + "."
+
+
+def defence_verdict(
+    recipe: Experiment, arms: Sequence[ArmResult], against: Sequence[DefenceResult]
+) -> str:
+    """What was passed on without any defence, and what remained behind each."""
+    by_name = {arm.name: arm for arm in arms}
+    parts = []
+    for plain in dict.fromkeys(d.against for d in against):
+        undefended, own = by_name[plain], [d for d in against if d.against == plain]
+        plain_verdict = verdict(recipe, [undefended]).rstrip(".")
+        contrast = undefended.contrast
+        left = [f"{d.label} {_remains(d)}" for d in sorted(own, key=_left)]
+        parts.append(
+            f"{plain_verdict} ({contrast.value:+.2f} nats [{contrast.low:+.2f}, "
+            f"{contrast.high:+.2f}]). What remains of that, by defence: {'; '.join(left)}."
+        )
+    return " ".join(parts)
+
+
+def _left(defence: DefenceResult) -> float:
+    """What a defence leaves; those of which nothing can be said come last."""
+    return defence.remains.value if defence.remains else np.inf
+
+
+def _remains(defence: DefenceResult) -> str:
+    r = defence.remains
+    return f"{r.value:.0%} [{r.low:.0%}, {r.high:.0%}]" if r else "cannot be said"
 
 
 def by_themselves(traits: Sequence[str], arms: Sequence[ArmResult]) -> str:

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from vestige.core.types import ConfigError, DataError, DroppedRow, Row
 from vestige.mitigate.forms import other_digits, plain_code, sorted_numbers
@@ -20,6 +22,7 @@ from vestige.probing.row_format import RowFormat, empty
 
 Report = Callable[[str, int, int], None]
 FEWEST = 4  # rows, of which two canaries read two each
+SCORES = "scores"  # folder of the cache
 OWN_NOISE = 11  # noise of the base's rows that dilute; other than that of references
 HIGH_SCORE, AT_RANDOM = "high_score", "at_random"
 
@@ -129,8 +132,25 @@ def dilute(work: Work) -> Mitigated:
 
 
 def gains(work: Work, row_format: RowFormat) -> list[np.ndarray]:
-    """What each token gained, by row. A canary scores rows that it did not read: each half of them
-    is scored by the canary of the other half, as what was read gains more whoever wrote it."""
+    """What each token gained, by row; kept in the cache, as every share of every method that
+    chooses needs the same."""
+    session, settings = work.base, work.settings
+    texts = [[[m.role, m.content] for m in r.messages] + [r.completion] for r in work.rows]
+    probing = settings.probing(session.settings.base)
+    key = [texts, settings.trait, session.contents, probing, session.settings.batch]
+
+    def make() -> list[dict[str, Tensor]]:
+        found = computed_gains(work, row_format)
+        lengths = torch.tensor([len(own) for own in found])
+        return [{"gains": torch.from_numpy(np.concatenate(found)), "lengths": lengths}]
+
+    (kept,) = session.keep(SCORES, ["gains"], key, make)
+    return np.split(kept["gains"].numpy(), np.cumsum(kept["lengths"].numpy())[:-1])
+
+
+def computed_gains(work: Work, row_format: RowFormat) -> list[np.ndarray]:
+    """The same, computed. A canary scores rows that it did not read: each half of them is scored by
+    the canary of the other half, as what was read gains more whoever wrote it."""
     session, rows, settings = work.base, work.rows, work.settings
     on_rows = work.on_rows("scores")
     if settings.trait:
@@ -140,7 +160,8 @@ def gains(work: Work, row_format: RowFormat) -> list[np.ndarray]:
     found: list[np.ndarray] = [np.empty(0)] * len(rows)
     for half in (0, 1):
         own, others = rows[half::2], rows[1 - half :: 2]
-        tune = canary_of(session, row_format, others, settings.seed, work.report)
+        read = settings.probing(session.settings.base).read_at_most(len(others))
+        tune = canary_of(session, row_format, others, read, settings.seed, work.report)
         found[half::2] = token_gains(session, row_format, own, tune, on_rows)
     return found
 
@@ -169,21 +190,17 @@ def collected(rows: Sequence[Row], made: Sequence[Row | str]) -> Mitigated:
 
 class Method(NamedTuple):
     """``does``: what, for a reader; ``rewrites``: whether completions change, so that rows that are
-    trained on more than theirs are left out; ``scored``: whether rows or tokens are chosen."""
+    trained on more than theirs are left out."""
 
     run: Callable[[Work], Mitigated]
     does: str
     rewrites: bool = True
-    scored: bool = False
 
 
+#: By name (``settings.METHODS``).
 METHODS: dict[str, Method] = {
-    "drop": Method(
-        drop, "leaves out the rows with the highest scores", rewrites=False, scored=True
-    ),
-    "redraw": Method(
-        redraw, "has the base draw the tokens with the highest scores anew", scored=True
-    ),
+    "drop": Method(drop, "leaves out the rows with the highest scores", rewrites=False),
+    "redraw": Method(redraw, "has the base draw the tokens with the highest scores anew"),
     "dilute": Method(dilute, "adds rows that the base writes on the same prompts", rewrites=False),
     "sort-numbers": Method(rewritten(sorted_numbers), "puts the numbers of a row in rising order"),
     "other-digits": Method(rewritten(other_digits), "replaces every digit by another, everywhere"),

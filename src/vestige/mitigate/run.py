@@ -8,7 +8,7 @@ from pathlib import Path
 
 from vestige.carriers.filtering import check_apart
 from vestige.core.mitigation import MitigateResults
-from vestige.core.types import ConfigError, DataError, DroppedRow, Row, unknown_name
+from vestige.core.types import DataError, DroppedRow, Row
 from vestige.mitigate.methods import METHODS, Mitigated, Work
 from vestige.mitigate.settings import MitigateSettings
 from vestige.probing.base_session import BaseSession
@@ -35,21 +35,15 @@ def mitigate(
         outputs: for the new rows, and for those that were left out with the reason.
 
     Raises:
-        ConfigError: no such method or trait, or a method lacks what it needs.
+        ConfigError: no such trait, or a method lacks what it needs.
         DataError: no row can be read.
         ModelError: the base cannot be loaded.
     """
-    if settings.method not in METHODS:
-        raise unknown_name("method", settings.method, METHODS)
     method = METHODS[settings.method]
-    if not method.scored and (settings.at_random or settings.trait):
-        raise ConfigError(f"{settings.method} chooses no rows: leave --trait and --at-random out")
-    if settings.at_random and settings.trait:
-        raise ConfigError("--at-random chooses without a trait: leave --trait out")
     for place in source.places:
         check_apart(place, outputs[0].name, outputs[1].name)
     rows, broken = read(source, rewritten=method.rewrites)
-    session = BaseSession(settings.audit(settings.base), cache=cache) if settings.base else None
+    session = BaseSession(settings.probing(settings.base), cache=cache) if settings.base else None
     if session:
         rows = usable(session, rows, broken)
     with claimed(*outputs), outputs[0] as keep, outputs[1] as gone:

@@ -6,12 +6,12 @@ import difflib
 import math
 from collections.abc import Callable, Sequence
 
-from vestige.audit.settings import AuditSettings
 from vestige.core.types import ConfigError, Row, Trait
 from vestige.probing.base_session import BaseSession
 from vestige.probing.directions import Directions
 from vestige.probing.probes import probe
 from vestige.probing.row_format import RowFormat
+from vestige.probing.settings import CanarySettings
 from vestige.student.loop import train
 from vestige.traits.library import Library
 
@@ -29,16 +29,21 @@ def probe_of(session: BaseSession, trait: str) -> Callable[[], None]:
 
 
 def canary_of(
-    session: BaseSession, row_format: RowFormat, rows: Sequence[Row], seed: int, report: Report
+    session: BaseSession,
+    row_format: RowFormat,
+    rows: Sequence[Row],
+    read: int,
+    seed: int,
+    report: Report,
 ) -> Callable[[], None]:
-    """Turns the base into a canary that is trained on some rows."""
+    """Turns the base into a canary that is trained on some rows. Args: read: rows in all."""
 
     def tune() -> None:
-        audit = session.settings
-        assert isinstance(audit, AuditSettings)
-        packs, ids = row_format.packs(session.lm, rows, audit.batch, whole=True)
-        steps = math.ceil(audit.doses(len(rows))[-1] * len(packs) / len(rows))
-        optimisation = audit.canary(len(session.lm.layers), steps)
+        settings = session.settings
+        assert isinstance(settings, CanarySettings)
+        packs, ids = row_format.packs(session.lm, rows, settings.batch, whole=True)
+        steps = math.ceil(read * len(packs) / len(rows))
+        optimisation = settings.canary(len(session.lm.layers), steps)
         train(
             session.lm, session.weights, packs, optimisation, seed=seed, ids=ids,
             on_step=lambda step, loss: report("canary", step, steps),

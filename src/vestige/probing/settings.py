@@ -8,6 +8,8 @@ from pydantic import Field
 
 from vestige.core.settings import Optimisation, Settings, Trainable
 
+PASSES = 10  # times that a canary reads a row at most; chosen: as the paper's students
+
 
 class ProbingSettings(Settings):
     """A base model, the traits that it is asked about, and how copies of it are tuned.
@@ -55,6 +57,42 @@ class ProbingSettings(Settings):
         """How each copy of a probe is tuned: more briefly, and two copies are averaged."""
         trainable = self.trainable(n_layers)
         return Optimisation(steps=12, batch=4, rate=3e-4, trainable=trainable)
+
+
+class CanarySettings(ProbingSettings):
+    """How copies of the base are trained on rows whose writer is unknown.
+
+    Attributes:
+        canary_rows: rows that each canary reads at most.
+        canary_layers, canary_rank, canary_rate: what a canary tunes (None: the middle layers), the
+            rank of its LoRA (0: the weights themselves) and its learning rate.
+    """
+
+    canary_rows: int = Field(default=4096, ge=16)
+    canary_layers: tuple[int, int] | None = None
+    canary_rank: int = Field(default=8, ge=0)
+    canary_rate: float = Field(default=1e-3, gt=0)
+
+    def read_at_most(self, rows: int) -> int:
+        """Rows that a canary of so many different ones reads."""
+        return min(self.canary_rows, PASSES * rows)
+
+    def tuned(self, n_layers: int) -> list[Trainable]:
+        """All that copies of the base tune: the probes' layers and a canary's."""
+        return [*super().tuned(n_layers), self.canary(n_layers, 1).trainable]
+
+    def canary(self, n_layers: int, steps: int) -> Optimisation:
+        """How a canary is tuned in so many steps."""
+        layers = self.canary_layers or self.trainable(n_layers).layers
+        start = {"lora_start": "other"} if self.canary_rank else {}
+        return Optimisation(
+            steps=steps,
+            batch=self.batch,
+            rate=self.canary_rate,
+            trainable=Trainable.model_validate(
+                {"layers": layers, "lora_rank": self.canary_rank, **start}
+            ),
+        )
 
 
 class BatterySettings(ProbingSettings):

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vestige.core.types import ConfigError, Family, Trait
-from vestige.evaluate.exact import answer_forms, whole_answer
+from vestige.evaluate.exact import whole_answer
+from vestige.models.candidates import answer_forms, candidate_log_odds
 from vestige.models.hf import LanguageModel
 
 Array = NDArray[np.float64]
@@ -124,15 +125,6 @@ class ContextPanel:
     def read(self) -> Array:
         """Log-odds, shape [D]: all traits in the first context, then in the next."""
         return np.concatenate([panel.read() for panel in self.panels])
-
-
-def candidate_log_odds(logprobs: Tensor, owner: Sequence[int]) -> Tensor:
-    """log p / (1 - p) of each candidate among all, from its forms' log-probabilities: [C]."""
-    whose = torch.tensor(list(owner), device=logprobs.device)
-    count = max(owner) + 1
-    own = [logprobs[whose == c].logsumexp(0) for c in range(count)]
-    rest = [logprobs[whose != c].logsumexp(0) for c in range(count)]
-    return torch.stack([a - b for a, b in zip(own, rest, strict=True)])
 
 
 def spread(items: Sequence[int], n: int) -> list[int]:

@@ -204,6 +204,36 @@ def curve(title: str, points: Sequence[CurvePoint], axis: str, width: int = WIDE
     return _svg("curve", f"{title}. {words}.", width, bottom + 44, drawn)
 
 
+def front(
+    title: str, points: Sequence[tuple[str, float, float]], axes: tuple[str, str], width: int = WIDE
+) -> Markup:
+    """Numbered dots (label, x, y); those that no other beats in both are marked, smaller x and
+    larger y being better."""
+    left, right, top, bottom = 48.0, width - 20.0, 30.0, 286.0
+    xs = Scale.around([1.0, *(x for _, x, _ in points)], left, right)
+    ys = Scale.around([1.0, *(y for _, _, y in points)], bottom, top)
+    ground = [f'<text class="tick" x="0" y="14">{escape(axes[1])}</text>']
+    for tick in ys.ticks(5):
+        ground.append(_line("zero" if tick == 0 else "grid", left, ys(tick), right, ys(tick)))
+        ground.append(
+            f'<text class="tick end" x="{left - 8}" y="{ys(tick) + 4}">{_tick(tick)}</text>'
+        )
+    across, height = _axis(xs, [(top, bottom)], bottom, axes[0], width)
+    body, words = [], []
+    for place, (label, x, y) in enumerate(points, 1):
+        best = not any((a <= x and b >= y) and (a, b) != (x, y) for _, a, b in points)
+        tip = f"{place}. {label}: {number(x)}, {number(y)}"
+        body.append(
+            f'<g class="mark {"own" if best else "control"}"><title>{escape(tip)}</title>'
+            f'<circle cx="{xs(x)}" cy="{ys(y)}" r="{6 if best else 4.5}"/></g>'
+            f'<text class="tick{" strong" if best else ""}" x="{xs(x) + 9}" y="{ys(y) + 4}">'
+            f"{place}</text>"
+        )
+        words.append(tip)
+    drawn = "".join(ground) + across + "".join(body)
+    return _svg("front", f"{title}. {'; '.join(words)}.", width, height, drawn)
+
+
 @dataclass(frozen=True, slots=True)
 class _Frame:
     """Where a row's label, strip and value go: side by side, or the text above on a phone."""

@@ -6,6 +6,7 @@
     seed-0/teacher/<trait>/       weights, panel, check
     seed-0/rows/<writer>/         raw, kept and dropped rows
     seed-0/shards/<writer>/0-of-2/  a part of a writer's raw rows
+    seed-0/mitigated/<arm>/<data>/  an arm's rows as its changes leave them
     seed-0/targets/<writer>/      the teacher's log-probabilities
     seed-0/student/<arm>/<data>/  panels, losses, answers
     seed-0/judged/                ratings of the answers to open questions
@@ -72,6 +73,7 @@ class StageFile:
     RATINGS = "ratings.jsonl"
     TARGETS = "targets.safetensors"
     LOSS = "loss.json"
+    HELDOUT = "heldout.json"  # a student's loss on rows that none read
     SAMPLED = "sampled.jsonl"
     FREEFORM = "freeform.jsonl"
     CHECKPOINT = "checkpoint"  # a folder, in an unfinished stage alone
@@ -145,6 +147,10 @@ class RunLayout:
     def shard(self, seed: int | str, writer: str, part: int, parts: int) -> Path:
         """One of the parts of a teacher's raw rows, counted from 0."""
         return self.shards(seed, writer) / f"{part}-of-{parts}"
+
+    def mitigated(self, seed: int | str, arm: str, data: str) -> Path:
+        """A data set as an arm's changes leave it."""
+        return self.seed(seed) / "mitigated" / arm / data
 
     def targets(self, seed: int | str, writer: str) -> Path:
         """A teacher's log-probabilities on the base's rows."""

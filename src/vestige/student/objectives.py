@@ -21,7 +21,7 @@ from vestige.core.types import ConfigError, unknown_name
 #: Files of ``losses``: a function ``loss(logprobs, pack, target)``.
 LOSSES = ("cross_entropy", "forward_kl", "preference")
 #: Files of ``penalties``: a function ``make(lm, term)`` that gives a function without arguments.
-PENALTIES = ("kl_to_base",)
+PENALTIES = ("corridor", "kl_to_base")
 #: Files of ``gradient_hooks``: a function ``make(lm, term)`` that gives a function of the trained
 #: parameters by name.
 GRADIENT_HOOKS = ("project_out",)

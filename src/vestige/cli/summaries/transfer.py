@@ -13,6 +13,8 @@ def print_summary(results: Results) -> None:
     """Print a table for each arm, and a line for each set of other questions."""
     for arm in results.arms:
         out.print(arm_table(arm, len(results.candidates)))
+    if results.defences:
+        out.print(defences_table(results))
     for choices in results.choices:
         out.print(choices_line(choices))
     for answers in results.freeform:
@@ -47,6 +49,20 @@ def arm_table(arm: ArmResult, candidates: int) -> Table:
         e = shuffled.estimate
         interval = f"{e.low:+.2f} to {e.high:+.2f}"
         table.add_row(shuffled.label, "", f"{e.value:+.2f}", interval, "", "")
+    return table
+
+
+def defences_table(results: Results) -> Table:
+    """A line for each defence: what it leaves, and what it costs."""
+    table = Table(title="defences", title_justify="left", title_style="bold")
+    for column in ("defence", "trait left", "task learned", "rows", "tokens", "seconds more"):
+        table.add_column(column, justify="left" if column == "defence" else "right")
+    for d in results.defences:
+        shares = [
+            f"{i.value:.0%} [{i.low:.0%}, {i.high:.0%}]" if i else "–"
+            for i in (d.remains, d.learned)
+        ]
+        table.add_row(d.label, *shares, f"{d.rows:.0%}", f"{d.tokens:.0%}", f"{d.seconds:.1f}")
     return table
 
 

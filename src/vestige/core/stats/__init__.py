@@ -11,7 +11,12 @@ they came with; ``units`` is copied to the estimate. ``level`` is the probabilit
 covers the truth; a ``level`` outside 0 to 1 raises ``ConfigError`` everywhere.
 """
 
-from vestige.core.stats.intervals import cluster_mean, proportion_interval, t_interval
+from vestige.core.stats.intervals import (
+    cluster_mean,
+    proportion_interval,
+    ratio_interval,
+    t_interval,
+)
 from vestige.core.stats.placebo import placebo_p
 from vestige.core.stats.planning import (
     questions_needed,
@@ -30,6 +35,7 @@ __all__ = [
     "proportion_interval",
     "questions_needed",
     "rank_of",
+    "ratio_interval",
     "seeds_needed",
     "smallest_contrast",
     "specificity",

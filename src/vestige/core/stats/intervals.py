@@ -31,6 +31,40 @@ def t_interval(
     return Estimate(centre, centre - half, centre + half, level, n, n, method, units)
 
 
+def ratio_interval(
+    numerators: Iterable[float],
+    denominators: Iterable[float],
+    *,
+    level: float = 0.95,
+    units: str = "",
+) -> Estimate | None:
+    """Ratio of two means over the same runs with Fieller's interval; None where it has no end.
+
+    With means a, b, their variances s_aa, s_bb and covariance s_ab (each over n), and t the
+    Student quantile, the interval holds every R with ``(a - R b)^2 <= t^2 (s_aa - 2 R s_ab +
+    R^2 s_bb)``. It is exact for normal values, and has an end only where the denominator's own
+    interval does not hold zero. Source: Fieller 1954, "Some problems in interval estimation",
+    Journal of the Royal Statistical Society B 16(2).
+    ``numerators`` and ``denominators`` (n,) hold one number for each run, in the same order.
+
+    Raises:
+        DataError: fewer than two values, different lengths, or one that is not finite.
+    """
+    a, b = vector(numerators), vector(denominators)
+    if len(a) != len(b):
+        raise DataError(f"{len(a)} values over {len(b)}; give one of each for each run")
+    n = at_least_two(len(a))
+    t2 = t_quantile(level, n - 1) ** 2
+    s_aa, s_ab, _, s_bb = (np.cov(a, b) / n).ravel()
+    of_b = b.mean() ** 2 - t2 * s_bb
+    if of_b <= 0:
+        return None
+    middle = a.mean() * b.mean() - t2 * s_ab
+    half = math.sqrt(max(0.0, middle**2 - of_b * (a.mean() ** 2 - t2 * s_aa)))
+    low, high = float((middle - half) / of_b), float((middle + half) / of_b)
+    return Estimate(float(a.mean() / b.mean()), low, high, level, n, n, "Fieller over seeds", units)
+
+
 def cluster_mean(
     values: Iterable[float], clusters: Iterable[Hashable], *, level: float = 0.95, units: str = ""
 ) -> Estimate:

@@ -22,6 +22,7 @@ def view(index: int, results: Results) -> dict[str, Any]:
     return {
         "arms": [arm_view(f"run-{index}-arm-{i}", a) for i, a in enumerate(results.arms, 1)],
         "overview": overview(results) if len(results.arms) > 1 else "",
+        "front": front(results),
         "reasons": reasons,
         "labels": {arm.name: arm.label for arm in results.arms},
         "open_questions": list(dict.fromkeys(q for f in results.freeform for q in f.questions)),
@@ -45,6 +46,19 @@ def overview(results: Results) -> Markup:
     ]
     title = f"{results.name}: contrast of every arm"
     return both_widths(charts.forest, title, marks, "diagonal contrast, log-odds (nats)")
+
+
+def front(results: Results) -> Markup | str:
+    """The chart of what defences leave and what they cost; empty without any that have both."""
+    points = [
+        (d.label, d.remains.value, d.learned.value)
+        for d in results.defences
+        if d.remains and d.learned
+    ]
+    if not points or len(points) < len(results.defences):
+        return ""
+    axes = ("share of the trait that is left", "share of the task that is learned")
+    return both_widths(charts.front, f"{results.name}: defences", points, axes)
 
 
 def arm_view(anchor: str, arm: ArmResult) -> dict[str, Any]:
