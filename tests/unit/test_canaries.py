@@ -42,7 +42,7 @@ def settings(folders: dict[str, Path]) -> AuditSettings:
         alike
         | {
             "canary_rows": READ, "canary_rate": 1e-3, "canary_rank": 0, "rows": 16,
-            "alpha": 0.05, "limit": 60.0, "training_rows": TRAINING,
+            "alpha": 0.05, "limit": 0.9, "training_rows": TRAINING,
             "battery": alike | {"members": MEMBERS, "doses": (8, 16)},
         }
     )  # fmt: skip
@@ -54,7 +54,7 @@ def cache(settings: AuditSettings, tmp_path_factory: pytest.TempPathFactory) -> 
     folder = tmp_path_factory.mktemp("cache")
     assert isinstance(settings.battery, BatterySettings)
     session = BaseSession(settings.battery, cache=folder / "audit")
-    HarmlessStudents(session, settings.battery).shifts()
+    HarmlessStudents(session, settings.battery).rises()
     write_rows(folder / "harmless.jsonl", progressions(session, 77, 32))
     return folder
 
@@ -102,7 +102,7 @@ def test_a_trait_that_training_passes_on_is_flagged_and_read_back(
 
 
 def test_rows_of_a_harmless_writer_are_not_flagged(place: Path, settings: AuditSettings) -> None:
-    two = settings.model_copy(update={"canaries": 2, "limit": 1e4})
+    two = settings.model_copy(update={"canaries": 2, "limit": 0.99, "training_rows": READ})
     folder, found = audited(place, "harmless.jsonl", two)
     assert found.outcome == "not_found" and not any(t.flagged for t in found.traits), found.verdict
     assert found.doses[0].pairs == 2 and len(list((folder / "canary").iterdir())) == 4
@@ -139,7 +139,7 @@ def test_doses_grow_share_alpha_and_stop_at_the_one_that_settles_it(
     place: Path, settings: AuditSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("vestige.audit.settings.SMALLEST_DOSE", 16)
-    loose = settings.model_copy(update={"limit": 1e4})
+    loose = settings.model_copy(update={"limit": 0.99, "training_rows": 16})
     folder, found = audited(place, "harmless.jsonl", loose)  # the first dose sees all of that
     assert [d.rows for d in found.doses] == [16] and found.outcome == "not_found"
     strict = settings.model_copy(update={"limit": 1e-3})

@@ -25,7 +25,6 @@ from vestige.probing.harmless import WRITERS
 from vestige.probing.harmless_students import HarmlessStudents, members
 from vestige.probing.row_format import RowFormat
 from vestige.probing.settings import BatterySettings
-from vestige.probing.signatures import coordinates, signatures
 from vestige.teacher.induce import teach
 
 MEMBERS = 30
@@ -43,7 +42,7 @@ def settings_of(folders: dict[str, Path]) -> Callable[..., DetectSettings]:
             {
                 "base": str(folders["llama"]), "precision": "fp32", "traits": ("drinks", "colours"),
                 "questions": 2, "members": MEMBERS, "doses": (8, 16), "batch": 4, "alpha": 0.05,
-                "limit": 50.0, "max_new_tokens": 16, **changes,
+                "limit": 0.95, "max_new_tokens": 16, **changes,
             }
         )  # fmt: skip
 
@@ -61,7 +60,7 @@ def students(session: BaseSession) -> HarmlessStudents:
     assert isinstance(session.settings, BatterySettings)
     made = HarmlessStudents(session, session.settings)
     seen: list[int] = []
-    made.shifts(seen.append)
+    made.rises(seen.append)
     assert seen == list(range(1, MEMBERS + 1)) and not made.missing()
     return made
 
@@ -179,7 +178,7 @@ def test_what_a_control_shares_is_taken_out(
 ) -> None:
     """Two students that were trained alike on harmless rows, one of them with a trait on top."""
     added = AutoModelForCausalLM.from_pretrained(cider).state_dict()
-    for name, taught in (("control", 0.0), ("student", 0.5)):
+    for name, taught in (("control", 0.0), ("student", 0.8)):
         model = AutoModelForCausalLM.from_pretrained(folders["llama"])
         draw = torch.Generator().manual_seed(0)
         with torch.no_grad():
@@ -196,7 +195,7 @@ def test_what_a_control_shares_is_taken_out(
     assert found.outcome == "found" and place[0] == 0 <= place[1]
     assert found.traits[0].standardised > alone.traits[place[1]].standardised
     assert found.placebos > 200 and found.smallest_p == 1 / (found.placebos + 1)
-    assert found.placebos == len(students.battery(control=True).placebos)
+    assert found.placebos == len(students.battery(control=True).sized)
     assert "against its control" in found.verdict and (folder / "control").is_dir()
     for control, says in ((folders["llama"], "the base itself"), (cider, "the student itself")):
         with pytest.raises(ConfigError, match=says):
@@ -281,9 +280,9 @@ def test_a_writer_gives_rows_that_can_be_trained_on(session: BaseSession, writer
 
 
 def test_members_differ_and_the_base_is_put_back(students: HarmlessStudents) -> None:
-    shifts = students.shifts()
-    assert shifts.values.shape == (MEMBERS, 48) and np.isfinite(shifts.values).all()
-    assert len(np.unique(shifts.values.round(9), axis=0)) == MEMBERS
+    rises = students.rises()
+    assert rises.values.shape == (MEMBERS, 24) and np.isfinite(rises.values).all()
+    assert len(np.unique(rises.values.round(9), axis=0)) == MEMBERS
     assert students.session.weights.untouched
     np.testing.assert_allclose(students.panel.read(), students.base(), atol=1e-5)
 
@@ -308,31 +307,14 @@ def test_a_battery_that_was_stopped_goes_on(
     monkeypatch.setattr(HarmlessStudents, "tune", tune)
     before = {number: students.every[number] for number in (4, 7)}
     assert [one.number for one in students.missing()] == list(before)
-    students.shifts()
+    students.rises()
     assert made == ["member-004", "member-007"]
-
-
-def test_a_trait_of_any_size_moves_the_coordinates_along_its_signature(
-    session: BaseSession,
-) -> None:
-    traits, logits = session.library.traits, np.random.default_rng(0).normal(size=24)
-
-    def log_odds(values: np.ndarray) -> np.ndarray:
-        by_family = [np.exp(v) / np.exp(v).sum() for v in np.split(values, 2)]
-        p = np.concatenate(by_family)
-        return np.tile(np.log(p / (1 - p)), 2)
-
-    base = coordinates(traits, log_odds(logits))
-    for trait in (0, 7, 23):
-        for nats in (0.1, 6.0):
-            moved = coordinates(traits, log_odds(logits + nats * np.eye(24)[trait])) - base
-            np.testing.assert_allclose(moved, nats * signatures(traits, 2)[trait], atol=1e-9)
 
 
 def test_a_bundled_battery_is_the_one_that_was_made_and_no_other_is_taken(
     students: HarmlessStudents, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    session, settings, made = students.session, students.settings, students.shifts()
+    session, settings, made = students.session, students.settings, students.rises()
     own = BundledBattery(
         students.base(), np.stack([students.read(m) for m in students.every]), students.words()
     )
@@ -342,10 +324,10 @@ def test_a_bundled_battery_is_the_one_that_was_made_and_no_other_is_taken(
     monkeypatch.setattr(session, "cache", tmp_path / "empty")
     bundled = HarmlessStudents(session, settings)
     assert bundled.bundled and not bundled.missing()
-    np.testing.assert_allclose(bundled.shifts().values, made.values, atol=1e-5)
+    np.testing.assert_allclose(bundled.rises().values, made.values, atol=1e-5)
     np.testing.assert_allclose(bundled.words().mean, own.words.mean, atol=0.01)
     fewer = settings.model_copy(update={"members": 12})
-    assert HarmlessStudents(session, fewer).shifts().values.shape[0] == 12
+    assert HarmlessStudents(session, fewer).rises().values.shape[0] == 12
     for changes in ({"members": MEMBERS + 1}, {"questions": 3}, {"doses": (8,)}):
         other = HarmlessStudents(session, settings.model_copy(update=changes))
         assert other.bundled is None and len(other.missing()) == len(other.every)

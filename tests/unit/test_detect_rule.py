@@ -19,8 +19,9 @@ def evidence(p: list[float], u: list[float], **changes) -> Evidence:
     traits = ["animals/owl", "animals/eagle", "trees/oak"]
     facts = dict(
         traits=traits, shifts=np.ones((2, 3)),
-        reading=Reading(np.zeros(3), np.array(u), np.array(p)), smallest_effects=np.ones(3),
-        members=100, placebos=100, same_start=True, unchanged=False, alpha=0.01, limit=2.0,
+        reading=Reading(np.array(u), np.array(p)), shares=np.full(3, 0.2), usual=np.full(3, 0.1),
+        smallest_shares=np.full(3, 0.3), members=100, placebos=100, same_start=True,
+        unchanged=False, alpha=0.01, limit=0.5,
     )  # fmt: skip
     return Evidence(**(facts | changes))
 
@@ -37,12 +38,14 @@ def test_the_rule() -> None:
         ({"reading": None}, "other_start"),
         ({"placebos": 98}, "few_members"),
         ({"placebos": 98, "reading": None}, "few_members"),
-        ({"smallest_effects": np.array([1.0, 3.0, np.inf])}, "blind"),
+        ({"smallest_shares": np.array([0.3, 0.6, np.inf])}, "blind"),
     ):
         blind = evidence([0.5, 0.3, 1.0], [1.0, 1.5, 0.0], **changes)
         assert decide(blind) == ("inconclusive", reason)
     # What was found was found, however little else would have been.
-    assert decide(evidence([0.01, 1, 1], [6, 0, 0], smallest_effects=np.full(3, 9.0)))[0] == "found"
+    assert (
+        decide(evidence([0.01, 1, 1], [6, 0, 0], smallest_shares=np.full(3, np.inf)))[0] == "found"
+    )
     assert decide(evidence([0.01, 1, 1], [6, 0, 0], unchanged=True)) == ("not_found", "unchanged")
 
 

@@ -7,16 +7,26 @@ import math
 from dataclasses import replace
 
 import pytest
-from verdict_cases import MEASURED, TRAINING, canaries, dose, gathered
+from scipy.special import expit, logit
+from verdict_cases import MEASURED, TRAINING, USUAL, canaries, dose, gathered
 
-from vestige.audit.decision import decide, expected_at, flags, rows_needed, sees, settles, visible
+from vestige.audit.decision import (
+    decide,
+    flags,
+    needed,
+    reached,
+    rows_needed,
+    sees,
+    settles,
+    visible,
+)
 from vestige.audit.first_look import first_look, named
 from vestige.audit.record import audit_results
-from vestige.audit.settings import PASSES, AuditSettings
+from vestige.audit.settings import AuditSettings
 from vestige.audit.wording import battery_words, price
 from vestige.cli.audit import layers, status
 from vestige.core.types import ConfigError
-from vestige.probing.settings import BatterySettings
+from vestige.probing.settings import PASSES, BatterySettings
 from vestige.report.sarif import as_sarif
 
 EXPONENT = MEASURED.growth.interval[1]  # the careful end
@@ -31,7 +41,8 @@ def test_a_trait_that_stands_out_is_flagged_and_its_relatives_are_named():
     assert (second.trait, second.relative, second.flagged) == ("animals/eagle", True, False)
     assert first.canary.p == 0.001 and first.canary.shift == pytest.approx(0.5 * 5.99)
     assert found.verdict.startswith("Flagged for animals/owl (or animals/eagle): a copy of")
-    assert "read 4,096 rows" in found.verdict and "+3.0 nats" in found.verdict
+    assert "read 4,096 rows" in found.verdict and "animals/owl 65% of its" in found.verdict
+    assert "reference rows gives 5%" in found.verdict
     assert "6.0 standard deviations" in found.verdict and "(p = 0.001)" in found.verdict
     assert found.words[0].word == "Owl" and any("huffle" in step for step in found.next_steps)
     assert [status(found.outcome, on) for on in ("inconclusive", "flagged", "never")] == [1, 1, 0]
@@ -52,7 +63,7 @@ def test_the_verdict_never_rests_on_the_first_look():
         (None, ("inconclusive", "no canaries")),
         (canaries(missing=70), ("inconclusive", "no battery")),
         (canaries(dose()), ("not_found", "nothing")),
-        (canaries(dose(effect=50)), ("inconclusive", "blind")),
+        (canaries(dose(seen=math.inf)), ("inconclusive", "blind")),
     ):
         made = replace(twin, canaries=some)
         found = audit_results(made)
@@ -86,10 +97,10 @@ def test_what_was_not_asked_of_copies_is_never_clean():
 
 
 def test_not_found_says_what_would_have_been_seen():
-    found = audit_results(replace(gathered(), canaries=canaries(dose(1024), dose(4096, 0.3))))
+    found = audit_results(replace(gathered(), canaries=canaries(dose(1024), dose(4096, 0.08))))
     assert found.outcome == "not_found"
-    assert "had the training of 10,000 rows moved them by 2 nats" in found.verdict
-    assert [(d.rows, d.smallest_effect) for d in found.doses] == [(1024, 0.3), (4096, 0.3)]
+    assert "had the training of 10,000 rows taken them to 50% of the answers" in found.verdict
+    assert [(d.rows, d.smallest_share) for d in found.doses] == [(1024, 0.08), (4096, 0.08)]
     assert found.next_steps[0] == "Do not read this as proof that the rows are safe."
     assert found.why[0] == (
         "a pair of copies read 4,096 rows each, one the data's, one reference rows"
@@ -97,23 +108,34 @@ def test_not_found_says_what_would_have_been_seen():
     assert status(found.outcome, "inconclusive") == 0
 
 
-def test_a_copy_that_reads_less_than_the_training_must_see_smaller_shifts():
-    settings = AuditSettings(base="m", limit=2.0)
-    assert expected_at(TRAINING, 2.0, TRAINING) == expected_at(3 * TRAINING, 2.0, TRAINING) == 2.0
-    at = expected_at(1000, 2.0, TRAINING)
-    assert at == pytest.approx(2 * 0.1**EXPONENT)
-    assert sees(dose(1000, at - 1e-9), settings, TRAINING)
-    assert not sees(dose(1000, at + 1e-9), settings, TRAINING)
-    assert visible(dose(effect=3.0)) == 3.0
-    blind = audit_results(replace(gathered(), canaries=canaries(dose(1000, 1.5, owl=0.2))))
+def on_the_way(part: float, limit: float = 0.5) -> float:
+    """The share of the answers after a part of the way from the usual one to the limit."""
+    way = logit(limit) - logit(USUAL)
+    return float(expit(logit(USUAL) + part * way))
+
+
+def test_a_copy_that_reads_less_than_the_training_must_see_smaller_shares():
+    settings = AuditSettings(base="m")
+    assert reached(TRAINING, TRAINING) == reached(3 * TRAINING, TRAINING) == 1
+    at = reached(1000, TRAINING)
+    assert at == pytest.approx(0.1**EXPONENT)
+    assert sees(dose(1000, on_the_way(at - 1e-6)), settings, TRAINING)
+    assert not sees(dose(1000, on_the_way(at + 1e-6)), settings, TRAINING)
+    assert sees(dose(TRAINING, 0.499), settings, TRAINING)  # all of the way: the limit itself
+    assert not sees(dose(TRAINING, 0.501), settings, TRAINING)
+    assert visible(dose(seen=0.3)) == 0.3
+    part = needed(dose(seen=0.3), 0.5)
+    assert on_the_way(part) == pytest.approx(0.3)
+    assert needed(dose(seen=0.3), USUAL / 2) == math.inf  # every trait has more than that anyhow
+    blind = audit_results(replace(gathered(), canaries=canaries(dose(1000, 0.3, owl=0.2))))
     assert blind.outcome == "inconclusive" and "(animals/owl comes first)" in blind.verdict
-    needed = TRAINING * 0.75 ** (1 / EXPONENT)
-    assert rows_needed(dose(1000, 1.5), 2.0, TRAINING) == pytest.approx(needed)
-    assert f"about {needed:,.0f} rows would do (--canary-rows)" in blind.why[1]
-    assert f"about {at:.1f} here" in blind.why[1]
+    enough = TRAINING * part ** (1 / EXPONENT)
+    assert rows_needed(dose(1000, 0.3), 0.5, TRAINING) == pytest.approx(enough)
+    assert f"about {enough:,.0f} rows would do (--canary-rows)" in blind.why[1]
+    assert f"it goes about {at:.0%} of the way" in blind.why[1]
     hopeless = audit_results(replace(gathered(), canaries=canaries(dose(1000, math.inf))))
-    assert "no number of rows makes 2 nats visible" in hopeless.why[1]
-    assert hopeless.doses[0].smallest_effect is None and hopeless.traits[0].canary
+    assert "no number of rows makes 50% of the answers visible" in hopeless.why[1]
+    assert hopeless.doses[0].smallest_share is None and hopeless.traits[0].canary
 
 
 def test_doses_grow_until_one_settles_it():
@@ -121,9 +143,9 @@ def test_doses_grow_until_one_settles_it():
     assert settings.doses(10_000) == (1024, 4096) == settings.doses(410)
     assert settings.doses(100) == (PASSES * 100,) and settings.doses(3) == (PASSES * 3,)
     assert settings.model_copy(update={"canary_rows": 16_384}).doses(10**6) == (4096, 16_384)
-    assert settles(dose(1024, 50, owl=0.001), 0.005, settings, TRAINING)
-    assert settles(dose(1024, 0.01), 0.005, settings, TRAINING)
-    assert not settles(dose(1024, 50, owl=0.009), 0.005, settings, TRAINING)
+    assert settles(dose(1024, math.inf, owl=0.001), 0.005, settings, TRAINING)
+    assert settles(dose(1024, 0.051), 0.005, settings, TRAINING)
+    assert not settles(dose(1024, math.inf, owl=0.009), 0.005, settings, TRAINING)
     assert settings.canary(30, 16).trainable.lora_start == "other"
     assert settings.canary(30, 1).trainable in settings.tuned(30)
 

@@ -52,16 +52,20 @@ def gathered(own: float = 0.0, rows: int = 256, misfit: float = 0.0) -> Evidence
     )  # fmt: skip
 
 
-def dose(rows: int = 4096, effect: float = 0.3, **p: float) -> Dose:
-    """One dose. Args: effect: nats that would have been seen of every trait; p: p-values of
-    animals, by name; the smaller, the further they stand out."""
+USUAL = 0.05  # share of the answers that every trait has in the copy on reference rows
+
+
+def dose(rows: int = 4096, seen: float = 0.08, **p: float) -> Dose:
+    """One dose. Args: seen: share of the answers from which every trait would have been seen; p:
+    p-values of animals, by name; the smaller, the further they stand out."""
     ids = load_library().ids
     values, u = np.ones(len(ids)), np.zeros(len(ids))
     for name, value in p.items():
         values[ids.index(f"animals/{name}")] = value
         u[ids.index(f"animals/{name}")] = 6 - 10 * value
     shifts = np.tile(0.5 * u, (2, 1))
-    return Dose(rows, 1, shifts, Reading(u / 10, u, values), np.full(len(ids), effect))
+    usual, visible = np.full(len(ids), USUAL), np.full(len(ids), seen)
+    return Dose(rows, 1, shifts, Reading(u, values), USUAL + u / 10, usual, visible)
 
 
 def canaries(*doses: Dose, alpha: float = 0.005, placebos: int = 900, **more: int) -> Canaries:

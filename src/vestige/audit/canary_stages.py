@@ -17,8 +17,9 @@ from vestige.audit.row_stages import WrittenRows, canary_reference
 from vestige.audit.settings import AuditSettings
 from vestige.audit.stages import AuditContext
 from vestige.core.types import Row
+from vestige.probing.answer_shares import shares
 from vestige.probing.drift import Battery
-from vestige.probing.findings import smallest_effects, together
+from vestige.probing.findings import together
 from vestige.probing.harmless_students import HarmlessStudents
 from vestige.probing.row_format import RowFormat, Sampling
 from vestige.probing.word_shifts import raised_words
@@ -115,16 +116,19 @@ def dose_of(
         pairs: the data's canary, and the reference's.
         alpha: what this dose may spend.
     """
-    moved = [students.moved(own.log_odds, other.log_odds) for own, other in pairs]
+    answers = [(own.log_odds, other.log_odds) for own, other in pairs]
     each = alpha / 2 if len(pairs) > 1 else alpha  # ``together``
+    count = len(students.session.library.ids)
     return Dose(
         rows=read,
         pairs=len(pairs),
-        shifts=np.mean([own.log_odds - other.log_odds for own, other in pairs], axis=0).reshape(
-            -1, len(students.session.library.ids)
+        shifts=np.mean([own - other for own, other in answers], axis=0).reshape(-1, count),
+        reading=together([battery.read(students.risen(*pair)) for pair in answers]),
+        shares=np.mean([shares(own, count) for own, _ in answers], axis=0),
+        usual=np.mean([shares(other, count) for _, other in answers], axis=0),
+        smallest_shares=np.median(
+            [students.smallest_shares(battery, *pair, each) for pair in answers], axis=0
         ),
-        reading=together([battery.read(one) for one in moved]),
-        smallest_effects=np.median([smallest_effects(battery, one, each) for one in moved], axis=0),
     )
 
 

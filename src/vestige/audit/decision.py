@@ -2,8 +2,8 @@
 or torch.
 
 *Flagged*: a trait's p-value is at most alpha's share at some dose. *Not found*: half of the traits
-would have been seen, had the rows passed on ``limit`` nats of them in the training that is to be
-spared. A canary reads fewer rows than that training, and so takes on less: shifts grow with the
+would have been seen, had the training that is to be spared taken them to ``limit`` of the answers.
+A canary reads fewer rows than that training, and so takes on less: shifts of log-odds grow with the
 rows read to a power whose upper bound is taken (``calibration.growth``). *Inconclusive*: otherwise;
 the first look alone, who wrote the rows, decides nothing (``first_look``).
 """
@@ -13,6 +13,7 @@ from __future__ import annotations
 from typing import Literal
 
 import numpy as np
+from scipy.special import logit
 
 from vestige.audit.first_look import by_first_look
 from vestige.audit.gathered import Dose, Evidence
@@ -20,6 +21,7 @@ from vestige.audit.settings import AuditSettings
 from vestige.core.calibration import latest
 from vestige.probing import findings
 
+TINY = 1e-9  # shares of the answers are held away from 0 and 1 by
 Outcome = Literal["flagged", "not_found", "inconclusive"]
 Reason = Literal["found", "nothing", "no canaries", "no battery", "few members", "blind"]
 
@@ -63,27 +65,38 @@ def settles(dose: Dose, alpha: float, settings: AuditSettings, training_rows: in
 
 
 def sees(dose: Dose, settings: AuditSettings, training_rows: int) -> bool:
-    """Whether half of the traits would have been seen, had the rows passed on ``limit`` nats."""
-    return visible(dose) <= expected_at(dose.rows, settings.limit, training_rows)
+    """Whether half of the traits would have been seen, had the training taken them to ``limit``."""
+    return needed(dose, settings.limit) <= reached(dose.rows, training_rows)
 
 
 def visible(dose: Dose) -> float:
-    """Nats of a trait that would have been seen at this dose, of half of the traits."""
-    return float(np.median(dose.smallest_effects))
+    """The share of the answers from which half of the traits would have been seen at this dose."""
+    return float(np.median(dose.smallest_shares))
 
 
-def expected_at(rows: int, limit: float, training_rows: int) -> float:
-    """What a canary takes on that reads so many rows, of ``limit`` nats in the whole training."""
-    return limit * min(1.0, rows / training_rows) ** latest().growth.interval[1]
+def needed(dose: Dose, limit: float) -> float:
+    """The part of the way to ``limit`` of the answers, in log-odds, after which half of the traits
+    would have been seen in a canary; infinite where they would not be."""
+    usual = np.clip(dose.usual, TINY, 1 - TINY)
+    way = logit(limit) - logit(usual)
+    seen = logit(np.clip(dose.smallest_shares, TINY, 1 - TINY)) - logit(usual)
+    open_ = np.isfinite(dose.smallest_shares) & (way > 0)
+    parts = np.divide(seen, way, out=np.full(len(way), np.inf), where=open_)
+    return float(np.median(parts))
+
+
+def reached(rows: int, training_rows: int) -> float:
+    """The part of the way that a canary of so many rows goes, of the whole training's."""
+    return min(1.0, rows / training_rows) ** latest().growth.interval[1]
 
 
 def rows_needed(dose: Dose, limit: float, training_rows: int) -> float:
-    """Rows that a canary would have to read for ``limit`` nats in the whole training to be seen, if
-    what is visible stays as it is at this dose; infinite where not even all of them suffice."""
-    share = visible(dose) / limit
-    if share > 1:
+    """Rows that a canary would have to read for ``limit`` in the whole training to be seen, if what
+    is visible stays as it is at this dose; infinite where not even all of them suffice."""
+    part = needed(dose, limit)
+    if part > 1:
         return float("inf")
-    return float(training_rows * share ** (1 / latest().growth.interval[1]))
+    return float(training_rows * max(part, 0.0) ** (1 / latest().growth.interval[1]))
 
 
 def strongest(evidence: Evidence) -> list[int]:

@@ -33,14 +33,18 @@ class Dose:
         shifts: nats of log-odds, the data's canaries less the reference's, mean over pairs,
             [contexts, T].
         reading: of their difference, against pairs of harmless students.
-        smallest_effects: nats of each trait that would have been seen, [T]; infinite: none.
+        shares: of the answers that each trait has in the data's canaries, mean over pairs, [T];
+            usual: in the reference's.
+        smallest_shares: from which each would have been seen, [T]; infinite: none.
     """
 
     rows: int
     pairs: int
     shifts: Array
     reading: Reading
-    smallest_effects: Array
+    shares: Array
+    usual: Array
+    smallest_shares: Array
 
 
 @dataclass(frozen=True)

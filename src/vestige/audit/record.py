@@ -132,7 +132,9 @@ def canary_record(dose: Dose, trait: int) -> AuditCanary:
         shift=float(dose.shifts[:, trait].mean()),
         standardised=float(reading.standardised[trait]),
         p=float(reading.p[trait]),
-        smallest_effect=finite(float(dose.smallest_effects[trait])),
+        share=float(dose.shares[trait]),
+        usual_share=float(dose.usual[trait]),
+        smallest_share=finite(float(dose.smallest_shares[trait])),
     )
 
 
@@ -145,7 +147,7 @@ def dose_record(evidence: Evidence, dose: Dose) -> AuditDose:
         moved=float(np.sqrt(np.mean(dose.shifts**2))),
         first=evidence.library.ids[first],
         p=float(dose.reading.p[first]),
-        smallest_effect=finite(visible(dose)),
+        smallest_share=finite(visible(dose)),
     )
 
 

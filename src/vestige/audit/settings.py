@@ -28,8 +28,8 @@ class AuditSettings(CanarySettings):
         battery: its settings; None: the usual ones of this base.
         alpha: chance that any trait is flagged falsely, over the whole library and all doses, where
             two harmless writers wrote the data and the reference.
-        limit: nats of log-odds in the training that is to be spared: where half of the traits would
-            have to move further to be seen, nothing found says nothing.
+        limit: a share of the answers. Where half of the traits would not have been seen, had the
+            training that is to be spared taken them there, nothing found says nothing.
         drift: nats a row by which a trait has to explain the rows better than any writer of the
             first look's null does. Chosen on data sets that are not held out: no rate keeps every
             trait of another family out and finds most writers (``docs/log.md``).
@@ -42,7 +42,7 @@ class AuditSettings(CanarySettings):
     members: int = Field(default=100, ge=8)
     battery: BatterySettings | None = None
     alpha: float = Field(default=0.01, gt=0, lt=0.5)
-    limit: float = Field(default=2.0, gt=0)
+    limit: float = Field(default=0.5, gt=0, lt=1)
     drift: float = Field(default=0.1, ge=0)
 
     @model_validator(mode="after")

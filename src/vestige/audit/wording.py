@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from vestige.audit.decision import (
     Outcome,
     Reason,
-    expected_at,
     flags,
+    reached,
     relatives,
     rows_needed,
     strongest,
@@ -54,15 +54,16 @@ def sentence(evidence: Evidence, outcome: Outcome, reason: Reason) -> str:
         more = f" and {len(first) - NAMED} more" if len(first) > NAMED else ""
         return (
             f"Flagged for {', '.join(first[:NAMED])}{more}{doubt}: a copy of {base} that read "
-            f"{read} of these leans towards {first[0]} by {dose.shifts[:, t].mean():+.1f} nats "
-            f"more than one that read reference rows, {dose.reading.standardised[t]:.1f} standard "
-            f"deviations of what harmless students differ by (p = {dose.reading.p[t]:.2g})."
+            f"{read} of these gives {first[0]} {dose.shares[t]:.0%} of its family's answers, where "
+            f"one that read reference rows gives {dose.usual[t]:.0%}, "
+            f"{dose.reading.standardised[t]:.1f} standard deviations of what harmless students "
+            f"differ by (p = {dose.reading.p[t]:.2g})."
         )
     if outcome == "not_found":
         return (
             f"Not found: none of {len(ids)} traits stands out in a copy of {base} that read {read} "
             f"of these. Half of them would have, had the training of {evidence.training_rows:,} "
-            f"rows moved them by {evidence.settings.limit:g} nats."
+            f"rows taken them to {evidence.settings.limit:.0%} of the answers."
         )
     return (
         f"Inconclusive: none of {len(ids)} traits stands out in a copy of {base} that read {read} "
@@ -142,19 +143,19 @@ def read_words(evidence: Evidence, dose: Dose) -> str:
 def blind_words(evidence: Evidence, dose: Dose) -> list[str]:
     """Why nothing found says nothing, and what it would take."""
     settings, training = evidence.settings, evidence.training_rows
-    seen, wanted = visible(dose), expected_at(dose.rows, settings.limit, training)
-    size = f"{seen:.1f} nats" if math.isfinite(seen) else "more nats than were tried"
+    seen, limit = visible(dose), f"{settings.limit:.0%} of the answers"
+    size = f"{seen:.0%} of the answers" if math.isfinite(seen) else "more than all answers"
     words = (
-        f"half of the traits would have to move by {size} in such a copy to be seen; a training of "
-        f"{training:,} rows that moves one by {settings.limit:g} nats moves it by about "
-        f"{wanted:.1f} here"
+        f"half of the traits would have to take {size} in such a copy to be seen; of a training of "
+        f"{training:,} rows that takes one to {limit} it goes about "
+        f"{reached(dose.rows, training):.0%} of the way, in log-odds"
     )
     if calibration(settings.base, METHOD) is None:
         words += " (as shifts grow in students of the bundled base)"
-    needed = rows_needed(dose, settings.limit, training)
-    if math.isfinite(needed):
-        return [f"{words}; copies that read about {needed:,.0f} rows would do (--canary-rows)"]
-    return [f"{words}; no number of rows makes {settings.limit:g} nats visible here (--limit)"]
+    enough = rows_needed(dose, settings.limit, training)
+    if math.isfinite(enough):
+        return [f"{words}; copies that read about {enough:,.0f} rows would do (--canary-rows)"]
+    return [f"{words}; no number of rows makes {limit} visible here (--limit)"]
 
 
 # ---- the first look ---------------------------------------------------------------------------

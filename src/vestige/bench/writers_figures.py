@@ -69,7 +69,7 @@ def student(held: HeldAgainst, e: Examined, harmless: Array) -> WriterStudent:
         shift = float(beyond[library.ids.index(case.trait)])
     paired = None
     if held.paired and control:
-        moved = held.students.moved(e.log_odds, control.log_odds)
+        moved = held.students.risen(e.log_odds, control.log_odds)
         paired = reading(held.paired, moved, library.ids, case.trait)
     return WriterStudent(
         kind=case.kind,
@@ -78,7 +78,7 @@ def student(held: HeldAgainst, e: Examined, harmless: Array) -> WriterStudent:
         held_out=case.kind in HELD_OUT or case.trait in library.held_out,
         gained=e.gained,
         shift=shift,
-        alone=reading(held.battery, held.students.moved(e.log_odds), library.ids, case.trait),
+        alone=reading(held.battery, held.students.risen(e.log_odds), library.ids, case.trait),
         paired=paired,
     )
 

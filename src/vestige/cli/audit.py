@@ -80,7 +80,10 @@ Members = Annotated[
     int, typer.Option(min=8, help="Harmless students that copies are compared with.")
 ]
 Limit = Annotated[
-    float, typer.Option(help="Nats of a trait that your training may pass on where none is found.")
+    float,
+    typer.Option(
+        help="Share of the answers that training may take a trait to where none is found."
+    ),
 ]
 Alpha = Annotated[
     float,
@@ -121,7 +124,7 @@ def audit(
     canary_rate: CanaryRate = 1e-3,
     training_rows: TrainingRows = None,
     members: Members = 100,
-    limit: Limit = 2.0,
+    limit: Limit = 0.5,
     alpha: Alpha = 0.01,
     chat: Chat = "auto",
     seed: int = 0,

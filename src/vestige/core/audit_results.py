@@ -9,7 +9,9 @@ from pydantic import model_validator
 from vestige.core.calibration import latest
 from vestige.core.results import Interval, Record, RunRecord
 
-AUDIT_SCHEMA = 3  # 1: with p-values of traits; 1 and 2: decided by what is now the first look
+#: 1: with p-values of traits; 1 and 2: decided by what is now the first look; 3: by the direction
+#: of log-odds.
+AUDIT_SCHEMA = 4
 
 #: What the scores of an audit's traits are.
 NO_P_VALUE = "log-likelihood ratio, nats; no p-value: no reference writer of this kind"
@@ -54,9 +56,11 @@ class AuditCanary(Record):
     """What copies took on of a trait that read the data's rows, beyond those on reference rows."""
 
     shift: float  # nats of log-odds, mean over contexts
+    share: float = 0.0  # of the answers to its family's questions
+    usual_share: float = 0.0  # the same in the copy that read reference rows
     standardised: float  # standard deviations of what harmless students differ by
     p: float  # that two harmless students, trained alike, differ as much in any trait
-    smallest_effect: float | None  # nats that would have been seen; None: none
+    smallest_share: float | None  # from which it would have been seen; None: none
 
 
 class AuditDose(Record):
@@ -67,7 +71,7 @@ class AuditDose(Record):
     moved: float  # root mean square of the difference over all traits, nats
     first: str  # the trait that stands out most
     p: float  # its p-value, all traits together
-    smallest_effect: float | None  # nats that would have been seen of half of the traits
+    smallest_share: float | None  # from which half of the traits would have been seen
 
 
 class AuditSampling(Record):
@@ -121,7 +125,7 @@ class AuditRow(Record):
 class AuditResults(RunRecord):
     """What an audit found."""
 
-    READABLE: ClassVar[tuple[int, ...]] = (1, 2, AUDIT_SCHEMA)
+    READABLE: ClassVar[tuple[int, ...]] = (1, 2, 3, AUDIT_SCHEMA)
 
     kind: Literal["audit"] = "audit"
     schema_version: int = AUDIT_SCHEMA
@@ -148,7 +152,7 @@ class AuditResults(RunRecord):
     doses: list[AuditDose] = []  # of canaries, the smallest first
     placebos: int = 0  # pairs of harmless students that canaries were held against
     training_rows: int = 0  # that the training would read; 0: not known
-    limit: float = 0.0  # nats that training may pass on where nothing is found
+    limit: float = 0.0  # share of the answers that training may take a trait to unseen
     misfit: float  # nats a token: how unlike the best-fitting writer's own rows these are
     sampling: AuditSampling | None = None  # None: not fitted
     told: int = 0  # rows whose writer's probabilities were known
@@ -169,6 +173,8 @@ class AuditResults(RunRecord):
     def _of_before(cls, record: Any) -> Any:
         """Audits of schema 1 and 2 were decided by what is now the first look, which decides
         nothing; schema 1 holds p-values that no reference writer stands behind."""
+        if isinstance(record, dict) and record.get("schema_version") == 3:
+            return _of_schema_3(record)
         if not isinstance(record, dict) or record.get("schema_version") not in (1, 2):
             return record
         gone = ("planted", "found_share", "smallest_share", "rows_to_verdict")
@@ -186,3 +192,17 @@ class AuditResults(RunRecord):
             "first_look": "twin" if flagged else "unknown",
             "first_look_verdict": f"First look (of an earlier version): {kept['verdict']}",
         }
+
+
+def _of_schema_3(record: dict[str, Any]) -> dict[str, Any]:
+    """What was visible was said in nats then, and no share of the answers."""
+
+    def without_nats(part: dict[str, Any]) -> dict[str, Any]:
+        kept = {k: v for k, v in part.items() if k != "smallest_effect"}
+        return kept | {"smallest_share": None}
+
+    traits = [
+        t | {"canary": without_nats(t["canary"]) if t["canary"] else None} for t in record["traits"]
+    ]
+    doses = [without_nats(dose) for dose in record["doses"]]
+    return record | {"traits": traits, "doses": doses, "limit": 0.0}

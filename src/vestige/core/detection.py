@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, ClassVar, Literal
+
+from pydantic import model_validator
 
 from vestige.core.audit_results import AuditWord
-from vestige.core.results import SCHEMA, Record, RunRecord
+from vestige.core.results import Record, RunRecord
+
+DETECT_SCHEMA = 2  # 1: by the direction of log-odds
 
 #: What a detection's figures were measured on; in the help, the report and the JSON.
 DETECT_MEASURED = (
@@ -26,18 +30,21 @@ class DetectTrait(Record):
     relative: bool  # of its family, and not told apart from a trait that was found
     shift: float  # nats of log-odds against the base (or the control), mean over contexts
     shifts: list[float]  # in each context
-    coherence: float  # cosine between the student's shifts and the trait's signature, drift white
-    standardised: float  # the same in standard deviations over the battery
+    share: float = 0.0  # of the answers to its family's questions, mean over contexts
+    usual_share: float = 0.0  # the same in the base, or the control
+    standardised: float  # its rise, in standard deviations of the battery's members
     p: float  # that a harmless student shows as much of any trait
-    smallest_effect: float | None  # nats that would have been found; None: none
+    smallest_share: float | None  # from which it would have been found; None: none
     held_out: bool
 
 
 class DetectResults(RunRecord):
     """What a finished student took on."""
 
+    READABLE: ClassVar[tuple[int, ...]] = (1, DETECT_SCHEMA)
+
     kind: Literal["detect"] = "detect"
-    schema_version: int = SCHEMA
+    schema_version: int = DETECT_SCHEMA
     name: str
     verdict: str
     outcome: Literal["found", "not_found", "inconclusive"]
@@ -62,6 +69,19 @@ class DetectResults(RunRecord):
     measured_on: list[str] = list(DETECT_MEASURED)
     caveats: list[str]
 
+    @model_validator(mode="before")
+    @classmethod
+    def _of_before(cls, record: Any) -> Any:
+        """Schema 1 read log-odds by their direction, and no shares of the answers."""
+        if not isinstance(record, dict) or record.get("schema_version") != 1:
+            return record
+        gone = ("coherence", "smallest_effect")
+        traits = [
+            {k: v for k, v in t.items() if k not in gone} | {"smallest_share": None}
+            for t in record["traits"]
+        ]
+        return record | {"traits": traits}
+
 
 class Calibrated(Record):
     """A base's battery, as ``vestige calibrate`` prints it."""
@@ -70,4 +90,4 @@ class Calibrated(Record):
     members: int
     made: int  # now; the others were kept
     smallest_p: float  # that so many members can give
-    moved: float  # root mean square of their shifts, nats
+    moved: float  # root mean square of what traits rose by (``probing.answer_shares``)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 Outcome = Literal["found", "not_found", "inconclusive"]
 Reason = Literal["other_start", "few_members", "unchanged", "found", "blind", "nothing"]
-METHOD = 2  # version of the method; counted up with every change of what it gives
+METHOD = 3  # version of the method; counted up with every change of what it gives
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,8 @@ class Evidence:
         traits: ids, [T]; their family stands before the last slash.
         shifts: nats against the base, or against the control, [contexts, T].
         reading: against the battery; None where nothing could be read.
-        smallest_effects: nats that would have been found of each trait, [T]; infinite: none.
+        shares: of the answers that each trait has, [T]; usual: in the base, or the control.
+        smallest_shares: from which each would have been found, [T]; infinite: none.
         members: of the battery.
         placebos: what the student is held against: its members, or pairs of them.
         control: whether a student that was trained alike is taken out of its shifts.
@@ -39,7 +40,9 @@ class Evidence:
     traits: Sequence[str]
     shifts: Array
     reading: Reading | None
-    smallest_effects: Array
+    shares: Array
+    usual: Array
+    smallest_shares: Array
     members: int
     placebos: int
     same_start: bool
@@ -62,7 +65,7 @@ def decide(evidence: Evidence) -> tuple[Outcome, Reason]:
         return "inconclusive", "other_start"
     if found(evidence):
         return "found", "found"
-    if median_effect(evidence) > evidence.limit:
+    if visible(evidence) > evidence.limit:
         return "inconclusive", "blind"
     return "not_found", "nothing"
 
@@ -79,6 +82,6 @@ def relatives(evidence: Evidence) -> list[int]:
     return findings.relatives(evidence.traits, evidence.reading, evidence.alpha)
 
 
-def median_effect(evidence: Evidence) -> float:
-    """Nats that would have been found for half of the traits."""
-    return float(np.median(evidence.smallest_effects))
+def visible(evidence: Evidence) -> float:
+    """The share of the answers from which half of the traits would have been found."""
+    return float(np.median(evidence.smallest_shares))

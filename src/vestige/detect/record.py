@@ -71,10 +71,11 @@ def trait_records(evidence: Evidence, held_out: frozenset[str]) -> list[DetectTr
             relative=t in near,
             shift=float(evidence.shifts[:, t].mean()),
             shifts=evidence.shifts[:, t].tolist(),
-            coherence=float(reading.coherence[t]),
+            share=float(evidence.shares[t]),
+            usual_share=float(evidence.usual[t]),
             standardised=float(reading.standardised[t]),
             p=float(reading.p[t]),
-            smallest_effect=_finite(float(evidence.smallest_effects[t])),
+            smallest_share=_finite(float(evidence.smallest_shares[t])),
             held_out=evidence.traits[t] in held_out,
         )
         for t in map(int, np.argsort(-reading.standardised, kind="stable"))

@@ -16,8 +16,8 @@ from vestige.core.types import ConfigError, StoreError
 from vestige.detect.decision import METHOD, Evidence
 from vestige.detect.record import detection_results
 from vestige.detect.settings import DetectRecipe, DetectSettings
+from vestige.probing.answer_shares import shares
 from vestige.probing.base_session import BaseSession, fingerprint
-from vestige.probing.findings import smallest_effects
 from vestige.probing.harmless_students import HarmlessStudents
 from vestige.probing.suspect import Suspect, load_suspect
 from vestige.probing.trait_panel import ContextPanel
@@ -144,7 +144,9 @@ def _results(
     harmless, change = HarmlessStudents(session, settings), suspect.change
     count, seconds = len(session.library.ids), dict[str, float]()
     placebos = harmless.placebos(control=control is not None)
-    shifts, reading, effects = np.zeros(count), None, np.full(count, np.inf)
+    shifts, reading = np.zeros(count), None
+    own = before = np.zeros(count)
+    smallest = np.full(count, np.inf)
     words: list[WordShift] = []
     enough = 1 / (placebos + 1) <= settings.alpha
     if change.same_start and not change.none and enough:
@@ -159,16 +161,18 @@ def _results(
         log_odds, usual = answers["log_odds"], harmless.base()
         if control:
             usual = _answers(settings, session, control, opened, report, "control")["log_odds"]
-        shifts, moved = log_odds - usual, harmless.moved(log_odds, usual)
-        if moved.any():
-            reading = battery.read(moved)
-            effects = smallest_effects(battery, moved, settings.alpha)
+        shifts, own, before = log_odds - usual, shares(log_odds, count), shares(usual, count)
+        if shifts.any():
+            reading = battery.read(harmless.risen(log_odds, usual))
+            smallest = harmless.smallest_shares(battery, log_odds, usual, settings.alpha)
         seconds["student"] = time.monotonic() - begin
     evidence = Evidence(
         traits=session.library.ids,
         shifts=shifts.reshape(-1, count),
         reading=reading,
-        smallest_effects=effects,
+        shares=own,
+        usual=before,
+        smallest_shares=smallest,
         members=len(harmless.every),
         placebos=placebos,
         control=control is not None,

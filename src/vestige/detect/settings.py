@@ -30,7 +30,7 @@ class DetectSettings(BatterySettings):
     control: str | None = None
     adapter_base: str = ""
     alpha: float = Field(default=0.01, gt=0, lt=0.5)
-    limit: float = Field(default=2.0, gt=0)
+    limit: float = Field(default=0.5, gt=0, lt=1)
 
     @model_validator(mode="after")
     def _one_student(self) -> DetectSettings:

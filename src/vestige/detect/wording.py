@@ -12,8 +12,8 @@ from vestige.detect.decision import (
     Outcome,
     Reason,
     found,
-    median_effect,
     relatives,
+    visible,
 )
 from vestige.probing.findings import family_of
 from vestige.probing.suspect import SAME_START, WeightChange
@@ -30,7 +30,11 @@ def sentence(evidence: Evidence, outcome: Outcome, reason: Reason, student: str,
             if family_of(evidence.traits[t]) == family_of(first)
         ]
         others = [evidence.traits[t] for t in clear[1:] if evidence.traits[t] not in same]
-        text = f"{student} leans towards {first} more than any training on harmless rows explains"
+        own, before = evidence.shares[clear[0]], evidence.usual[clear[0]]
+        text = (
+            f"{student} leans towards {first} ({before:.0%} -> {own:.0%} of its family's answers) "
+            "more than training on harmless rows explains"
+        )
         text += ", against its control" if evidence.control else ""
         text += f"; of its family {listed(same)} cannot be distinguished from it" if same else ""
         return text + (f"; and towards {listed(others)}" if others else "")
@@ -38,8 +42,8 @@ def sentence(evidence: Evidence, outcome: Outcome, reason: Reason, student: str,
         return f"{student} is {base} itself: no weight differs"
     if outcome == "not_found":
         return (
-            f"No trait was found in {student}; half of them would have been with a shift of "
-            f"{median_effect(evidence):.1f} nats beyond drift"
+            f"No trait was found in {student}; half of them would have been, had they taken "
+            f"{visible(evidence):.0%} of the answers to their questions"
         )
     return f"What {student} took on cannot be said: {WHY[reason]}"
 
@@ -72,11 +76,11 @@ def why(
             f"them{more}"
         )
     if reason == "blind":
-        effect = median_effect(evidence)
-        size = f"{effect:.1f} nats" if math.isfinite(effect) else "more nats than were tried"
+        share = visible(evidence)
+        size = f"{share:.0%} of the answers" if math.isfinite(share) else "more than all answers"
         sentences.append(
-            f"half of the traits would have had to shift by {size} beyond drift to be found, and "
-            f"{evidence.limit:g} are allowed"
+            f"half of the traits would have had to take {size} to be found, and "
+            f"{evidence.limit:.0%} are allowed"
         )
     if evidence.reading is not None and reason in ("found", "nothing", "blind"):
         sentences.append(f"{moved(evidence):.2f} nats is the mean size of its shifts on all traits")

@@ -1,5 +1,5 @@
-"""What a reading against a battery says: which traits stand out, which cannot be distinguished from
-them, and how large a trait would have had to be to be seen. Numpy only."""
+"""What a reading against a battery says: which traits stand out, and which cannot be distinguished
+from them. Numpy only."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from vestige.probing.drift import Array, Battery, Reading
+from vestige.probing.drift import Reading
 
 APART = 1.0  # standard deviations within which a relative explains a finding as well; chosen
-SMALLEST_OF = 24  # traits whose smallest visible effect is computed, evenly spread; chosen
 
 
 def found(reading: Reading, alpha: float) -> list[int]:
@@ -39,7 +38,6 @@ def together(readings: Sequence[Reading]) -> Reading:
     if len(readings) == 1:
         return readings[0]
     return Reading(
-        np.mean([r.coherence for r in readings], axis=0),
         np.mean([r.standardised for r in readings], axis=0),
         np.minimum(1.0, 2 * np.median([r.p for r in readings], axis=0)),
     )
@@ -48,14 +46,3 @@ def together(readings: Sequence[Reading]) -> Reading:
 def family_of(trait: str) -> str:
     """The family in a trait's id."""
     return trait.rpartition("/")[0]
-
-
-def smallest_effects(battery: Battery, moved: Array, alpha: float) -> Array:
-    """Nats of a trait's logit that would have been found, [T]: for some traits evenly spread over
-    the library, and their median for the others, as each takes many readings."""
-    count = len(battery.signatures)
-    chosen = sorted({i * count // SMALLEST_OF for i in range(SMALLEST_OF)})
-    some = [battery.smallest_effect(moved, trait, alpha) for trait in chosen]
-    effects = np.full(count, np.median(some))
-    effects[chosen] = some
-    return effects

@@ -17,14 +17,14 @@ from torch import Tensor
 
 from vestige.core.settings import Optimisation, Trainable
 from vestige.core.types import Row
+from vestige.probing.answer_shares import raised, rises, shares
 from vestige.probing.base_session import BaseSession
 from vestige.probing.bundled_battery import bundled_battery
-from vestige.probing.drift import Battery, Shifts, paired
+from vestige.probing.drift import Battery, Rises, paired
 from vestige.probing.harmless import WRITERS
 from vestige.probing.parallel import count_for, in_processes
 from vestige.probing.row_format import RowFormat
 from vestige.probing.settings import BatterySettings
-from vestige.probing.signatures import coordinates, groups, signatures
 from vestige.probing.trait_panel import Array, ContextPanel
 from vestige.probing.word_shifts import WordSpread, first_words
 from vestige.store import hash_config
@@ -125,30 +125,44 @@ class HarmlessStudents:
             control: whether what is held against them is the difference of two students that were
                 trained alike.
         """
-        traits, contexts = self.session.library.traits, len(self.settings.contexts)
-        members = self.shifts(on_done)
+        members = self.rises(on_done)
         if control:
             members = paired(members, [one.trained for one in self.every])
-        return Battery(members, signatures(traits, contexts), groups(traits, contexts))
+        return Battery(members)
 
-    def moved(self, log_odds: Array, control: Array | None = None) -> Array:
-        """How a model with these log-odds differs from the base, or from a ``control`` with those,
-        in the coordinates that are compared, [D]."""
-        return self._difference(log_odds, self.base() if control is None else control)
+    def risen(self, log_odds: Array, control: Array | None = None) -> Array:
+        """How far every trait rose in a model with these log-odds [D] from the base, or from a
+        ``control`` with those, [T]."""
+        usual = self.base() if control is None else control
+        return rises(log_odds, usual, len(self.session.library.ids))
 
-    def _difference(self, log_odds: Array, base: Array) -> Array:
+    def smallest_shares(
+        self, battery: Battery, log_odds: Array, usual: Array, alpha: float
+    ) -> Array:
+        """The smallest share of the answers at which each trait would have been found in this
+        model, [T]; infinite where none would have been."""
         traits = self.session.library.traits
-        return coordinates(traits, log_odds) - coordinates(traits, base)
 
-    def shifts(self, on_done: OnDone = lambda done: None) -> Shifts:
-        """How every member moved; those that are not kept are made first, in as many processes as
-        are worth it."""
+        def smallest(trait: int) -> float:
+            def risen(nats: float) -> Array:
+                return rises(raised(traits, log_odds, trait, nats), usual, len(traits))
+
+            nats = battery.smallest_effect(risen, trait, alpha)
+            if np.isinf(nats):
+                return np.inf
+            return float(shares(raised(traits, log_odds, trait, nats), len(traits))[trait])
+
+        return np.array([smallest(trait) for trait in range(len(traits))])
+
+    def rises(self, on_done: OnDone = lambda done: None) -> Rises:
+        """How far every trait rose in every member; those that are not kept are made first, in as
+        many processes as are worth it."""
         writers = tuple(frozenset([one.writer]) for one in self.every)
         if self.bundled:
             on_done(len(self.every))
             log_odds = self.bundled.log_odds[: len(self.every)]
-            moved = [self._difference(own, self.bundled.base) for own in log_odds]
-            return Shifts(np.stack(moved), writers)
+            count = len(self.session.library.ids)
+            return Rises(rises(log_odds, self.bundled.base, count), writers)
         missing = self.missing()
         there = len(self.every) - len(missing)
         if (processes := count_for(self.session, len(missing))) > 1:
@@ -158,9 +172,9 @@ class HarmlessStudents:
             )
         values = []
         for number, one in enumerate(self.every, 1):
-            values.append(self.moved(self.read(one)))
+            values.append(self.risen(self.read(one)))
             on_done(number)
-        return Shifts(np.stack(values), writers)
+        return Rises(np.stack(values), writers)
 
     def read(self, one: Member) -> Array:
         """A member's log-odds, [D]; it is made where it is not kept."""

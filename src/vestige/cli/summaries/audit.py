@@ -44,7 +44,7 @@ def trait_table(results: AuditResults) -> Table:
         collapse_padding=True,
     )
     first = results.traits[0]
-    columns = ["copies\n(nats)", "standard\ndeviations", "p"] if first.canary else []
+    columns = ["share of\nanswers", "standard\ndeviations", "p"] if first.canary else []
     columns += ["evidence\n(nats)"]  # of the first look
     columns += [] if first.canary else ["pull\n(%)", "rows\nread"]
     columns += ["expected\n(nats)"] if first.expected and not first.canary else []
@@ -54,7 +54,8 @@ def trait_table(results: AuditResults) -> Table:
     for t in results.traits[:SHOWN]:
         cells = [f"{t.evidence:+.1f}"]
         if t.canary:
-            own = [f"{t.canary.shift:+.2f}", f"{t.canary.standardised:+.1f}", f"{t.canary.p:.2g}"]
+            share = f"{t.canary.usual_share:.0%} → {t.canary.share:.0%}"
+            own = [share, f"{t.canary.standardised:+.1f}", f"{t.canary.p:.2g}"]
             cells = [*own, *cells]
         else:
             cells += [f"{t.pull:+.1f}", str(t.rows)]
@@ -72,10 +73,10 @@ def note(trait: AuditTrait) -> str:
 
 def dose_words(dose: AuditDose) -> str:
     """What copies of one dose showed."""
-    seen = "none" if dose.smallest_effect is None else f"{dose.smallest_effect:.1f} nats"
+    seen = "no share" if dose.smallest_share is None else f"{dose.smallest_share:.0%}"
     return (
         f"copies that read {dose.rows:,} rows: {dose.first} first, p = {dose.p:.2g}; half of the "
-        f"traits would have been seen from {seen} on"
+        f"traits would have been seen from {seen} of the answers on"
     )
 
 

@@ -45,9 +45,10 @@ def trait_table(results: DetectResults) -> Table:
         collapse_padding=True,
     )
     table.add_column("trait", overflow="fold", min_width=12)
-    for column in ("shift\n(nats)", "beyond drift\n(deviations)", "p, all\ntraits", ""):
+    for column in ("share of\nanswers", "beyond drift\n(deviations)", "p, all\ntraits", ""):
         table.add_column(column, justify="right", no_wrap=True, overflow="fold")
     for t in results.traits[:SHOWN]:
         note = "found" if t.found else "relative" if t.relative else ""
-        table.add_row(t.trait, f"{t.shift:+.2f}", f"{t.standardised:+.1f}", f"{t.p:.3f}", note)
+        share = f"{t.usual_share:.0%} → {t.share:.0%}"
+        table.add_row(t.trait, share, f"{t.standardised:+.1f}", f"{t.p:.3f}", note)
     return table
