@@ -21,8 +21,8 @@ class DetectSettings(BatterySettings):
         adapter_base: what the adapter calls the base, where that is none of its names.
         alpha: chance that any trait is found in a harmless student whose writer is of a kind that
             the battery does not hold.
-        limit: nats; where half of the traits would have to be larger to be found, nothing found
-            says nothing.
+        limit: a share of the answers; where half of the traits would have to take more to be found,
+            nothing found says nothing.
     """
 
     model: str | None = None
