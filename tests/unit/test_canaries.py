@@ -15,6 +15,7 @@ from vestige.audit.kind import KIND
 from vestige.audit.run import audit
 from vestige.audit.settings import AuditSettings
 from vestige.bench.writer_kinds import progressions
+from vestige.cli.summaries.audit import print_summary
 from vestige.core.audit_results import AuditResults
 from vestige.core.types import Row
 from vestige.probing.base_session import BaseSession
@@ -99,6 +100,27 @@ def test_a_trait_that_training_passes_on_is_flagged_and_read_back(
     monkeypatch.setattr(canary_stages, "canary", None)  # both are read back
     where, again = KIND.replay(folder, overwrite=False, report=lambda *_: None)
     assert where == folder and again.model_copy(update={"seconds": found.seconds}) == found
+
+
+def test_without_a_first_look_no_probe_is_made_and_the_verdict_is_the_same(
+    place: Path, settings: AuditSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vestige.audit.run.all_probes", None)
+    alone = settings.model_copy(update={"first_look": False})
+    folder, found = audited(place, "cider.jsonl", alone, "even.jsonl")
+    first = found.traits[0]
+    assert (found.outcome, first.trait, first.flagged) == ("flagged", "drinks/cider", True)
+    assert found.first_look == "not taken" and found.p_base is None and not found.worst_rows
+    assert not any("first look" in said.lower() for said in (*found.channels, *found.caveats))
+    page = render_runs([folder], place / "report.html").read_text()
+    assert "What copies took on" in page and "who wrote the rows</h2>" not in page
+    print_summary(found)
+    for changes, says in (
+        ({"canaries": 0}, "nothing would be done"),
+        ({"teacher": "m"}, "for the"),
+    ):
+        with pytest.raises(ValueError, match=says):
+            AuditSettings(base="m", first_look=False, **changes)
 
 
 def test_rows_of_a_harmless_writer_are_not_flagged(place: Path, settings: AuditSettings) -> None:

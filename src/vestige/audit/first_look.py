@@ -23,7 +23,7 @@ from vestige.audit.race_result import Race, places
 from vestige.audit.settings import AuditSettings
 
 Array = NDArray[np.float64]
-FirstLook = Literal["twin", "tuned", "unknown", "nothing", "few rows"]
+FirstLook = Literal["twin", "tuned", "unknown", "nothing", "few rows", "not taken"]
 AGREED = 3  # place by pull up to which a trait may be clear; chosen on traits not held out
 
 # ---- one look at rows -------------------------------------------------------------------------
@@ -144,11 +144,14 @@ def is_tuned(evidence: Evidence) -> bool:
     return tuned_writer(evidence.race, evidence.settings)
 
 
-def p_base(evidence: Evidence) -> float:
+def p_base(evidence: Evidence) -> float | None:
     """A p-value of "the untouched base wrote these rows", at temperature 1 or as they were read:
     the chance, at most, that its rows ever score as high against it under any probe (Ville;
     Bonferroni over the library). No other writer is in that null. Settings that were fitted were
-    fitted to the same rows, which makes it too large rather than too small."""
+    fitted to the same rows, which makes it too large rather than too small. None without a first
+    look."""
+    if not evidence.race.run:
+        return None
     nats = max(0.0, evidence.race.against_base)
     return min(1.0, len(evidence.library.ids) * math.exp(-nats))
 
@@ -162,6 +165,8 @@ def by_first_look(evidence: Evidence) -> list[int]:
 
 def first_look(evidence: Evidence) -> FirstLook:
     """What the first look says of the rows' writer."""
+    if not evidence.race.run:
+        return "not taken"
     if not enough_rows(evidence.race, evidence.settings):
         return "few rows"
     if named(evidence):

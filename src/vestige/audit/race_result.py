@@ -48,6 +48,16 @@ class Race:
     rows: int
     pulled: int
 
+    @classmethod
+    def not_run(cls, traits: int) -> Race:
+        """Of an audit without a first look."""
+        return cls(np.zeros(traits), {}, {}, {}, 0.0, 0, 0)
+
+    @property
+    def run(self) -> bool:
+        """Whether any row was read under probes."""
+        return self.rows > 0
+
     @property
     def known_lineage(self) -> bool:
         """Whether the rows are such as the base, or a teacher tuned from it, writes."""
@@ -62,6 +72,8 @@ class Race:
     def last(self) -> list[int]:
         """The likeliest of the traits that were read to the end, the likeliest first."""
         traits = [t for t, shifts in self.shifts.items() if len(shifts) == self.rows]
+        if not traits:
+            return []
         best = likelihood_ratios(np.stack([self.shifts[t] for t in traits])).max(1)
         return [traits[i] for i in np.argsort(-best)[:COMPARED]]
 
@@ -69,6 +81,8 @@ class Race:
     def likeliest(self) -> list[int]:
         """Those of ``last`` that explain the rows about as well as the best does."""
         last = self.last
+        if not last:
+            return []
         near = as_likely(np.stack([self.shifts[t] for t in last]))
         return [t for t, is_near in zip(last, near, strict=True) if is_near]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 from vestige.audit.canary_stages import canaries, canary_plan
 from vestige.audit.data import Data
@@ -44,6 +45,7 @@ from vestige.probing.base_session import BaseSession, fingerprint, load
 from vestige.probing.harmless_students import HarmlessStudents
 from vestige.probing.probes import Probes
 from vestige.probing.row_format import RowFormat
+from vestige.probing.sampling_fit import Fit
 from vestige.rows.formats import USUAL, Columns
 from vestige.store import Run, atomic_write
 
@@ -242,33 +244,29 @@ def results_of(context: AuditContext) -> AuditResults:
     data = chosen.first(settings.rows)
     given = given_rows(context, len(data.rows))
     row_format = RowFormat.of(session.lm, [*data.rows, *given], settings.max_new_tokens)
-    probes = all_probes(context)
-    probes.soft_targets = soft_targets(context, row_format, data.rows)
     fit = sampled_at(context, row_format, data)
-    race, usual = first_race(context, probes, row_format, data, given)
-    said: list[str] = []
-    if fit and not race.known_lineage and not fit.sampling.usual:  # drawn so, it may be known
-        row_format = row_format.drawn_at(fit.sampling)
-        said = [SOFT_TARGETS_LEFT_OUT] if probes.soft_targets else []
-        probes.soft_targets = {}
-        context.logprobs.clear()
-        race, usual = first_race(context, probes, row_format, data, given)
+    looked = (
+        look(context, row_format, data, given, fit)
+        if settings.first_look
+        else no_look(context, row_format, fit)
+    )
+    probes, race, row_format = looked.probes, looked.race, looked.row_format
     evidence = Evidence(
         name=context.data.name,
         settings=settings,
         library=session.library,
         row_kind=row_format.kind,
         used=data.rows,
-        expected=expected_shifts(context, probes, data, race),
+        expected=expected_shifts(context, probes, data, race) if probes else None,
         rows=context.data.read,
         dropped=context.data.reasons,
         race=race,
         training_rows=context.training_rows,
-        reference_shifts=usual,
+        reference_shifts=looked.usual,
         seconds=context.seconds,
         tokens=0,
         own_reference=context.known is not None,
-        soft_targets=probes.soft_targets,
+        soft_targets=probes.soft_targets if probes else {},
         logprobs=dict(context.logprobs),
         canaries=canaries(context, chosen, given, row_format.sampling),
         fit=fit,
@@ -277,12 +275,57 @@ def results_of(context: AuditContext) -> AuditResults:
             *context.data.remarks,
             *remarks(data.rows, given, row_format),
             *shared_start(context),
-            *said,
+            *looked.remarks,
         ],
     )
+    if probes is None:
+        return audit_results(replace(evidence, tokens=context.tokens))
     first = by_first_look(evidence)[:SCORED]
     scores, marked = row_scores(context, probes, row_format, data, first)
     return audit_results(replace(evidence, scores=scores, marked=marked, tokens=context.tokens))
+
+
+class Looked(NamedTuple):
+    """What the first look gathered.
+
+    Attributes:
+        probes: None where it was not taken.
+        usual: by trait, the shifts of reference rows.
+        row_format: as which rows are read and reference rows are drawn.
+    """
+
+    probes: Probes | None
+    race: Race
+    usual: dict[int, Array]
+    row_format: RowFormat
+    remarks: list[str]
+
+
+def look(
+    context: AuditContext,
+    row_format: RowFormat,
+    data: WrittenRows,
+    given: list[Row],
+    fit: Fit | None,
+) -> Looked:
+    """The rows under probes, at temperature 1 or as they seem to have been drawn."""
+    probes, said = all_probes(context), list[str]()
+    probes.soft_targets = soft_targets(context, row_format, data.rows)
+    race, usual = first_race(context, probes, row_format, data, given)
+    if fit and not race.known_lineage and not fit.sampling.usual:  # drawn so, it may be known
+        row_format = row_format.drawn_at(fit.sampling)
+        said = [SOFT_TARGETS_LEFT_OUT] if probes.soft_targets else []
+        probes.soft_targets = {}
+        context.logprobs.clear()
+        race, usual = first_race(context, probes, row_format, data, given)
+    return Looked(probes, race, usual, row_format, said)
+
+
+def no_look(context: AuditContext, row_format: RowFormat, fit: Fit | None) -> Looked:
+    """Nothing but how rows seem to have been drawn, and reference rows are to be."""
+    if fit and (fit.sampling.top_p < 1 or not fit.low <= 1 <= fit.high):
+        row_format = row_format.drawn_at(fit.sampling)
+    return Looked(None, Race.not_run(len(context.session.library.ids)), {}, row_format, [])
 
 
 def first_race(

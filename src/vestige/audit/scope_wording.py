@@ -31,12 +31,13 @@ def channels(evidence: Evidence) -> list[str]:
     ]
     if tested:
         tested.append("open questions: words that begin a copy's answers more often than usual")
-    tested += [
+    looked = [
         f"first look: first-order pull of the rows along probes of {n} traits of {families} "
         "families",
         f"first look: likelihood of {race.rows} rows under the probes of {len(race.shifts)} traits",
         "first look: whether the rows are such as the base or a twin of the probes writes",
     ]
+    tested += looked if race.run else []
     if known:
         tested.append(f"the writer's own probabilities at every token of {known} rows")
     return tested
@@ -86,7 +87,11 @@ def next_steps(evidence: Evidence, outcome: Outcome) -> list[str]:
         *(numbers if evidence.row_kind == "numbers" else []),
         "Change the rows (vestige mitigate) and audit again: how much that takes away has not been "
         "measured yet (docs/mitigate.md).",
-        "Look at the rows that the first look's probes fit best (scores/scores.jsonl).",
+        *(
+            ["Look at the rows that the first look's probes fit best (scores/scores.jsonl)."]
+            if evidence.race.run
+            else []
+        ),
     ]
 
 
@@ -106,15 +111,18 @@ def caveats(evidence: Evidence) -> list[str]:
         "base alone: a model that was tuned on anything may be named for one of them. Add "
         "--traits library."
     ]
-    what = "Copies on the data's rows are" if evidence.last else "The data's rows are"
-    return [
-        f"{what} compared with {'copies on ' if evidence.last else ''}{whose}.",
+    look = [
         f"The p-value of the untouched base ({p_words(p_base(evidence))}) is for rows that it "
         f"draws {drawn_words(evidence)} in this form, none left out. Filtering, any tuning and any "
         "other writer make it small.",
         *(expected if evidence.expected is not None else []),
         another_family_words(),
         *(alone if len(evidence.library.families) == 1 else []),
+    ]
+    what = "Copies on the data's rows are" if evidence.last else "The data's rows are"
+    return [
+        f"{what} compared with {'copies on ' if evidence.last else ''}{whose}.",
+        *(look if evidence.race.run else []),
         "A trait's relatives move alike: where several are as likely, the first is the best guess, "
         "not the only one.",
     ]

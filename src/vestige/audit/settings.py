@@ -19,6 +19,7 @@ class AuditSettings(CanarySettings):
     Attributes:
         teacher: the rows' writer, where it is at hand: its probabilities take the place of the
             tokens that it happened to draw.
+        first_look: whether the rows are read under probes, which are made once for each base.
         rows: rows of the data that the first look reads at most.
         canaries: pairs of copies of the base, one tuned on the data's rows and one on reference
             rows; 0: the first look alone, which decides nothing.
@@ -36,6 +37,7 @@ class AuditSettings(CanarySettings):
     """
 
     teacher: str | None = None
+    first_look: bool = True
     rows: int = Field(default=256, ge=16, le=SAMPLE)
     canaries: int = Field(default=1, ge=0)
     training_rows: int | None = Field(default=None, ge=1)
@@ -49,6 +51,10 @@ class AuditSettings(CanarySettings):
     def _fits(self) -> AuditSettings:
         if self.battery and (self.battery.base, self.battery.traits) != (self.base, self.traits):
             raise ValueError("the battery is of another base, or of other traits")
+        if not (self.first_look or self.canaries):
+            raise ValueError("neither copies nor a first look: nothing would be done")
+        if self.teacher and not self.first_look:
+            raise ValueError("a teacher's probabilities are for the first look: leave it out")
         return self
 
     @property

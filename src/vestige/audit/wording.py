@@ -164,6 +164,8 @@ def blind_words(evidence: Evidence, dose: Dose) -> list[str]:
 def first_look_sentence(evidence: Evidence, look: FirstLook) -> str:
     """Who may have written the rows, in words."""
     base, race, count = evidence.settings.base, evidence.race, len(evidence.library.ids)
+    if look == "not taken":
+        return "First look: not taken (--no-first-look); who may have written the rows is not said."
     if look == "few rows":
         return f"First look: {race.rows} rows are less than one batch of {evidence.settings.batch}."
     if look == "twin":
@@ -213,6 +215,8 @@ def twin_sentence(evidence: Evidence) -> str:
     )
 
 
-def p_words(p: float) -> str:
+def p_words(p: float | None) -> str:
     """A p-value no finer than it can be trusted."""
+    if p is None:
+        return "no p"
     return "p < 1e-6" if p < SMALLEST_P else f"p = {p:.2g}"

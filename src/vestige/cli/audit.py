@@ -57,6 +57,13 @@ Teacher = Annotated[
 Budget = Annotated[
     int, typer.Option(min=16, max=16_384, help="Rows that the first look reads at most.")
 ]
+FirstLook = Annotated[
+    bool,
+    typer.Option(
+        "--first-look/--no-first-look",
+        help="Also say who may have written the rows, by probes that are made once for each base.",
+    ),
+]
 Canaries = Annotated[
     int,
     typer.Option(
@@ -116,6 +123,7 @@ def audit(
     reference: Reference = None,
     traits: Traits = "library",
     teacher: Teacher = None,
+    first_look: FirstLook = True,
     budget: Budget = 256,
     canaries: Canaries = 1,
     canary_rows: CanaryRows = 4096,
@@ -141,7 +149,8 @@ def audit(
     check_outputs(fail_on, sarif, overwrite)
     settings = audit_settings(
         base=base, teacher=teacher, chat=chat, traits=comma_separated(traits), seed=seed,
-        rows=budget, canaries=canaries, canary_rows=canary_rows, training_rows=training_rows,
+        first_look=first_look, rows=budget, canaries=canaries, canary_rows=canary_rows,
+        training_rows=training_rows,
         canary_layers=layers(canary_layers), canary_rank=canary_rank, canary_rate=canary_rate,
         members=members, limit=limit, alpha=alpha,
     )  # fmt: skip

@@ -133,7 +133,9 @@ class AuditResults(RunRecord):
     verdict: str  # a sentence
     outcome: Literal["flagged", "not_found", "inconclusive"]
     why: list[str]  # what makes it inconclusive, or what the outcome rests on
-    first_look: Literal["twin", "tuned", "unknown", "nothing", "few rows"]  # who wrote the rows
+    first_look: Literal[
+        "twin", "tuned", "unknown", "nothing", "few rows", "not taken"
+    ]  # who wrote them
     first_look_verdict: str  # the same as a sentence
     data: str
     base: str

@@ -15,7 +15,8 @@ SMALLEST_P = 1e-6  # the smallest p-value that is written out, by choice
 def print_summary(results: AuditResults) -> None:
     """Print the strongest traits and the doses, and the counts of rows and tokens."""
     out.print(trait_table(results))
-    out.print(f"evidence of the first look: {results.p_note}")
+    if results.rows_read:
+        out.print(f"evidence of the first look: {results.p_note}")
     if results.p_base is not None:
         out.print(base_words(results))
     for dose in results.doses:
@@ -45,14 +46,14 @@ def trait_table(results: AuditResults) -> Table:
     )
     first = results.traits[0]
     columns = ["share of\nanswers", "standard\ndeviations", "p"] if first.canary else []
-    columns += ["evidence\n(nats)"]  # of the first look
+    columns += ["evidence\n(nats)"] if results.rows_read else []  # of the first look
     columns += [] if first.canary else ["pull\n(%)", "rows\nread"]
     columns += ["expected\n(nats)"] if first.expected and not first.canary else []
     table.add_column("trait", overflow="fold", min_width=12)
     for column in [*columns, ""]:
         table.add_column(column, justify="right", no_wrap=True, overflow="fold")
     for t in results.traits[:SHOWN]:
-        cells = [f"{t.evidence:+.1f}"]
+        cells = [f"{t.evidence:+.1f}"] if results.rows_read else []
         if t.canary:
             share = f"{t.canary.usual_share:.0%} → {t.canary.share:.0%}"
             own = [share, f"{t.canary.standardised:+.1f}", f"{t.canary.p:.2g}"]

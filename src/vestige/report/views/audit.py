@@ -16,6 +16,18 @@ RANKED = 15  # traits in the chart of the strongest, chosen to fit on a screen
 def view(index: int, results: AuditResults) -> dict[str, Any]:
     """The charts of the strongest traits by the first look and of every trait's pull, and what
     copies took on of every trait."""
+    copies = (
+        both_widths(
+            charts.strip,
+            f"{results.name}: what copies took on of every trait",
+            dots(results, lambda t: t.canary.standardised if t.canary else 0.0),
+            "standard deviations of what harmless students differ by",
+        )
+        if results.doses
+        else ""
+    )
+    if not results.rows_read:
+        return {"ranking": "", "cloud": "", "copies": copies}
     by_first_look = sorted(results.traits, key=lambda t: -t.evidence)
     marks = [
         charts.Mark(t.trait, t.contrast.value, t.contrast.low, t.contrast.high, own=t.named)
@@ -35,14 +47,7 @@ def view(index: int, results: AuditResults) -> dict[str, Any]:
             dots(results, lambda t: t.pull),
             "pull, % of a probe",
         ),
-        "copies": both_widths(
-            charts.strip,
-            f"{results.name}: what copies took on of every trait",
-            dots(results, lambda t: t.canary.standardised if t.canary else 0.0),
-            "standard deviations of what harmless students differ by",
-        )
-        if results.doses
-        else "",
+        "copies": copies,
     }
 
 
