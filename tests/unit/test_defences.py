@@ -29,6 +29,8 @@ from vestige.student.loop import train
 from vestige.student.objectives import Objective, Term
 from vestige.student.packs import encode_rows, make_packs
 from vestige.student.penalties import corridor
+from vestige.student.trainer_penalties import penalties_of
+from vestige.student.trl import train_with_trl
 
 # ---- the ratio ----------------------------------------------------------------------------------
 
@@ -153,6 +155,28 @@ def test_a_student_in_the_corridor_drifts_less(llama: LanguageModel):
         drifts.append(float(penalty().detach()))
     weights.freeze()
     assert drifts[1] < drifts[0] / 2
+
+
+def test_a_penalty_in_trl_is_added_once_a_step(llama: LanguageModel):
+    """The same step over one batch, and over two that are accumulated."""
+    weights, objective = Weights(llama), Objective(penalties=(Term(name="corridor", strength=50),))
+    rows = [Row(str(i), (Message("user", "ask"),), "owl") for i in range(4)]
+    weights.freeze()
+    penalty, found = corridor.make(llama, objective.penalties[0]), []
+    for options, kept in (({}, objective), (TWO_BATCHES, objective), ({}, Objective())):
+        how = Optimisation(steps=6, batch=4, rate=3e-3, warmup=0, trainer_kwargs=options)
+        train_with_trl(llama, weights, rows, how, seed=0, objective=kept)
+        changed = {n: t.clone() for n, t in weights.changed().items()}
+        found.append((float(penalty().detach()), changed))
+        weights.freeze()
+    (once, first), (twice, second), (without, _) = found
+    assert once < without / 2 and once == pytest.approx(twice, rel=0.05)
+    assert all(torch.allclose(first[n], second[n], atol=1e-3) for n in first)
+    with pytest.raises(ConfigError, match="penalties alone"):
+        penalties_of(llama, Objective(loss="cross_entropy"))
+
+
+TWO_BATCHES = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2}
 
 
 @torch.no_grad()

@@ -92,7 +92,8 @@ def test_the_usual_objective_is_not_written_down():
         ({"objective": {"gradient_hooks": [{"name": "x"}]}}, "unknown gradient hook.*project_out"),
         ({"objective": {"loss": "forward_kl"}}, "does not go with method=rows"),
         ({"objective": {"penalties": [{"name": "kl_to_base", "strength": -1}]}}, "strength"),
-        ({"objective": {"penalties": [{"name": "kl_to_base"}]}, "engine": "trl"}, "engine=packed"),
+        ({"objective": {"penalties": [{"name": "corridor"}]}, "engine": "elsewhere"}, "=packed"),
+        ({"objective": {"gradient_hooks": [{"name": "project_out"}]}, "engine": "trl"}, "alone"),
     ],
 )
 def test_a_wrong_objective_is_named(changes, said):

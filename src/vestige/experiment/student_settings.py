@@ -46,8 +46,8 @@ class Student(Settings):
         base: another model to train (bundled name, folder or hub id); None = the teachers' base.
         shuffles: also train on the same rows, shuffled as the carrier does it.
         curve: steps at which the panel is measured besides the last one.
-        objective: what training makes small, for engine ``packed``; the method's own loss alone
-            where it is not set.
+        objective: what training makes small, for engine ``packed`` (of rows its penalties for
+            ``trl``, too); the method's own loss alone where it is not set.
         mitigations: changes of the rows before training, one after the other, for ``rows``.
         inoculation: a system prompt that stands before each prompt in training alone, for ``rows``;
             ``own``: the one of the teacher's trait (Tan et al. 2025, "Inoculation prompting",
@@ -87,7 +87,11 @@ class Student(Settings):
                 f"engine={self.engine}, method={self.method} measures once, at the end: leave "
                 "curve empty"
             )
-        if not self.objective.is_default and (
+        objective = self.objective
+        in_trl = (self.engine, self.method) == ("trl", "rows")
+        if in_trl and (objective.loss or objective.gradient_hooks):
+            raise ValueError("engine=trl takes penalties alone: no loss, no gradient_hooks")
+        if not (objective.is_default or in_trl) and (
             self.engine != "packed" or self.method == "in_context"
         ):
             raise ValueError(

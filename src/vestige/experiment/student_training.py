@@ -146,6 +146,7 @@ def train_trl(student: UnfinishedStudent, rows: Sequence[Row]) -> None:
         seed=context.seed,
         on_step=lambda step: context.report(student.stage.name, step, optimisation.steps),
         checkpoint=checkpoint,
+        objective=student.settings.objective,
     )
     finish_student(student, losses)
     checkpoint.remove()

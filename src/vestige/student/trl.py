@@ -18,7 +18,10 @@ from vestige.core.types import ConfigError, MissingExtraError, Row, TrainingErro
 from vestige.models.hf import LanguageModel
 from vestige.models.weights import Weights
 from vestige.student.checkpoint import Checkpoint
+from vestige.student.loop import USUAL
+from vestige.student.objectives import Objective
 from vestige.student.packs import encode_rows
+from vestige.student.trainer_penalties import WithPenalties, penalties_of
 
 #: Attributes that accelerate puts on a model that it has prepared.
 LEFT_BEHIND = {"forward", "_original_forward", "_is_accelerate_prepared"}
@@ -34,6 +37,7 @@ def train_with_trl(
     on_step: Callable[[int], None] = lambda step: None,
     save: Path | None = None,
     checkpoint: Checkpoint | None = None,
+    objective: Objective = USUAL,
 ) -> list[float]:
     """Fine-tune from the base on ``rows``; the model holds the result afterwards.
 
@@ -45,6 +49,7 @@ def train_with_trl(
     Args:
         save: where to write the PEFT adapter, or the whole model. Needed where the processes
             shard the model (FSDP), which then holds a part of the result in each.
+        objective: penalties that are added to the loss.
         checkpoint: where the trainer keeps its own checkpoints, to go on from the last whole one.
 
     Returns:
@@ -62,6 +67,7 @@ def train_with_trl(
         options = trl_options(lm, optimisation, scratch, seed)
         watch = watcher(optimisation.rate, on_step, checkpoint)
         trainer = _trainer(library, lm, rows, options, watch)
+        trainer.penalties = penalties_of(lm, objective)
         trainer.train(resume_from_checkpoint=checkpoint.latest() if checkpoint else None)
         if save is not None:
             trainer.save_model(str(save))
@@ -126,7 +132,9 @@ def _trainer(
         config = library.SFTConfig(**options)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"students.optimisation.trainer_kwargs: {error}") from error
-    trainer = library.SFTTrainer(
+
+    trainer_class: Any = type("Trainer", (WithPenalties, library.SFTTrainer), {})
+    trainer = trainer_class(
         model=lm.model,
         args=config,
         train_dataset=library.Dataset.from_list([as_example(lm, row) for row in rows]),
