@@ -14,6 +14,7 @@ from vestige.traits import family
 #: Largest chance of a "yes" without transmission: against untaught answers, and for each trait that
 #: a verdict names (Holm). The field's usual.
 ALPHA = 0.05
+LEAST = 3  # defences that a verdict names
 
 
 def sentence(
@@ -88,17 +89,18 @@ def verdict(recipe: Experiment, arms: Sequence[ArmResult]) -> str:
 def defence_verdict(
     recipe: Experiment, arms: Sequence[ArmResult], against: Sequence[DefenceResult]
 ) -> str:
-    """What was passed on without any defence, and what remained behind each."""
+    """What was passed on without any defence, and behind which defences least of it remained."""
     by_name = {arm.name: arm for arm in arms}
     parts = []
     for plain in dict.fromkeys(d.against for d in against):
         undefended, own = by_name[plain], [d for d in against if d.against == plain]
         plain_verdict = verdict(recipe, [undefended]).rstrip(".")
         contrast = undefended.contrast
-        left = [f"{d.label} {_remains(d)}" for d in sorted(own, key=_left)]
+        least = [f"{d.label} {_remains(d)}" for d in sorted(own, key=_left)[:LEAST]]
         parts.append(
             f"{plain_verdict} ({contrast.value:+.2f} nats [{contrast.low:+.2f}, "
-            f"{contrast.high:+.2f}]). What remains of that, by defence: {'; '.join(left)}."
+            f"{contrast.high:+.2f}]). Least of that remains, of {len(own)} defences, behind "
+            f"{'; '.join(least)}."
         )
     return " ".join(parts)
 
