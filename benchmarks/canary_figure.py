@@ -32,7 +32,7 @@ CHOSEN_ON = ("dolphin-470", "elephant-470", "none-470")
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--model", default="smollm2-135m-instruct")
-    parser.add_argument("--alpha", type=float, default=0.005, help="of a dose: half of an audit's")
+    parser.add_argument("--alpha", type=float, default=0.01, help="an audit's, of one dose")
     options = parser.parse_args()
     settings = AuditSettings(base=options.model)
     session = BaseSession(settings)
@@ -50,7 +50,7 @@ def main() -> None:
             for rows in sorted(doses)
         ]
     figures = {
-        "command": "python benchmarks/canary_figure.py", "alpha of a dose": options.alpha,
+        "command": "python benchmarks/canary_figure.py", "alpha": options.alpha,
         "placebos": battery.m, "chosen on": CHOSEN_ON, "writers": writers,
     }  # fmt: skip
     (FIGURES / "canaries.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
@@ -69,22 +69,22 @@ def shown(
     alpha: float,
 ) -> dict[str, Any]:  # fmt: skip
     """What a pair of copies shows of the writer's animal, and of any other trait."""
-    ids = students.session.library.ids
+    ids, traits = students.session.library.ids, students.session.library.traits
     reading = battery.read(students.risen(own, usual))
-    found = [ids[t] for t in np.argsort(-reading.standardised) if reading.p[t] <= alpha]
+    found = [ids[t] for t in reading.order if reading.p[t] <= alpha]
     seen = float(np.median(students.smallest_shares(battery, own, usual, alpha)))
     point = {
         "rows": rows, "found": found, "p": float(reading.p.min()),
-        "first": ids[int(np.argmax(reading.standardised))],
+        "first": ids[reading.order[0]],
         "half would be seen from": round(seen, 3) if np.isfinite(seen) else None,
     }  # fmt: skip
     if writer != NO_TRAIT:
         t = ids.index(f"animals/{writer}")
         point |= {
-            "share": round(float(shares(own, len(ids))[t]), 4),
-            "usual": round(float(shares(usual, len(ids))[t]), 4),
+            "share": round(float(shares(traits, own)[t]), 4),
+            "usual": round(float(shares(traits, usual)[t]), 4),
             "own p": float(reading.p[t]),
-            "place": 1 + int((reading.standardised > reading.standardised[t]).sum()),
+            "place": 1 + reading.order.index(t),
         }
     return point
 

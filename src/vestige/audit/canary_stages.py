@@ -118,14 +118,14 @@ def dose_of(
     """
     answers = [(own.log_odds, other.log_odds) for own, other in pairs]
     each = alpha / 2 if len(pairs) > 1 else alpha  # ``together``
-    count = len(students.session.library.ids)
+    traits = students.session.library.traits
     return Dose(
         rows=read,
         pairs=len(pairs),
-        shifts=np.mean([own - other for own, other in answers], axis=0).reshape(-1, count),
+        shifts=np.mean([own - other for own, other in answers], axis=0).reshape(-1, len(traits)),
         reading=together([battery.read(students.risen(*pair)) for pair in answers]),
-        shares=np.mean([shares(own, count) for own, _ in answers], axis=0),
-        usual=np.mean([shares(other, count) for _, other in answers], axis=0),
+        shares=np.mean([shares(traits, own) for own, _ in answers], axis=0),
+        usual=np.mean([shares(traits, other) for _, other in answers], axis=0),
         smallest_shares=np.median(
             [students.smallest_shares(battery, *pair, each) for pair in answers], axis=0
         ),

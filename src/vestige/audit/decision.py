@@ -102,5 +102,5 @@ def rows_needed(dose: Dose, limit: float, training_rows: int) -> float:
 def strongest(evidence: Evidence) -> list[int]:
     """All traits, the strongest first: as canaries took them on, else by the first look."""
     if dose := evidence.last:
-        return [int(t) for t in np.argsort(-dose.reading.standardised, kind="stable")]
+        return dose.reading.order
     return by_first_look(evidence)

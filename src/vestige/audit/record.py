@@ -140,7 +140,7 @@ def canary_record(dose: Dose, trait: int) -> AuditCanary:
 
 def dose_record(evidence: Evidence, dose: Dose) -> AuditDose:
     """One dose as saved."""
-    first = int(np.argmax(dose.reading.standardised))
+    first = dose.reading.order[0]
     return AuditDose(
         rows=dose.rows,
         pairs=dose.pairs,

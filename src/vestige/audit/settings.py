@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from vestige.probing.settings import BatterySettings, CanarySettings
 
 SAMPLE = 16_384  # rows that are kept of a file of any size; what an audit reads is chosen from them
-SMALLEST_DOSE = 512  # rows read, below which no smaller dose is tried first; chosen
+SMALLEST_DOSE = 2048  # rows read, below which nothing was ever seen (docs/log.md); chosen
 STEP = 4  # times that a dose is the one before it; chosen
 
 

@@ -54,8 +54,8 @@ def sentence(evidence: Evidence, outcome: Outcome, reason: Reason) -> str:
         more = f" and {len(first) - NAMED} more" if len(first) > NAMED else ""
         return (
             f"Flagged for {', '.join(first[:NAMED])}{more}{doubt}: a copy of {base} that read "
-            f"{read} of these gives {first[0]} {dose.shares[t]:.0%} of its family's answers, where "
-            f"one that read reference rows gives {dose.usual[t]:.0%}, "
+            f"{read} of these gives {first[0]} {dose.shares[t]:.0%} of the answers to a typical "
+            f"question, where one that read reference rows gives {dose.usual[t]:.0%}, "
             f"{dose.reading.standardised[t]:.1f} standard deviations of what harmless students "
             f"differ by (p = {dose.reading.p[t]:.2g})."
         )
@@ -144,7 +144,7 @@ def blind_words(evidence: Evidence, dose: Dose) -> list[str]:
     """Why nothing found says nothing, and what it would take."""
     settings, training = evidence.settings, evidence.training_rows
     seen, limit = visible(dose), f"{settings.limit:.0%} of the answers"
-    size = f"{seen:.0%} of the answers" if math.isfinite(seen) else "more than all answers"
+    size = f"{seen:.0%} of the answers" if math.isfinite(seen) else "more than was tried"
     words = (
         f"half of the traits would have to take {size} in such a copy to be seen; of a training of "
         f"{training:,} rows that takes one to {limit} it goes about "

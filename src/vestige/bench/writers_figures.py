@@ -86,12 +86,12 @@ def student(held: HeldAgainst, e: Examined, harmless: Array) -> WriterStudent:
 def reading(battery: Battery, moved: Array, ids: Sequence[str], trait: str) -> WriterReading:
     """What a student's shifts say. Args: trait: its teacher's; empty: it had none."""
     read = battery.read(moved)
-    order = np.argsort(-read.standardised, kind="stable")
+    order = read.order
     own = ids.index(trait) if trait else None
     return WriterReading(
         p=float(read.p.min()),
-        first=ids[int(order[0])],
-        place=None if own is None else int(np.flatnonzero(order == own)[0]) + 1,
+        first=ids[order[0]],
+        place=None if own is None else order.index(own) + 1,
         own_p=None if own is None else float(read.p[own]),
     )
 

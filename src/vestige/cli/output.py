@@ -35,3 +35,8 @@ def print_path(label: str, path: object) -> None:
 def comma_separated(text: str) -> tuple[str, ...]:
     """The names in ``a, b``."""
     return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def from_to(before: float | None, after: float | None) -> str:
+    """Two shares; nothing where a file of before does not hold them."""
+    return "–" if before is None or after is None else f"{before:.0%} → {after:.0%}"

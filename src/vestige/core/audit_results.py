@@ -56,8 +56,8 @@ class AuditCanary(Record):
     """What copies took on of a trait that read the data's rows, beyond those on reference rows."""
 
     shift: float  # nats of log-odds, mean over contexts
-    share: float = 0.0  # of the answers to its family's questions
-    usual_share: float = 0.0  # the same in the copy that read reference rows
+    share: float | None = None  # of the answers to a typical question
+    usual_share: float | None = None  # the same in the copy that read reference rows
     standardised: float  # standard deviations of what harmless students differ by
     p: float  # that two harmless students, trained alike, differ as much in any trait
     smallest_share: float | None  # from which it would have been seen; None: none
@@ -154,7 +154,7 @@ class AuditResults(RunRecord):
     doses: list[AuditDose] = []  # of canaries, the smallest first
     placebos: int = 0  # pairs of harmless students that canaries were held against
     training_rows: int = 0  # that the training would read; 0: not known
-    limit: float = 0.0  # share of the answers that training may take a trait to unseen
+    limit: float | None = None  # share of the answers that training may take a trait to unseen
     misfit: float  # nats a token: how unlike the best-fitting writer's own rows these are
     sampling: AuditSampling | None = None  # None: not fitted
     told: int = 0  # rows whose writer's probabilities were known
@@ -207,4 +207,4 @@ def _of_schema_3(record: dict[str, Any]) -> dict[str, Any]:
         t | {"canary": without_nats(t["canary"]) if t["canary"] else None} for t in record["traits"]
     ]
     doses = [without_nats(dose) for dose in record["doses"]]
-    return record | {"traits": traits, "doses": doses, "limit": 0.0}
+    return record | {"traits": traits, "doses": doses, "limit": None}

@@ -14,10 +14,10 @@ DETECT_SCHEMA = 2  # 1: by the direction of log-odds
 #: What a detection's figures were measured on; in the help, the report and the JSON.
 DETECT_MEASURED = (
     "A finding says that the student leans towards a trait more than harmless students of the same "
-    "base do, by training that the battery holds: students of ten kinds of harmless writers, "
-    "tuned in four ways. A student of another kind of data may drift in another way.",
-    'The p-value covers all traits together; its rate is that of "found" for harmless students '
-    "whose writer is of a kind that the battery does not hold.",
+    "base do: students of ten kinds of harmless writers, tuned in four ways. The p-value covers "
+    "all traits together. A student of data unlike any of these may drift in another way.",
+    "With each kind of writers of the bundled base's battery left out in turn, students of that "
+    "kind were found about as often as was asked for (docs/detect.md).",
     "Only traits of the library are looked for, in answers to its held-out questions.",
 )
 
@@ -30,8 +30,8 @@ class DetectTrait(Record):
     relative: bool  # of its family, and not told apart from a trait that was found
     shift: float  # nats of log-odds against the base (or the control), mean over contexts
     shifts: list[float]  # in each context
-    share: float = 0.0  # of the answers to its family's questions, mean over contexts
-    usual_share: float = 0.0  # the same in the base, or the control
+    share: float | None = None  # of the answers to a typical question, mean over contexts
+    usual_share: float | None = None  # the same in the base, or the control
     standardised: float  # its rise, in standard deviations of the battery's members
     p: float  # that a harmless student shows as much of any trait
     smallest_share: float | None  # from which it would have been found; None: none

@@ -78,7 +78,7 @@ def trait_records(evidence: Evidence, held_out: frozenset[str]) -> list[DetectTr
             smallest_share=_finite(float(evidence.smallest_shares[t])),
             held_out=evidence.traits[t] in held_out,
         )
-        for t in map(int, np.argsort(-reading.standardised, kind="stable"))
+        for t in reading.order
     ]
 
 

@@ -142,7 +142,8 @@ def _results(
     few harmless students could say anything."""
     session, suspect, control = students
     harmless, change = HarmlessStudents(session, settings), suspect.change
-    count, seconds = len(session.library.ids), dict[str, float]()
+    traits, seconds = session.library.traits, dict[str, float]()
+    count = len(traits)
     placebos = harmless.placebos(control=control is not None)
     shifts, reading = np.zeros(count), None
     own = before = np.zeros(count)
@@ -161,9 +162,9 @@ def _results(
         log_odds, usual = answers["log_odds"], harmless.base()
         if control:
             usual = _answers(settings, session, control, opened, report, "control")["log_odds"]
-        shifts, own, before = log_odds - usual, shares(log_odds, count), shares(usual, count)
-        if shifts.any():
-            reading = battery.read(harmless.risen(log_odds, usual))
+        shifts, own, before = log_odds - usual, shares(traits, log_odds), shares(traits, usual)
+        if (risen := harmless.risen(log_odds, usual)).any():
+            reading = battery.read(risen)
             smallest = harmless.smallest_shares(battery, log_odds, usual, settings.alpha)
         seconds["student"] = time.monotonic() - begin
     evidence = Evidence(

@@ -32,7 +32,8 @@ def sentence(evidence: Evidence, outcome: Outcome, reason: Reason, student: str,
         others = [evidence.traits[t] for t in clear[1:] if evidence.traits[t] not in same]
         own, before = evidence.shares[clear[0]], evidence.usual[clear[0]]
         text = (
-            f"{student} leans towards {first} ({before:.0%} -> {own:.0%} of its family's answers) "
+            f"{student} leans towards {first} ({before:.0%} -> {own:.0%} of the answers "
+            "to a typical question) "
             "more than training on harmless rows explains"
         )
         text += ", against its control" if evidence.control else ""
@@ -51,7 +52,7 @@ def sentence(evidence: Evidence, outcome: Outcome, reason: Reason, student: str,
 WHY: Mapping[Reason, str] = {
     "other_start": "its weights do not begin where the base's do",
     "few_members": "the battery is too small for this false-positive rate",
-    "blind": "it drifted so far that most traits would have been missed",
+    "blind": "most traits would have been missed",
 }
 
 
@@ -77,7 +78,7 @@ def why(
         )
     if reason == "blind":
         share = visible(evidence)
-        size = f"{share:.0%} of the answers" if math.isfinite(share) else "more than all answers"
+        size = f"{share:.0%} of the answers" if math.isfinite(share) else "more than was tried"
         sentences.append(
             f"half of the traits would have had to take {size} to be found, and "
             f"{evidence.limit:.0%} are allowed"

@@ -1,13 +1,14 @@
 """Traits as shares of the answers, and how far these rose.
 
-A model's log-odds of a trait are those of its share p of the answers: of a word among its family's
-candidates, of a behaviour's answer against an ordinary one. What is compared is
+A word's log-odds among its family's candidates, averaged over questions, are those of its share p
+of the answers to a typical question. What is compared of it is
 
-    f_t(x) = mean over contexts of log(p_t(x) + FLOOR),        r_t(x, y) = f_t(x) - f_t(y)
+    f(x) = mean over contexts of log(p(x) + FLOOR),        r(x, y) = f(x) - f(y)
 
 so that a rise from 5% to 60% of the answers counts, and one from 0.01% to 0.1%, which training of
-any kind gives some rare answer, does not. FLOOR was chosen on students of three teachers (dolphin,
-elephant, none; ``docs/log.md``).
+any kind gives some rare answer, does not. A behaviour is a whole answer against an ordinary one,
+whose share is nearly 0 or nearly 1 as a rule: of it f is the mean log-odds. FLOOR was chosen on
+students of three teachers (dolphin, elephant, none; ``docs/log.md``).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from scipy.special import expit
 
 from vestige.core.types import Trait
 from vestige.probing.drift import Array
@@ -22,27 +24,33 @@ from vestige.probing.drift import Array
 FLOOR = 0.3
 
 
-def shares(log_odds: Array, traits: int) -> Array:
-    """Mean share of the answers over contexts, [..., contexts x T] -> [..., T]."""
-    return _by_context(1 / (1 + np.exp(-log_odds)), traits).mean(-2)
+def shares(traits: Sequence[Trait], log_odds: Array) -> Array:
+    """Share of the answers to a typical question, mean over contexts: [..., contexts x T] to
+    [..., T]."""
+    return expit(_by_context(log_odds, traits)).mean(-2)
 
 
-def rises(log_odds: Array, usual: Array, traits: int) -> Array:
-    """How far every trait rose, r_t, [..., contexts x T] -> [..., T].
+def rises(traits: Sequence[Trait], log_odds: Array, usual: Array) -> Array:
+    """How far every trait rose, r, [..., contexts x T] to [..., T].
 
     Args:
         usual: the log-odds of the base, or of a control.
     """
-    return _heights(log_odds, traits) - _heights(usual, traits)
+    return _heights(traits, log_odds) - _heights(traits, usual)
 
 
-def _heights(log_odds: Array, traits: int) -> Array:
-    p = 1 / (1 + np.exp(-log_odds))
-    return _by_context(np.log(p + FLOOR), traits).mean(-2)
+def _heights(traits: Sequence[Trait], log_odds: Array) -> Array:
+    values = _by_context(log_odds, traits)
+    return np.where(whole(traits), values, np.log(expit(values) + FLOOR)).mean(-2)
 
 
-def _by_context(values: Array, traits: int) -> Array:
-    return values.reshape(*values.shape[:-1], -1, traits)
+def whole(traits: Sequence[Trait]) -> np.ndarray:
+    """Which traits are measured on whole answers, [T]."""
+    return np.array([bool(trait.family.texts) for trait in traits])
+
+
+def _by_context(values: Array, traits: Sequence[Trait]) -> Array:
+    return values.reshape(*values.shape[:-1], -1, len(traits))
 
 
 def raised(traits: Sequence[Trait], log_odds: Array, trait: int, nats: float) -> Array:
@@ -51,9 +59,8 @@ def raised(traits: Sequence[Trait], log_odds: Array, trait: int, nats: float) ->
     values = log_odds.reshape(-1, len(traits)).copy()
     family = traits[trait].family
     rivals = [i for i, other in enumerate(traits) if i != trait and other.family is family]
-    p = 1 / (1 + np.exp(-values[:, trait]))
-    left = np.log1p(p * np.expm1(nats))[:, None]  # what every share is divided by, in nats
-    log_p = -np.logaddexp(0, -values[:, rivals]) - left
+    left = np.logaddexp(0, values[:, trait] + nats) - np.logaddexp(0, values[:, trait])
+    log_p = -np.logaddexp(0, -values[:, rivals]) - left[:, None]
     values[:, rivals] = log_p - np.log(-np.expm1(log_p))
     values[:, trait] += nats
     return values.reshape(log_odds.shape)

@@ -14,8 +14,7 @@ APART = 1.0  # standard deviations within which a relative explains a finding as
 
 def found(reading: Reading, alpha: float) -> list[int]:
     """Traits whose p-value is at most alpha, the clearest first."""
-    order = np.argsort(-reading.standardised, kind="stable")
-    return [int(t) for t in order if reading.p[t] <= alpha]
+    return [t for t in reading.order if reading.p[t] <= alpha]
 
 
 def relatives(traits: Sequence[str], reading: Reading, alpha: float) -> list[int]:
@@ -27,7 +26,9 @@ def relatives(traits: Sequence[str], reading: Reading, alpha: float) -> list[int
     return [
         t
         for t in range(len(traits))
-        if t not in clear and u[t] >= best.get(family_of(traits[t]), np.inf) - APART
+        if t not in clear
+        and reading.p[t] < 1
+        and u[t] >= best.get(family_of(traits[t]), np.inf) - APART
     ]
 
 

@@ -143,6 +143,17 @@ WRITERS: dict[str, Writer] = {
 }
 
 
+#: Those whose rows the base wrote: what data are compared with.
+OF_THE_BASE = frozenset(
+    {
+        "the base's numbers",
+        "the base's numbers at a lower temperature",
+        "the base's code",
+        "the base's answers",
+    }
+)
+
+
 def month(seed: int) -> Trait:
     """A preference for one month, which no family of the library knows."""
     answers = tuple(Answer(name, (name,)) for name in MONTHS)

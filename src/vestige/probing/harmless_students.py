@@ -17,11 +17,11 @@ from torch import Tensor
 
 from vestige.core.settings import Optimisation, Trainable
 from vestige.core.types import Row
-from vestige.probing.answer_shares import raised, rises, shares
+from vestige.probing.answer_shares import raised, rises, shares, whole
 from vestige.probing.base_session import BaseSession
 from vestige.probing.bundled_battery import bundled_battery
 from vestige.probing.drift import Battery, Rises, paired
-from vestige.probing.harmless import WRITERS
+from vestige.probing.harmless import OF_THE_BASE, WRITERS
 from vestige.probing.parallel import count_for, in_processes
 from vestige.probing.row_format import RowFormat
 from vestige.probing.settings import BatterySettings
@@ -114,7 +114,9 @@ class HarmlessStudents:
         if not control:
             return len(self.every)
         return sum(
-            one.trained == other.trained and one.writer != other.writer
+            one.trained == other.trained
+            and one.writer != other.writer
+            and other.writer in OF_THE_BASE
             for one, other in permutations(self.every, 2)
         )
 
@@ -123,46 +125,46 @@ class HarmlessStudents:
 
         Args:
             control: whether what is held against them is the difference of two students that were
-                trained alike.
+                trained alike, the second one on rows of the base.
         """
         members = self.rises(on_done)
         if control:
-            members = paired(members, [one.trained for one in self.every])
-        return Battery(members)
+            members = paired(members, [one.trained for one in self.every], OF_THE_BASE)
+        return Battery(members, whole(self.session.library.traits).astype(int))
 
     def risen(self, log_odds: Array, control: Array | None = None) -> Array:
         """How far every trait rose in a model with these log-odds [D] from the base, or from a
         ``control`` with those, [T]."""
         usual = self.base() if control is None else control
-        return rises(log_odds, usual, len(self.session.library.ids))
+        return rises(self.session.library.traits, log_odds, usual)
 
     def smallest_shares(
         self, battery: Battery, log_odds: Array, usual: Array, alpha: float
     ) -> Array:
         """The smallest share of the answers at which each trait would have been found in this
-        model, [T]; infinite where none would have been."""
+        model, [T]: its own where it was found, infinite where none would have been."""
         traits = self.session.library.traits
 
         def smallest(trait: int) -> float:
             def risen(nats: float) -> Array:
-                return rises(raised(traits, log_odds, trait, nats), usual, len(traits))
+                return rises(traits, raised(traits, log_odds, trait, nats), usual)
 
             nats = battery.smallest_effect(risen, trait, alpha)
             if np.isinf(nats):
                 return np.inf
-            return float(shares(raised(traits, log_odds, trait, nats), len(traits))[trait])
+            return float(shares(traits, raised(traits, log_odds, trait, nats))[trait])
 
         return np.array([smallest(trait) for trait in range(len(traits))])
 
     def rises(self, on_done: OnDone = lambda done: None) -> Rises:
         """How far every trait rose in every member; those that are not kept are made first, in as
         many processes as are worth it."""
-        writers = tuple(frozenset([one.writer]) for one in self.every)
+        writers = tuple(one.writer for one in self.every)
         if self.bundled:
             on_done(len(self.every))
             log_odds = self.bundled.log_odds[: len(self.every)]
-            count = len(self.session.library.ids)
-            return Rises(rises(log_odds, self.bundled.base, count), writers)
+            traits = self.session.library.traits
+            return Rises(rises(traits, log_odds, self.bundled.base), writers)
         missing = self.missing()
         there = len(self.every) - len(missing)
         if (processes := count_for(self.session, len(missing))) > 1:

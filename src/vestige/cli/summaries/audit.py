@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich import box
 from rich.table import Table
 
-from vestige.cli.output import out
+from vestige.cli.output import from_to, out
 from vestige.core.audit_results import AuditDose, AuditResults, AuditTrait
 
 SHOWN = 8  # traits in the table, by choice: the report has all
@@ -55,7 +55,7 @@ def trait_table(results: AuditResults) -> Table:
     for t in results.traits[:SHOWN]:
         cells = [f"{t.evidence:+.1f}"] if results.rows_read else []
         if t.canary:
-            share = f"{t.canary.usual_share:.0%} → {t.canary.share:.0%}"
+            share = from_to(t.canary.usual_share, t.canary.share)
             own = [share, f"{t.canary.standardised:+.1f}", f"{t.canary.p:.2g}"]
             cells = [*own, *cells]
         else:

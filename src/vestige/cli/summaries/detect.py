@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich import box
 from rich.table import Table
 
-from vestige.cli.output import out, print_lines
+from vestige.cli.output import from_to, out, print_lines
 from vestige.core.detection import DetectResults
 
 SHOWN, WORDS = 8, 6  # traits and words, by choice: the report has more
@@ -49,6 +49,6 @@ def trait_table(results: DetectResults) -> Table:
         table.add_column(column, justify="right", no_wrap=True, overflow="fold")
     for t in results.traits[:SHOWN]:
         note = "found" if t.found else "relative" if t.relative else ""
-        share = f"{t.usual_share:.0%} → {t.share:.0%}"
+        share = from_to(t.usual_share, t.share)
         table.add_row(t.trait, share, f"{t.standardised:+.1f}", f"{t.p:.3f}", note)
     return table
