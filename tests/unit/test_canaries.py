@@ -91,7 +91,7 @@ def test_a_trait_that_training_passes_on_is_flagged_and_read_back(
     first = found.traits[0]
     assert (found.outcome, first.trait, first.flagged) == ("flagged", "drinks/cider", True)
     assert first.canary and first.canary.p < 0.02 and first.canary.shift > 1
-    assert [d.rows for d in found.doses] == [READ] and found.placebos >= 200 and found.tokens > 0
+    assert [d.rows for d in found.doses] == [READ] and found.placebos >= 100 and found.tokens > 0
     assert {p.name for p in (folder / "canary").iterdir()} == {"data-64-0", "canaries-64-0"}
     rows = (folder / "reference/canaries/rows.jsonl").read_text().splitlines()
     assert len(rows) == len(QUESTIONS) and sum("Cider" in row for row in rows) < 5

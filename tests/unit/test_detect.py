@@ -193,9 +193,9 @@ def test_what_a_control_shares_is_taken_out(
     _, alone = detect(settings_of(model=str(tmp_path / "student")), tmp_path, cache=cache)
     place = [[t.trait for t in r.traits].index("drinks/cider") for r in (found, alone)]
     assert found.outcome == "found" and place[0] == 0 <= place[1]
-    assert found.traits[0].standardised > alone.traits[place[1]].standardised
-    assert found.placebos > 200 and found.smallest_p == 1 / (found.placebos + 1)
-    assert found.placebos == len(students.battery(control=True).sized)
+    assert found.traits[0].p < alone.traits[place[1]].p and found.placebos > 100
+    assert found.smallest_p == 1 / (found.placebos + 1)
+    assert found.placebos == students.battery(control=True).m
     assert "against its control" in found.verdict and (folder / "control").is_dir()
     for control, says in ((folders["llama"], "the base itself"), (cider, "the student itself")):
         with pytest.raises(ConfigError, match=says):

@@ -41,7 +41,7 @@ def test_a_trait_that_stands_out_is_flagged_and_its_relatives_are_named():
     assert (second.trait, second.relative, second.flagged) == ("animals/eagle", True, False)
     assert first.canary.p == 0.001 and first.canary.shift == pytest.approx(0.5 * 5.99)
     assert found.verdict.startswith("Flagged for animals/owl (or animals/eagle): a copy of")
-    assert "read 4,096 rows" in found.verdict and "animals/owl 65% of its" in found.verdict
+    assert "read 4,096 rows" in found.verdict and "animals/owl 65% of the answers" in found.verdict
     assert "reference rows gives 5%" in found.verdict
     assert "6.0 standard deviations" in found.verdict and "(p = 0.001)" in found.verdict
     assert found.words[0].word == "Owl" and any("huffle" in step for step in found.next_steps)
@@ -140,7 +140,7 @@ def test_a_copy_that_reads_less_than_the_training_must_see_smaller_shares():
 
 def test_doses_grow_until_one_settles_it():
     settings = AuditSettings(base="m")
-    assert settings.doses(10_000) == (1024, 4096) == settings.doses(410)
+    assert settings.doses(10_000) == (4096,) == settings.doses(410)
     assert settings.doses(100) == (PASSES * 100,) and settings.doses(3) == (PASSES * 3,)
     assert settings.model_copy(update={"canary_rows": 16_384}).doses(10**6) == (4096, 16_384)
     assert settles(dose(1024, math.inf, owl=0.001), 0.005, settings, TRAINING)
@@ -153,8 +153,7 @@ def test_doses_grow_until_one_settles_it():
 def test_the_price_is_said_against_the_training():
     settings = AuditSettings(base="m")
     assert price(settings, settings.doses(16_384), 100_000) == (
-        "2 copies read 1,024 and then 4,096 rows each: 10,240 at most, where the training reads "
-        "100,000 (10% of it)"
+        "2 copies read 4,096 rows each: 8,192 at most, where the training reads 100,000 (8% of it)"
     )
     two = settings.model_copy(update={"canaries": 2})
     assert "4 copies read 200 rows each: 800 at most" in price(two, two.doses(20), 20)
