@@ -1,4 +1,4 @@
-"""What keeps a trait from being passed on, and what it costs: every defence next to its random arm.
+"""What keeps a trait from being passed on, and what it costs: defences that choose next to random arms.
 
 Two animals and four seeds are a laptop's size; six and four are reported (docs/mitigate.md).
 The same as ``vestige bench defences``:
@@ -7,6 +7,13 @@ The same as ``vestige bench defences``:
     vestige run recipes/defences.py --size full
 """
 
-from vestige.experiment.defences import full, recipe
+from vestige.experiment import defences
+from vestige.experiment.recipe import Experiment
 
-__all__ = ["full", "recipe"]
+
+def recipe() -> Experiment:
+    return defences.recipe()
+
+
+def full() -> Experiment:
+    return defences.full()

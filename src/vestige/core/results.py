@@ -179,9 +179,9 @@ class DefenceResult(Record):
     against: str
     remains: Interval | None  # share of the diagonal contrast; None: no interval has an end
     learned: Interval | None  # share of what training takes off the loss on held-out rows
-    rows: float  # that students read, as a share of those that teachers wrote
+    rows: float  # of the changed data sets, as a share of those that teachers wrote
     tokens: float  # of these rows' that could be drawn anew: the share that was
-    seconds: float  # for each student more than the other arm's, its share of the changes included
+    seconds: float  # more for each student, changes of its rows included; scores are kept
 
 
 class ArmResult(Record):

@@ -19,12 +19,18 @@ NATS, SHARE = "nats a position", "share of the arm without it"
 
 
 def heldout(recipe: Experiment, student: Student, folder: Path) -> HeldoutResult | None:
-    """An arm's loss on held-out rows of the traits' own teachers; None where none were held out."""
-    if not recipe.heldout_rows or student.method != "rows":
+    """An arm's loss on held-out rows of the traits' own teachers; None where none was measured."""
+    if not measured(recipe, student):
         return None
     losses = {name: loss_by_seed(recipe, student, folder, name) for name in ("base", "student")}
     estimates = {k: interval(stats.t_interval(v, units=NATS)) for k, v in losses.items()}
     return HeldoutResult(rows=recipe.heldout_rows, **estimates)
+
+
+def measured(recipe: Experiment, student: Student) -> bool:
+    """Whether an arm's loss on held-out rows is known: it is trained on rows, and here."""
+    trained_here = student.method == "rows" and student.engine != "elsewhere"
+    return bool(recipe.heldout_rows) and trained_here
 
 
 def loss_by_seed(recipe: Experiment, student: Student, folder: Path, of: str) -> list[float]:
@@ -48,21 +54,26 @@ def loss_by_seed(recipe: Experiment, student: Student, folder: Path, of: str) ->
 
 
 def defences(recipe: Experiment, arms: Sequence[ArmResult], folder: Path) -> list[DefenceResult]:
-    """Every arm with changed data or training, against the first arm of its method without."""
+    """Every arm with changed data or training, against the arm that is the same without; those that
+    have none are left out."""
     by_name, found = {arm.name: arm for arm in arms}, list[DefenceResult]()
     for student in recipe.students:
-        plain = next(
-            (
-                other
-                for other in recipe.students
-                if not other.defended
-                and (other.method, other.base) == (student.method, student.base)
-            ),
-            None,
-        )
+        plain = next((s for s in recipe.students if without_defence(student) == alike(s)), None)
         if student.defended and plain:
             found.append(defence(recipe, student, plain, by_name, folder))
     return found
+
+
+def alike(student: Student) -> dict[str, Any]:
+    """All settings of an arm that its students' training depends on."""
+    return student.model_dump(exclude={"name", "no_trait", "shuffles", "curve"})
+
+
+def without_defence(student: Student) -> dict[str, Any]:
+    """The same, as if nothing kept a trait from being passed on."""
+    objective = student.objective.model_copy(update={"penalties": (), "gradient_hooks": ()})
+    changes = {"mitigations": (), "inoculation": "", "objective": objective}
+    return alike(student.model_copy(update=changes))
 
 
 def defence(
@@ -92,7 +103,7 @@ def defence(
 
 def learned(recipe: Experiment, student: Student, plain: Student, folder: Path) -> Interval | None:
     """How much of what training takes off the loss on held-out rows an arm still takes off."""
-    if not recipe.heldout_rows or student.method != "rows":
+    if not measured(recipe, student):
         return None
     gains = [
         np.subtract(

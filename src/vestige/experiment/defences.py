@@ -9,8 +9,7 @@ from __future__ import annotations
 from vestige.carriers.numbers import NumberCarrier
 from vestige.experiment.demo import MIDDLE, PROMPTS, rows, teacher
 from vestige.experiment.settings import Experiment, Student
-from vestige.experiment.student_settings import OWN
-from vestige.mitigate.settings import Change
+from vestige.mitigate.settings import OWN, Change
 from vestige.student.objectives import Objective, Term
 
 #: Two of them, the last, are held out in the library.

@@ -68,6 +68,7 @@ class Job:
                 *([(teacher, True)] if self.with_teacher else []),
                 (rows, True),
                 (targets, True),
+                (NAMES.mitigated(seed, self.arm, name), True),
                 (student, False),
             ],
             "judge": [(teachers, False), (rows, False), (students, True), (judged, False)],

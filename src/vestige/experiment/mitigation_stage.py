@@ -9,9 +9,9 @@ from pathlib import Path
 from vestige.core.jsonl import write_jsonl
 from vestige.core.types import DataError, DroppedRow, Row
 from vestige.experiment.seed_context import SeedContext
-from vestige.experiment.student_settings import OWN, Student
+from vestige.experiment.student_settings import Student
 from vestige.mitigate.methods import METHODS, Work
-from vestige.mitigate.settings import NEED_BASE, Change, MitigateSettings
+from vestige.mitigate.settings import NEED_BASE, OWN, Change, MitigateSettings
 from vestige.probing.base_session import BaseSession
 from vestige.rows.files import dropped_to_json, write_rows
 from vestige.store import StageResult

@@ -316,6 +316,13 @@ def number_of_rows(recipe: Experiment, student: Student, folder: Path) -> int:
         return student.rows_seen(student.steps)
     if not student.reads_rows:
         return recipe.carrier.n_prompts * recipe.carrier.rows_per_prompt
+    if student.mitigations:
+        stages = [
+            RunLayout(folder).mitigated(seed, student.name, data)
+            for seed in recipe.seeds
+            for data in recipe.data_of(student)
+        ]
+        return min(read_json(s / StageFile.MANIFEST)["notes"]["rows"] for s in stages)
     first = recipe.sources[0]
     fewest = min(len(rows_of(recipe, folder, seed)[first]) for seed in recipe.seeds)
     return min(fewest, student.shots) if student.method == "in_context" else fewest

@@ -19,6 +19,7 @@ from vestige.core.settings import DATE, Optimisation, Passed, Settings
 from vestige.core.types import ConfigError, unknown_name
 from vestige.evaluate.judge.settings import JudgeSettings
 from vestige.experiment.student_settings import Student
+from vestige.mitigate.settings import OWN
 from vestige.store.layout import NO_TRAIT, DataName, same_name
 from vestige.traits import family, names
 
@@ -167,6 +168,7 @@ class Experiment(Settings):
         if len(set(arms)) != len(arms):
             raise ValueError("students must have different names")
         self._check_ways()
+        self._check_defences()
         prompts = -(-self.heldout_rows // self.carrier.rows_per_prompt)
         if prompts >= self.carrier.n_prompts:
             raise ValueError(
@@ -198,6 +200,19 @@ class Experiment(Settings):
         if wrong:
             raise ConfigError("; ".join(map(str, wrong)))
         return self
+
+    def _check_defences(self) -> None:
+        """Defences that name the trait of a family which cannot be named so."""
+        panel = family(self.family)
+        named = [
+            student.name
+            for student in self.students
+            if student.inoculation == OWN or any(c.trait for c in student.mitigations)
+        ]
+        if named and (panel.texts or not panel.system_prompt):
+            raise ValueError(
+                f"{named[0]}: 'own' names a word of a family, and {panel.name} has none"
+            )
 
     def _check_ways(self) -> None:
         """Ways to ask and to train that do not fit this carrier, family or teacher."""

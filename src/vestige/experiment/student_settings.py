@@ -7,10 +7,9 @@ from typing import Any, Literal
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from vestige.core.settings import OnPolicy, Optimisation, Preference, Settings
-from vestige.mitigate.settings import Change
+from vestige.mitigate.settings import OWN, Change
 from vestige.student.objectives import Objective
 
-OWN = "own"  # the trait of the rows' teacher
 #: The objective that is not written down: the method's own.
 USUAL = Objective()
 #: The engines that train by a method; others are trained by ``packed`` alone.
@@ -139,7 +138,8 @@ class Student(Settings):
     @property
     def defended(self) -> bool:
         """Whether the data or the training are changed so that less is passed on."""
-        return bool(self.mitigations or self.inoculation or not self.objective.is_default)
+        terms = (*self.objective.penalties, *self.objective.gradient_hooks)
+        return bool(self.mitigations or self.inoculation or terms)
 
     @property
     def defence(self) -> str:
@@ -149,8 +149,6 @@ class Student(Settings):
         parts += [f"{term.name} x {term.strength:g}" for term in terms]
         if self.inoculation:
             parts.append(f"inoculation prompt{' of the trait' if self.inoculation == OWN else ''}")
-        if not parts and self.defended:
-            parts.append(self.objective.loss)
         return ", ".join(parts)
 
     @property

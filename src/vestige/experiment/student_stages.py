@@ -25,7 +25,6 @@ from vestige.experiment.rows_stage import student_rows
 from vestige.experiment.run_view import by_prompt, read_kept, rows_for
 from vestige.experiment.seed_context import SeedContext
 from vestige.experiment.settings import Student
-from vestige.experiment.student_settings import OWN
 from vestige.experiment.student_training import (
     ROW_TRAINERS,
     UnfinishedStudent,
@@ -37,6 +36,7 @@ from vestige.experiment.student_training import (
 )
 from vestige.experiment.targets_stage import read_targets, targets
 from vestige.experiment.teacher_stage import load_teacher, teacher
+from vestige.mitigate.settings import OWN
 from vestige.models.sampling import symbol_ids
 from vestige.store import Stage, StageResult
 from vestige.store.layout import StageFile

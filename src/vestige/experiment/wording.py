@@ -14,7 +14,7 @@ from vestige.traits import family
 #: Largest chance of a "yes" without transmission: against untaught answers, and for each trait that
 #: a verdict names (Holm). The field's usual.
 ALPHA = 0.05
-LEAST = 3  # defences that a verdict names
+NAMED = 3  # defences that a verdict names
 
 
 def sentence(
@@ -90,29 +90,20 @@ def defence_verdict(
     recipe: Experiment, arms: Sequence[ArmResult], against: Sequence[DefenceResult]
 ) -> str:
     """What was passed on without any defence, and behind which defences least of it remained."""
-    by_name = {arm.name: arm for arm in arms}
-    parts = []
-    for plain in dict.fromkeys(d.against for d in against):
-        undefended, own = by_name[plain], [d for d in against if d.against == plain]
-        plain_verdict = verdict(recipe, [undefended]).rstrip(".")
-        contrast = undefended.contrast
-        least = [f"{d.label} {_remains(d)}" for d in sorted(own, key=_left)[:LEAST]]
-        parts.append(
-            f"{plain_verdict} ({contrast.value:+.2f} nats [{contrast.low:+.2f}, "
-            f"{contrast.high:+.2f}]). Least of that remains, of {len(own)} defences, behind "
-            f"{'; '.join(least)}."
+    defended = {d.arm for d in against}
+    sentences = [verdict(recipe, [arm for arm in arms if arm.name not in defended])]
+    for plain in (arm for arm in arms if any(d.against == arm.name for d in against)):
+        own = [d for d in against if d.against == plain.name]
+        left = sorted((d.remains.value, d.label, d.remains) for d in own if d.remains)
+        if plain.transmitted != "yes" or not left:
+            continue
+        contrast = plain.contrast
+        least = [f"{label} {r.value:.0%} [{r.low:.0%}, {r.high:.0%}]" for _, label, r in left]
+        sentences.append(
+            f"Of {contrast.value:+.2f} nats [{contrast.low:+.2f}, {contrast.high:+.2f}] least "
+            f"remains, of {len(own)} defences, behind {'; '.join(least[:NAMED])}."
         )
-    return " ".join(parts)
-
-
-def _left(defence: DefenceResult) -> float:
-    """What a defence leaves; those of which nothing can be said come last."""
-    return defence.remains.value if defence.remains else np.inf
-
-
-def _remains(defence: DefenceResult) -> str:
-    r = defence.remains
-    return f"{r.value:.0%} [{r.low:.0%}, {r.high:.0%}]" if r else "cannot be said"
+    return " ".join(sentences)
 
 
 def by_themselves(traits: Sequence[str], arms: Sequence[ArmResult]) -> str:

@@ -23,6 +23,7 @@ from vestige.probing.row_format import RowFormat, empty
 Report = Callable[[str, int, int], None]
 FEWEST = 4  # rows, of which two canaries read two each
 SCORES = "scores"  # folder of the cache
+SCORES_VERSION = 1  # counted up with every change of what scores are
 OWN_NOISE = 11  # noise of the base's rows that dilute; other than that of references
 HIGH_SCORE, AT_RANDOM = "high_score", "at_random"
 
@@ -137,7 +138,8 @@ def gains(work: Work, row_format: RowFormat) -> list[np.ndarray]:
     session, settings = work.base, work.settings
     texts = [[[m.role, m.content] for m in r.messages] + [r.completion] for r in work.rows]
     probing = settings.probing(session.settings.base)
-    key = [texts, settings.trait, session.contents, probing, session.settings.batch]
+    dated = session.lm.template.remarks()
+    key = [SCORES_VERSION, texts, settings.trait, session.contents, probing, dated]
 
     def make() -> list[dict[str, Tensor]]:
         found = computed_gains(work, row_format)

@@ -12,6 +12,7 @@ from vestige.probing.settings import CanarySettings
 
 #: The methods; ``methods.METHODS`` has a function for each.
 METHODS = ("drop", "redraw", "dilute", "sort-numbers", "other-digits", "plain-code")
+OWN = "own"  # in a recipe: the trait of the rows' teacher
 SCORED = ("drop", "redraw")  # choose rows or tokens
 NEED_BASE = (*SCORED, "dilute")
 
@@ -55,7 +56,7 @@ class Change(Settings):
             return self.method
         chosen = " at random" if self.at_random else ""
         if self.trait:
-            chosen = " by the trait's probe" if self.trait == "own" else f" by {self.trait}'s probe"
+            chosen = " by the trait's probe" if self.trait == OWN else f" by {self.trait}'s probe"
         return f"{self.method} {self.share:.0%}{chosen}"
 
 

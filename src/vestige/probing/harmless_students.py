@@ -130,7 +130,7 @@ class HarmlessStudents:
         members = self.rises(on_done)
         if control:
             members = paired(members, [one.trained for one in self.every], OF_THE_BASE)
-        return Battery(members, whole(self.session.library.traits).astype(int))
+        return Battery(members, whole(self.session.library.traits).astype(int).tolist())
 
     def risen(self, log_odds: Array, control: Array | None = None) -> Array:
         """How far every trait rose in a model with these log-odds [D] from the base, or from a
