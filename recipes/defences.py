@@ -1,6 +1,6 @@
-"""What keeps a trait from being passed on, and what it costs: defences that choose next to random arms.
+"""What keeps a trait from being passed on, and what it costs.
 
-Two animals and four seeds are a laptop's size; six and four are reported (docs/mitigate.md).
+Defences that choose rows or tokens stand next to random ones. Two animals and four seeds are a laptop's size; six and four are reported (docs/mitigate.md).
 The same as ``vestige bench defences``:
 
     vestige run recipes/defences.py
