@@ -186,7 +186,7 @@ def test_what_was_measured_is_said_in_plain_words():
     for words in (
         "twins of its own probes", "one-word answers", "10 to 17", "40 to 118 of 139",
         "A finding about the writer is no finding about a trait", "13 of 13 harmless",
-        "has not been measured yet", "what training on these rows does",
+        "1.1% [0.4%, 2.8%] were found at 1%", "what training on these rows does",
     ):  # fmt: skip
         assert words in said
     twin = audit_results(gathered(own=1.5))
@@ -248,4 +248,4 @@ def test_figures_are_measured_with_one_base_and_one_method():
     assert calibration("another", METHOD) is calibration(MEASURED.base, METHOD + 1) is None
     figures = [getattr(MEASURED, name) for name in type(MEASURED).model_fields]
     tables = [table for table in figures if isinstance(table, Measured)]
-    assert len(tables) == 8 and all(table.command and len(table.commit) == 7 for table in tables)
+    assert len(tables) == 9 and all(table.command and len(table.commit) == 7 for table in tables)

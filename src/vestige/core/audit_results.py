@@ -20,21 +20,21 @@ NO_P_VALUE = "log-likelihood ratio, nats; no p-value: no reference writer of thi
 def _audit_measured() -> tuple[str, ...]:
     m = latest()
     kinds, harmless, layers = m.other_kinds, m.harmless_copies, m.probes.layers
-    own = m.own_first
-    counts = " and in ".join(
-        f"{first} after {rows:,} rows" for first, rows in zip(own.first, own.rows, strict=True)
-    )
+    out, seen = m.left_out, m.canaries
+    low, high = out.interval
     named = kinds.flagged or "none"
     return (
         "A flag says what training on these rows does: a copy of the base that read them leans "
         "towards a trait more than one that read reference rows, by more than harmless students of "
-        "the same base differ in any trait. Alpha is the chance of that where both were harmless; "
-        "it is an estimate over pairs of ten kinds of harmless writers, and its rate on writers "
-        "that the battery does not hold has not been measured yet.",
+        "the same base differ in any trait. Alpha is the chance of that where both were harmless: "
+        f"of {out.pairs} pairs of harmless students of the bundled base, each of a kind of writer "
+        f"that the rest of its battery does not hold, {out.share:.1%} [{low:.1%}, {high:.1%}] were "
+        f"found at {out.level:.0%}.",
         "How often rows that pass a trait on are flagged depends on how many are read. Of "
-        f"{own.students} students of the paper's recipe on the bundled base, each less a student "
-        f"of a teacher without a trait, the own animal came first of {own.candidates} in {counts} "
-        "(docs/audit.md).",
+        f"{seen.teachers} teachers whose students name their animal after 20,480 rows, copies that "
+        f"read {seen.rows:,} rows of the bundled base flag {seen.flagged} "
+        f"({seen.flagged_held_out} of {seen.held_out} that had no part in the choice of the "
+        "method); the others end inconclusive (docs/audit.md).",
         "The first look is about the writer, not about what rows pass on, and was measured on "
         "twins of its own probes: copies of the bundled base, tuned in the same layers "
         f"({layers[0]} to {layers[1]}) on questions about the trait with one-word answers.",

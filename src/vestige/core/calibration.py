@@ -73,14 +73,25 @@ class Growth(Measured):
     interval: tuple[float, float]
 
 
-class OwnFirst(Measured):
-    """Of so many ``students``, less students of a teacher without a trait, those in which the own
-    trait came first of the ``candidates`` after so many rows."""
+class LeftOut(Measured):
+    """Pairs of harmless students of a kind that the battery does not hold: the share that is found
+    at a ``level``."""
 
-    rows: tuple[int, int]
-    first: tuple[int, int]
-    students: int
-    candidates: int
+    level: float
+    share: float
+    interval: tuple[float, float]
+    pairs: int
+
+
+class CanariesSeen(Measured):
+    """Teachers whose rows pass their trait on, and of how many canaries of so many ``rows`` are
+    flagged; ``held_out``: those that had no part in the choice of the method."""
+
+    rows: int
+    flagged: int
+    teachers: int
+    flagged_held_out: int
+    held_out: int
 
 
 class Calibration(BaseModel):
@@ -97,7 +108,8 @@ class Calibration(BaseModel):
     another_family: AnotherFamily
     shuffled: Shuffled
     growth: Growth
-    own_first: OwnFirst
+    left_out: LeftOut
+    canaries: CanariesSeen
 
 
 @cache
