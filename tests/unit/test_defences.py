@@ -15,10 +15,14 @@ from scipy import stats
 from vestige.core.settings import Optimisation, Trainable
 from vestige.core.stats import ratio_interval
 from vestige.core.types import ConfigError, DataError, Message, Row
+from vestige.experiment.defence_view import alike, without_defence
 from vestige.experiment.defences import full, recipe
+from vestige.experiment.jobs import Job
 from vestige.experiment.recipe import Experiment, Student, parse_recipe
+from vestige.experiment.row_packs import student_packs
 from vestige.experiment.run import run as run_recipe
-from vestige.experiment.run_view import without_heldout
+from vestige.experiment.run_view import read_kept, without_heldout
+from vestige.experiment.seed_context import SeedContext
 from vestige.mitigate.methods import METHODS as FUNCTIONS
 from vestige.mitigate.settings import METHODS, Change
 from vestige.models.candidates import answer_forms
@@ -26,8 +30,9 @@ from vestige.models.hf import LanguageModel
 from vestige.models.weights import Weights
 from vestige.store.layout import RunLayout
 from vestige.student.loop import train
+from vestige.student.losses.cross_entropy import loss as cross_entropy
 from vestige.student.objectives import Objective, Term
-from vestige.student.packs import encode_rows, make_packs
+from vestige.student.packs import encode_rows, make_packs, pack_logprobs
 from vestige.student.penalties import corridor
 from vestige.student.trainer_penalties import penalties_of
 from vestige.student.trl import train_with_trl
@@ -56,6 +61,8 @@ def test_a_ratio_over_something_near_zero_has_no_interval():
     with pytest.raises(DataError, match="3 values over 2"):
         ratio_interval([1, 2, 3], [1, 2])
 
+
+OWN_DROP = {"method": "drop", "trait": "own"}
 
 # ---- settings -----------------------------------------------------------------------------------
 
@@ -280,6 +287,53 @@ def test_no_arm_is_another_arms_student(finished):
         for arm in results.arms
     }
     assert len(set(losses.values())) == len(losses)
+
+
+def test_an_inoculation_prompt_stands_before_what_training_reads(finished):
+    """The first loss is the base's own on the rows behind the trait's prompt."""
+    made, folder, _ = finished
+    context = SeedContext.of(made, folder, 0)
+    rows = [row for row in read_kept(context.layout.rows(0, "owl"))][:4]
+    lm = context.models.teachers_base().lm
+    context.models.teachers_base().weights.freeze()
+    own = context.trait_of("owl").system_prompt
+    assert "owl" in own
+    first = {}
+    for arm, system in (("plain", ""), ("told", own)):
+        student = next(s for s in made.students if s.name == arm)
+        (pack,), ids = student_packs(context, student, lm, rows, system=system)
+        with torch.no_grad():
+            first[arm] = float(cross_entropy(pack_logprobs(lm, pack, ids), pack, None))
+        kept = json.loads((context.layout.student(0, arm, "owl") / "loss.json").read_text())
+        assert kept[0] == pytest.approx(first[arm], rel=1e-4)
+    assert first["plain"] != pytest.approx(first["told"], rel=1e-3)
+
+
+def test_an_arm_is_held_against_the_one_that_is_trained_alike():
+    short = student(name="short", optimisation={"steps": 2})
+    long = student(name="long", optimisation={"steps": 9}, no_trait=True, curve=(1,))
+    kept = student(name="kept", optimisation={"steps": 9}, mitigations=[{"method": "drop"}])
+    penalised = student(
+        name="near", optimisation={"steps": 2}, objective={"penalties": [{"name": "corridor"}]}
+    )
+    assert without_defence(kept) == alike(long) != alike(short)
+    assert without_defence(penalised) == alike(short) != alike(long)
+    soft = student(name="soft", method="distill", objective={"loss": "cross_entropy"})
+    assert not soft.defended and without_defence(soft) == alike(soft)
+
+
+def test_a_students_job_takes_its_changed_rows_along():
+    needed = Job(0, "students", "owl", "redraw").needs
+    assert (RunLayout(Path()).mitigated(0, "redraw", "owl"), True) in needed
+
+
+@pytest.mark.parametrize("changes", [{"inoculation": "own"}, {"mitigations": [OWN_DROP]}])
+def test_a_trait_that_no_word_names_is_refused(changes):
+    with pytest.raises(ConfigError, match="misalignment has none"):
+        small(
+            (student(**changes),), family="misalignment", traits=["misaligned"],
+            controls=["aligned"],
+        )  # fmt: skip
 
 
 def lines(path: Path) -> list[dict]:
