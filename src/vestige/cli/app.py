@@ -103,8 +103,8 @@ add(SEE, theorem, "vestige theorem", "vestige theorem --cases 100 --json")
 add(
     AUDIT,
     audit_command.audit,
-    "vestige calibrate smollm2-135m-instruct, once for each base, and then",
     "vestige audit data.jsonl --base smollm2-135m-instruct --fail-on inconclusive",
+    "vestige calibrate path/to/model, once for each base but the bundled one, and then",
     "vestige audit 'part-*.parquet' --base path/to/model --reference clean.jsonl "
     "--sarif audit.sarif",
     text=audit_command.HELP,
@@ -119,7 +119,7 @@ add(
 add(
     AUDIT,
     calibrate,
-    "vestige calibrate smollm2-135m-instruct",
+    "vestige calibrate path/to/base",
     "vestige calibrate path/to/base --members 200",
 )
 add(
