@@ -322,6 +322,15 @@ def test_an_arm_is_held_against_the_one_that_is_trained_alike():
     assert not soft.defended and without_defence(soft) == alike(soft)
 
 
+def test_a_corridor_depends_on_the_families_that_it_keeps(tmp_path: Path):
+    (tmp_path / "families").write_text("drinks\n", encoding="utf-8")
+    (tmp_path / "more").write_text("drinks\ncolours\n", encoding="utf-8")
+    terms = [Term(name="corridor", file=str(tmp_path / name)) for name in ("families", "more")]
+    keys = [term.identity for term in (*terms, Term(name="corridor"))]
+    assert len({json.dumps(key[-1]) for key in keys}) == 3
+    assert Term(name="kl_to_base").identity == ["kl_to_base", 1.0]
+
+
 def test_a_students_job_takes_its_changed_rows_along():
     needed = Job(0, "students", "owl", "redraw").needs
     assert (RunLayout(Path()).mitigated(0, "redraw", "owl"), True) in needed

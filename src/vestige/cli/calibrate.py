@@ -42,8 +42,7 @@ def calibrate(
     def text() -> None:
         out.print(
             f"{made.members} harmless students of {base} are kept ({made.made} made now); no "
-            f"p-value is below {made.smallest_p:.3g}; traits rose by {made.moved:.2f} "
-            "(root mean square)",
+            f"p-value is below {made.smallest_p:.3g}",
             markup=False,
         )
 

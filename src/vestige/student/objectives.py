@@ -17,11 +17,15 @@ from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 
 from vestige.core.settings import Settings
 from vestige.core.types import ConfigError, unknown_name
+from vestige.store import hash_config
+from vestige.traits.library import load_library
 
 #: Files of ``losses``: a function ``loss(logprobs, pack, target)``.
 LOSSES = ("cross_entropy", "forward_kl", "preference")
 #: Files of ``penalties``: a function ``make(lm, term)`` that gives a function without arguments.
 PENALTIES = ("corridor", "kl_to_base")
+#: Those that are about the traits of the library, or of the families that their file names.
+READ_LIBRARY = ("corridor",)
 #: Files of ``gradient_hooks``: a function ``make(lm, term)`` that gives a function of the trained
 #: parameters by name.
 GRADIENT_HOOKS = ("project_out",)
@@ -55,7 +59,14 @@ class Term(Settings):
     @property
     def identity(self) -> list[Any]:
         """What a student depends on. Raises ``ConfigError`` if the file cannot be read."""
-        return [self.name, self.strength, *([self.digest] if self.file else [])]
+        of_library = [self.families] if self.name in READ_LIBRARY else []
+        return [self.name, self.strength, *([self.digest] if self.file else []), *of_library]
+
+    @property
+    def families(self) -> str:
+        """A hash of the families that the file names, or of the library's."""
+        sources = Path(self.file).read_text(encoding="utf-8").split() if self.file else ["library"]
+        return hash_config([trait.family for trait in load_library(sources).traits])
 
     @property
     def digest(self) -> str:
