@@ -205,7 +205,8 @@ def hostile() -> AuditResults:
         "method": "placebo t",
     }
     evil = "<script>alert(1)</script>"
-    copies = {"shift": 2.5, "standardised": 4.2, "p": 0.002, "smallest_effect": 1.5}
+    copies = {"shift": 2.5, "standardised": 4.2, "p": 0.002, "smallest_share": 0.3}
+    copies |= {"share": 0.6, "usual_share": 0.05}
     return AuditResults.model_validate(
         {
             "name": evil,
@@ -231,7 +232,7 @@ def hostile() -> AuditResults:
                     "moved": 0.4,
                     "first": evil,
                     "p": 0.01,
-                    "smallest_effect": None,
+                    "smallest_share": None,
                 }
             ],
             "placebos": 900,
@@ -309,8 +310,8 @@ def test_an_audit_of_before_is_shown_without_its_p_values(tmp_path: Path):
     assert "e-74" not in page and "p (Holm)" not in page and "&lt;0.001" not in page
     assert "no p-value: no reference writer of this kind" in page and "40 to 118 of 139" in page
     assert "an earlier version made this audit" in page
-    (tmp_path / "results.json").write_text(json.dumps(record | {"schema_version": 4}))
-    with pytest.raises(StoreError, match="version 4, this Vestige reads 3"):
+    (tmp_path / "results.json").write_text(json.dumps(record | {"schema_version": 5}))
+    with pytest.raises(StoreError, match="version 5, this Vestige reads 4"):
         render_runs([tmp_path], tmp_path / "report.html")
 
 
@@ -328,7 +329,7 @@ def test_on_a_narrow_terminal_names_are_broken_and_no_number_is(monkeypatch):
     monkeypatch.setattr(audit_summary, "out", Console(file=text, width=72))
     audit_summary.print_summary(found)
     line = next(line for line in text.getvalue().splitlines() if "power_seekin" in line)
-    assert line.split()[1:] == ["+2.50", "+4.2", "0.002", "+12.0", "flagged"]
+    assert line.split()[1:] == ["5%", "→", "60%", "+4.2", "0.002", "+12.0", "flagged"]
     assert "p-value: no reference writer" in " ".join(text.getvalue().split())
     lines = text.getvalue().splitlines()
     at = lines.index(line)

@@ -197,14 +197,23 @@ class AuditResults(RunRecord):
 
 
 def _of_schema_3(record: dict[str, Any]) -> dict[str, Any]:
-    """What was visible was said in nats then, and no share of the answers."""
+    """Copies were held against harmless students by the direction of their log-odds."""
 
     def without_nats(part: dict[str, Any]) -> dict[str, Any]:
         kept = {k: v for k, v in part.items() if k != "smallest_effect"}
         return kept | {"smallest_share": None}
 
-    traits = [
-        t | {"canary": without_nats(t["canary"]) if t["canary"] else None} for t in record["traits"]
-    ]
-    doses = [without_nats(dose) for dose in record["doses"]]
-    return record | {"traits": traits, "doses": doses, "limit": None}
+    def undecided(trait: dict[str, Any]) -> dict[str, Any]:
+        canary = without_nats(trait["canary"]) if trait["canary"] else None
+        return trait | {"canary": canary, "flagged": False, "relative": False}
+
+    return record | {
+        "traits": [undecided(trait) for trait in record["traits"]],
+        "doses": [without_nats(dose) for dose in record["doses"]],
+        "limit": None,
+        "outcome": "inconclusive",
+        "verdict": "Inconclusive: an earlier version made this audit, and held copies against "
+        "harmless students by another rule than today's.",
+        "first_look_verdict": f"{record['first_look_verdict']} (The verdict of an earlier version: "
+        f"{record['verdict']})",
+    }

@@ -18,6 +18,7 @@ from vestige.detect.record import detection_results
 from vestige.detect.settings import DetectRecipe, DetectSettings
 from vestige.probing.answer_shares import shares
 from vestige.probing.base_session import BaseSession, fingerprint
+from vestige.probing.drift import Array, Battery, Reading
 from vestige.probing.harmless_students import HarmlessStudents
 from vestige.probing.suspect import Suspect, load_suspect
 from vestige.probing.trait_panel import ContextPanel
@@ -135,6 +136,27 @@ def stem(name: str) -> str:
     return plain.strip("-")[:40] or "student"
 
 
+class Shown(NamedTuple):
+    """What a student shows, as ``Evidence`` has it."""
+
+    shares: Array
+    usual: Array
+    reading: Reading | None
+    smallest_shares: Array
+
+    @classmethod
+    def of(
+        cls, harmless: HarmlessStudents, battery: Battery, own: Array, usual: Array, alpha: float
+    ) -> Shown:
+        """Args: own, usual: log-odds of the student, and of the base or its control, [D]."""
+        traits, risen = harmless.session.library.traits, harmless.risen(own, usual)
+        before = shares(traits, own), shares(traits, usual)
+        if not risen.any():
+            return cls(*before, None, np.full(len(traits), np.inf))
+        smallest = harmless.smallest_shares(battery, own, usual, alpha)
+        return cls(*before, battery.read(risen), smallest)
+
+
 def _results(
     settings: DetectSettings, students: Students, opened: Run, report: Report
 ) -> DetectResults:
@@ -142,12 +164,10 @@ def _results(
     few harmless students could say anything."""
     session, suspect, control = students
     harmless, change = HarmlessStudents(session, settings), suspect.change
-    traits, seconds = session.library.traits, dict[str, float]()
-    count = len(traits)
+    count, seconds = len(session.library.ids), dict[str, float]()
     placebos = harmless.placebos(control=control is not None)
-    shifts, reading = np.zeros(count), None
-    own = before = np.zeros(count)
-    smallest = np.full(count, np.inf)
+    none = np.zeros(count)
+    shifts, shown = none, Shown(none, none, None, np.full(count, np.inf))
     words: list[WordShift] = []
     enough = 1 / (placebos + 1) <= settings.alpha
     if change.same_start and not change.none and enough:
@@ -162,23 +182,22 @@ def _results(
         log_odds, usual = answers["log_odds"], harmless.base()
         if control:
             usual = _answers(settings, session, control, opened, report, "control")["log_odds"]
-        shifts, own, before = log_odds - usual, shares(traits, log_odds), shares(traits, usual)
-        if (risen := harmless.risen(log_odds, usual)).any():
-            reading = battery.read(risen)
-            smallest = harmless.smallest_shares(battery, log_odds, usual, settings.alpha)
+        shifts = log_odds - usual
+        shown = Shown.of(harmless, battery, log_odds, usual, settings.alpha)
         seconds["student"] = time.monotonic() - begin
     evidence = Evidence(
         traits=session.library.ids,
         shifts=shifts.reshape(-1, count),
-        reading=reading,
-        shares=own,
-        usual=before,
-        smallest_shares=smallest,
+        reading=shown.reading,
+        shares=shown.shares,
+        usual=shown.usual,
+        smallest_shares=shown.smallest_shares,
         members=len(harmless.every),
         placebos=placebos,
         control=control is not None,
         same_start=change.same_start,
-        unchanged=change.none or (enough and change.same_start and not control and reading is None),
+        unchanged=change.none
+        or (enough and change.same_start and not control and shown.reading is None),
         words=words,
         alpha=settings.alpha,
         limit=settings.limit,

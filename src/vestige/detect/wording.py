@@ -32,7 +32,7 @@ def sentence(evidence: Evidence, outcome: Outcome, reason: Reason, student: str,
         others = [evidence.traits[t] for t in clear[1:] if evidence.traits[t] not in same]
         own, before = evidence.shares[clear[0]], evidence.usual[clear[0]]
         text = (
-            f"{student} leans towards {first} ({before:.0%} -> {own:.0%} of the answers "
+            f"{student} leans towards {first} (from {before:.0%} to {own:.0%} of the answers "
             "to a typical question) "
             "more than training on harmless rows explains"
         )

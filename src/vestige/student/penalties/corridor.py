@@ -29,7 +29,7 @@ def read_families(term: Term) -> list[Family]:
     sources = ["library"]
     if term.file:
         try:
-            lines = Path(term.file).read_text(encoding="utf-8").splitlines()
+            lines = Path(term.file).read_text(encoding="utf-8").split("\n")
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"corridor: cannot read {term.file}: {error}") from error
         sources = [line.strip() for line in lines if line.strip()]
