@@ -4,6 +4,7 @@ Students are adapters that ``flip_search.py --keep FOLDER`` left, called student
 is examined alone and against a control. One line of JSON for each:
 
     python benchmarks/detections.py ADAPTER... --control ADAPTER > docs/figures/detections.jsonl
+    python benchmarks/detections.py --table docs/figures/detections.jsonl
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import argparse
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 from vestige.detect.run import detect
 from vestige.detect.settings import DetectSettings
@@ -19,11 +21,14 @@ from vestige.detect.settings import DetectSettings
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("adapters", type=Path, nargs="+")
+    parser.add_argument("adapters", type=Path, nargs="*")
+    parser.add_argument("--table", type=Path, help="lines of before, as a table")
     parser.add_argument("--control", type=Path, nargs="*", default=[], help="the first other one")
     parser.add_argument("--model", default="smollm2-135m-instruct")
     parser.add_argument("--root", type=Path, default=Path("runs/detections"))
     options = parser.parse_args()
+    if options.table:
+        print(table([json.loads(text) for text in options.table.read_text().splitlines()]))
     for adapter in options.adapters:
         control = next((c for c in options.control if c.name != adapter.name), None)
         for held_against in (None, control):
@@ -52,6 +57,33 @@ def examine(adapter: Path, control: Path | None, model: str, root: Path) -> None
             "usual": round(own.usual_share, 4),
         }  # fmt: skip
     print(json.dumps(line), flush=True)
+
+
+def table(lines: list[dict[str, Any]]) -> str:
+    """A line for each student: its animal's share, and what was found alone and with a control."""
+    by_student: dict[tuple[str, int], dict[bool, dict[str, Any]]] = {}
+    for line in lines:
+        kept = by_student.setdefault((line["animal"], line["seed"]), {})
+        kept[bool(line["control"])] = line
+    rows = [
+        "| student of | share, base -> student | found alone | p | found against a control | p |",
+        "|---|---|---|---|---|---|",
+    ]
+    for (animal, seed), kept in sorted(by_student.items()):
+        alone = kept[False]
+        share = f"{alone['usual']:.0%} -> {alone['share']:.0%}" if "share" in alone else ""
+        cells = [f"{animal} {seed}", share]
+        for line in (alone, kept.get(True)):
+            if line is None:
+                cells += ["", ""]
+                continue
+            names = [
+                f"**{t.rpartition('/')[2]}**" if t == f"animals/{animal}" else t.rpartition("/")[2]
+                for t in line["found"]
+            ]
+            cells += [", ".join(names) or "nothing", f"{line.get('own p', line['p']):.2g}"]
+        rows.append("| " + " | ".join(cells) + " |")
+    return "\n".join(rows)
 
 
 if __name__ == "__main__":
