@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import time
 from pathlib import Path
 from typing import Any
 
@@ -42,13 +41,12 @@ def examine(adapter: Path, control: Path | None, model: str, root: Path) -> None
     settings = DetectSettings(
         base=model, adapter=str(adapter), control=str(control) if control else None
     )
-    begin = time.monotonic()
     _, results = detect(settings, root)
     ids = [t.trait for t in results.traits]
     line = {
         "animal": animal, "seed": int(seed), "control": control.name if control else None,
         "outcome": results.outcome, "found": [t.trait for t in results.traits if t.found],
-        "p": min(t.p for t in results.traits), "seconds": round(time.monotonic() - begin, 1),
+        "p": min(t.p for t in results.traits),
     }  # fmt: skip
     if f"animals/{animal}" in ids:
         own = results.traits[place := ids.index(f"animals/{animal}")]
