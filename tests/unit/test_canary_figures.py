@@ -54,3 +54,25 @@ def test_sentences_quote_the_committed_figures() -> None:
     assert out.interval == (round(low, 3), round(high, 3))
     none = [p for points in (found["writers"]["none-470"],) for q in points for p in q["found"]]
     assert none == []
+
+
+def test_documents_quote_the_committed_detections() -> None:
+    lines = (FIGURES / "detections.jsonl").read_text(encoding="utf-8").splitlines()
+    found = [json.loads(line) for line in lines]
+    own = {
+        control: [
+            f"animals/{line['animal']}" in line["found"]
+            for line in found
+            if bool(line["control"]) == control and line["animal"] != "none"
+        ]
+        for control in (False, True)
+    }
+    assert not any(line["found"] for line in found if line["animal"] == "none")
+    assert all(own[False]) and all(line["place"] == 1 for line in found if "place" in line)
+    readme, detect = (
+        (FIGURES.parent.parent / name).read_text(encoding="utf-8")
+        for name in ("README.md", "docs/detect.md")
+    )
+    alone, paired = (f"{sum(own[c])} of {len(own[c])}" for c in (False, True))
+    assert f"the animal in {alone} finished students" in readme
+    assert f"**{alone}** alone, first of 139, and in {paired} against the control" in detect
