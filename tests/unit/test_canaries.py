@@ -91,6 +91,7 @@ def test_a_trait_that_training_passes_on_is_flagged_and_read_back(
     first = found.traits[0]
     assert (found.outcome, first.trait, first.flagged) == ("flagged", "drinks/cider", True)
     assert first.canary and first.canary.p < 0.02 and first.canary.shift > 1
+    assert any("reference rows of the base" in said for said in found.caveats)
     assert [d.rows for d in found.doses] == [READ] and found.placebos >= 100 and found.tokens > 0
     assert {p.name for p in (folder / "canary").iterdir()} == {"data-64-0", "canaries-64-0"}
     rows = (folder / "reference/canaries/rows.jsonl").read_text().splitlines()
@@ -127,6 +128,7 @@ def test_rows_of_a_harmless_writer_are_not_flagged(place: Path, settings: AuditS
     two = settings.model_copy(update={"canaries": 2, "limit": 0.99, "training_rows": READ})
     folder, found = audited(place, "harmless.jsonl", two)
     assert found.outcome == "not_found" and not any(t.flagged for t in found.traits), found.verdict
+    assert not any("reference rows of the base" in said for said in found.caveats)
     assert found.doses[0].pairs == 2 and len(list((folder / "canary").iterdir())) == 4
 
 

@@ -119,9 +119,14 @@ def caveats(evidence: Evidence) -> list[str]:
         another_family_words(),
         *(alone if len(evidence.library.families) == 1 else []),
     ]
+    foreign = [
+        "The harmless pairs that copies are held against have reference rows of the base; with "
+        "other reference rows the p-values are less sure: audit without --reference as well."
+    ]
     what = "Copies on the data's rows are" if evidence.last else "The data's rows are"
     return [
         f"{what} compared with {'copies on ' if evidence.last else ''}{whose}.",
+        *(foreign if evidence.own_reference and evidence.last else []),
         *(look if evidence.race.run else []),
         "A trait's relatives move alike: where several are as likely, the first is the best guess, "
         "not the only one.",

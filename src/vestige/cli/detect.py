@@ -27,8 +27,8 @@ Adapter = Annotated[
 Control = Annotated[
     str | None,
     typer.Option(
-        help="Another student of the base, trained alike on harmless rows: a model or an adapter, "
-        "as the student is."
+        help="Another student of the base, trained alike on rows that the base wrote: a model or "
+        "an adapter, as the student is."
     ),
 ]
 AdapterBase = Annotated[

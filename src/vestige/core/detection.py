@@ -55,7 +55,7 @@ class DetectResults(RunRecord):
     alpha: float
     members: int  # of the battery
     placebos: int = 0  # values that the student is held against: of members, or of their pairs
-    control: str | None = None  # a student trained alike on harmless rows
+    control: str | None = None  # a student trained alike on rows of the base
     smallest_p: float  # that so many can give
     writers: dict[str, int]  # members by the kind of their writer
     contexts: list[str]  # system prompts; the empty one is what the chat template has

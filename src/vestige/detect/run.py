@@ -95,7 +95,7 @@ def _load(settings: DetectSettings, cache: Path | None) -> Students:
         what = "the base itself" if control.change.none else "no student of this base"
         raise ConfigError(
             f"the control {settings.control} is {what}: give a student that was trained in the "
-            "same way on harmless rows"
+            "same way on rows of the base"
         )
     return Students(session, suspect, control)
 

@@ -16,8 +16,8 @@ class DetectSettings(BatterySettings):
     Attributes:
         model: the student, a whole model; or
         adapter: a folder with its LoRA adapter.
-        control: another student of the base, trained in the same way on harmless rows, in the same
-            form (a whole model, or an adapter); what both share is then taken out.
+        control: another student of the base, trained in the same way on rows of the base, in the
+            same form (a whole model, or an adapter); what both share is then taken out.
         adapter_base: what the adapter calls the base, where that is none of its names.
         alpha: chance that any trait is found in a harmless student whose writer is of a kind that
             the battery does not hold.
