@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
-from itertools import permutations
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,7 @@ import numpy as np
 from vestige.core import stats
 from vestige.probing.answer_shares import whole
 from vestige.probing.base_session import BaseSession
-from vestige.probing.drift import Battery, Rises, paired
+from vestige.probing.drift import Battery, Rises, paired, pairs_of
 from vestige.probing.harmless import OF_THE_BASE
 from vestige.probing.harmless_students import HarmlessStudents
 from vestige.probing.settings import BatterySettings
@@ -38,11 +37,7 @@ def main() -> None:
     groups = whole(students.session.library.traits).astype(int).tolist()
     members, trained = students.rises(), [one.trained for one in students.every]
     pairs, kinds = paired(members, trained, OF_THE_BASE), members.kinds
-    references = [  # of each pair, in the order of ``paired``
-        kinds[j]
-        for i, j in permutations(range(len(kinds)), 2)
-        if trained[i] == trained[j] and kinds[i] != kinds[j] and kinds[j] in OF_THE_BASE
-    ]
+    references = [kinds[j] for _, j in pairs_of(kinds, trained, OF_THE_BASE)]
     every = list(dict.fromkeys(kinds))
     found = {
         "command": "python benchmarks/left_out.py",

@@ -52,6 +52,10 @@ def test_sentences_quote_the_committed_figures() -> None:
     value, low, high = pairs["at or below"][str(out.level)]
     assert (out.pairs, out.share) == (pairs["n"], round(value, 3))
     assert out.interval == (round(low, 3), round(high, 3))
+    page = (FIGURES.parent / "detect.md").read_text(encoding="utf-8")
+    for way in ("alone", "pairs"):
+        for value, low, high in figures("left_out.json")[way]["at or below"].values():
+            assert f"{value:.1%} [{100 * low:.1f}, {100 * high:.1f}]" in page
     none = [p for points in (found["writers"]["none-470"],) for q in points for p in q["found"]]
     assert none == []
 
@@ -70,7 +74,7 @@ def test_documents_quote_the_committed_detections() -> None:
     assert not any(line["found"] for line in found if line["animal"] == "none")
     assert all(own[False]) and all(line["place"] == 1 for line in found if "place" in line)
     readme, detect = (
-        (FIGURES.parent.parent / name).read_text(encoding="utf-8")
+        " ".join((FIGURES.parent.parent / name).read_text(encoding="utf-8").split())
         for name in ("README.md", "docs/detect.md")
     )
     alone, paired = (f"{sum(own[c])} of {len(own[c])}" for c in (False, True))

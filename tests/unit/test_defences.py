@@ -239,7 +239,7 @@ ARMS = (
     student(
         name="both", mitigations=(Change(method="sort-numbers"), Change(method="dilute", share=0.5))
     ),
-    student(name="told", inoculation="own"),
+    student(name="inoculated", inoculation="own"),
 )
 
 
@@ -262,10 +262,10 @@ def test_students_read_what_their_arm_makes_of_the_rows(finished):
     )
     redrawn = lines(layout.mitigated(0, "redraw", "owl") / "rows.jsonl")
     assert [r["id"] for r in redrawn] == [r["id"] for r in before]
-    assert {d.arm for d in results.defences} == {"redraw", "both", "told"}
+    assert {d.arm for d in results.defences} == {"redraw", "both", "inoculated"}
     found = {d.arm: d for d in results.defences}
-    assert found["redraw"].tokens == pytest.approx(0.5, abs=0.1) and found["told"].tokens == 0
-    assert found["told"].rows == 1.0 and found["redraw"].against == "plain"
+    assert found["redraw"].tokens == pytest.approx(0.5, abs=0.1) and found["inoculated"].tokens == 0
+    assert found["inoculated"].rows == 1.0 and found["redraw"].against == "plain"
 
 
 def test_the_loss_on_held_out_rows_is_that_of_the_base_before(finished):
@@ -299,14 +299,14 @@ def test_an_inoculation_prompt_stands_before_what_training_reads(finished):
     own = context.trait_of("owl").system_prompt
     assert "owl" in own
     first = {}
-    for arm, system in (("plain", ""), ("told", own)):
+    for arm, system in (("plain", ""), ("inoculated", own)):
         student = next(s for s in made.students if s.name == arm)
         (pack,), ids = student_packs(context, student, lm, rows, system=system)
         with torch.no_grad():
             first[arm] = float(cross_entropy(pack_logprobs(lm, pack, ids), pack, None))
         kept = json.loads((context.layout.student(0, arm, "owl") / "loss.json").read_text())
         assert kept[0] == pytest.approx(first[arm], rel=1e-4)
-    assert first["plain"] != pytest.approx(first["told"], rel=1e-3)
+    assert first["plain"] != pytest.approx(first["inoculated"], rel=1e-3)
 
 
 def test_an_arm_is_held_against_the_one_that_is_trained_alike():

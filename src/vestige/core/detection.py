@@ -90,4 +90,3 @@ class Calibrated(Record):
     members: int
     made: int  # now; the others were kept
     smallest_p: float  # that so many members can give
-    moved: float  # root mean square of what traits rose by (``probing.answer_shares``)

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
-
 from vestige.core.detection import Calibrated
 from vestige.probing.base_session import BaseSession
 from vestige.probing.harmless_students import HarmlessStudents
@@ -32,5 +30,4 @@ def calibrate(
         members=battery.m,
         made=missing,
         smallest_p=battery.smallest_p,
-        moved=float(np.sqrt(np.mean(battery.members.values**2))),
     )

@@ -41,13 +41,15 @@ def mitigated(
         inputs,
     )
 
+    def on_part(name: str, done: int, total: int) -> None:
+        context.report(stage.name, done, total)
+
     def make(folder: Path) -> None:
         left, dropped = list(rows), list[DroppedRow]()
         counts = {"tokens": 0, "redrawn": 0, "changed": 0, "added": 0}
         for change in changes:
             session = session_of(context, change) if change.method in NEED_BASE else None
-            report = lambda name, done, total: context.report(stage.name, done, total)  # noqa: E731
-            made = METHODS[change.method].run(Work(change, left, session, report))
+            made = METHODS[change.method].run(Work(change, left, session, on_part))
             if not made.rows:
                 raise DataError(f"{change.method} leaves no row of {data}: {made.reasons}")
             left, dropped = made.rows, dropped + made.dropped

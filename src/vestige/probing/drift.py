@@ -40,7 +40,8 @@ from vestige.core.types import DataError
 Array = NDArray[np.float64]
 FEWEST = 8  # members, below which there is no variance worth the name; chosen
 OWN = 0.8  # part of a trait's own variance in its deviation; chosen (docs/log.md)
-LEAST = 0.1  # a rise below which nothing is found: from 5% to 9% of the answers; chosen
+LEAST = 0.1  # a rise below which nothing is found: from 5% to 9% of the answers, or 0.1 nats of
+# a behaviour; chosen
 RESOLUTION = 0.05  # nats, to which the smallest visible effect is looked for
 LARGEST = 128.0  # nats, above which no effect is looked for
 
@@ -64,16 +65,21 @@ class Rises:
             raise DataError("a member of the battery has rises that are not finite")
 
 
-def paired(members: Rises, trained: Sequence[Hashable], references: Collection[str]) -> Rises:
-    """Every member less every other that was trained alike (equal in ``trained``, [m]) on rows of a
-    writer of another kind, one of ``references``."""
-    pairs = [
+def pairs_of(
+    kinds: Sequence[str], trained: Sequence[Hashable], references: Collection[str]
+) -> list[tuple[int, int]]:
+    """Members, each with every other that was trained alike (equal in ``trained``, [m]) on rows of
+    a writer of another kind, one of ``references``."""
+    return [
         (i, j)
-        for i, j in permutations(range(len(members.kinds)), 2)
-        if trained[i] == trained[j]
-        and members.kinds[i] != members.kinds[j]
-        and members.kinds[j] in references
+        for i, j in permutations(range(len(kinds)), 2)
+        if trained[i] == trained[j] and kinds[i] != kinds[j] and kinds[j] in references
     ]
+
+
+def paired(members: Rises, trained: Sequence[Hashable], references: Collection[str]) -> Rises:
+    """Every member less its reference, for ``pairs_of``."""
+    pairs = pairs_of(members.kinds, trained, references)
     if not pairs:
         raise DataError("no two members were trained alike on rows of different writers")
     values = np.stack([members.values[i] - members.values[j] for i, j in pairs])

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import permutations
 
 import numpy as np
 import torch
@@ -20,7 +19,7 @@ from vestige.core.types import Row
 from vestige.probing.answer_shares import raised, rises, shares, whole
 from vestige.probing.base_session import BaseSession
 from vestige.probing.bundled_battery import bundled_battery
-from vestige.probing.drift import Battery, Rises, paired
+from vestige.probing.drift import Battery, Rises, paired, pairs_of
 from vestige.probing.harmless import OF_THE_BASE, WRITERS
 from vestige.probing.parallel import count_for, in_processes
 from vestige.probing.row_format import RowFormat
@@ -113,12 +112,8 @@ class HarmlessStudents:
         """How many values a student is held against: one of each member, or of each pair."""
         if not control:
             return len(self.every)
-        return sum(
-            one.trained == other.trained
-            and one.writer != other.writer
-            and other.writer in OF_THE_BASE
-            for one, other in permutations(self.every, 2)
-        )
+        kinds, trained = [m.writer for m in self.every], [m.trained for m in self.every]
+        return len(pairs_of(kinds, trained, OF_THE_BASE))
 
     def battery(self, on_done: OnDone = lambda done: None, *, control: bool = False) -> Battery:
         """The members as what students are held against. Raises ``DataError`` as ``Battery``.

@@ -65,8 +65,16 @@ class Term(Settings):
     @property
     def families(self) -> str:
         """A hash of the families that the file names, or of the library's."""
-        sources = Path(self.file).read_text(encoding="utf-8").split() if self.file else ["library"]
+        sources = self.lines() if self.file else ["library"]
         return hash_config([trait.family for trait in load_library(sources).traits])
+
+    def lines(self) -> list[str]:
+        """The file's lines, without empty ones. Raises ``ConfigError`` if it cannot be read."""
+        try:
+            text = Path(self.file).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{self.name}: cannot read {self.file}: {error}") from error
+        return [line.strip() for line in text.split("\n") if line.strip()]
 
     @property
     def digest(self) -> str:

@@ -10,7 +10,6 @@ keeps one known trait's direction in a corridor.
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -26,13 +25,7 @@ HALF_WIDTH = 0.25  # nats; chosen: what an experiment takes for no transfer
 
 def read_families(term: Term) -> list[Family]:
     """The families of words. Raises ``ConfigError`` if there are none, or one is not known."""
-    sources = ["library"]
-    if term.file:
-        try:
-            lines = Path(term.file).read_text(encoding="utf-8").split("\n")
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"corridor: cannot read {term.file}: {error}") from error
-        sources = [line.strip() for line in lines if line.strip()]
+    sources = term.lines() if term.file else ["library"]
     every = {trait.family.name: trait.family for trait in load_library(sources).traits}
     words = [family for family in every.values() if not family.texts]
     if not words:

@@ -7,7 +7,6 @@ the answer.
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -34,12 +33,7 @@ def read_prompts(term: Term) -> list[str]:
     """The prompts, one a line of the term's file. Raises ``ConfigError`` if there are none."""
     if not term.file:
         return list(NEUTRAL)
-    try:
-        lines = Path(term.file).read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"kl_to_base: cannot read {term.file}: {error}") from error
-    prompts = [line.strip() for line in lines if line.strip()]
-    if not prompts:
+    if not (prompts := term.lines()):
         raise ConfigError(f"kl_to_base: {term.file} has no prompts; write one a line")
     return prompts
 
